@@ -1,0 +1,118 @@
+"""Commands as values: quoting, environment and masking in one place. Every value that reaches a shell passes here.
+
+A server is reached through its login shell (sshd runs ``$SHELL -c "<string>"``), so a command is sent as one string,
+``exec /bin/sh -c '<script>'``, which every shell of the sh family reads alike. The environment is not part of that string: it
+travels on stdin, ahead of the command's own input, so that no value of it shows in ``ps`` on either side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+import uuid
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+COMMAND_ID_VARIABLE = "RL_COMMAND_ID"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH)", re.IGNORECASE)
+MASK = "•••"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Command:
+    """What to run on a server: an argv, where, and with which variables added to the login environment.
+
+    ``argv[0]`` and ``cwd`` may start with "~/". ``shell`` replaces argv by a script for /bin/sh whose "$1", "$2" … are argv.
+    ``label`` is what people see in place of a long script.
+    """
+
+    argv: Sequence[str]
+    cwd: str | None = None
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    shell: str | None = None
+    label: str | None = None
+    command_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
+
+    def exports(self) -> bytes:
+        """Return the lines that set the environment: what goes on stdin ahead of the command's own input."""
+        lines = [f"export {COMMAND_ID_VARIABLE}={self.command_id}"]
+        for name, value in self.env.items():
+            if not _NAME.match(name):
+                raise UsageError(f"{name!r} is not a name for an environment variable")
+            lines.append(f"export {name}={quote(value)}")
+        return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
+
+    def script(self) -> str:
+        """Return the /bin/sh script: read the environment from stdin, change folder, become the command."""
+        length = len(self.exports())
+        # dd with bs=1 never reads past its count, so the rest of stdin is left for the command.
+        lines = [f'eval "$(dd bs=1 count={length} 2>/dev/null)"']
+        if self.cwd is not None:
+            lines.append(f"cd {quote_path(self.cwd)} || exit 98")
+        if self.shell is not None:
+            words = " ".join(quote_path(word) for word in self.argv)
+            lines.append(f"exec /bin/sh -c {quote(self.shell)} sh {words}".rstrip())
+        else:
+            first, *rest = self.argv
+            lines.append(" ".join(["exec", quote_path(first), *(quote(word) for word in rest)]))
+        return "\n".join(lines)
+
+    def remote(self) -> str:
+        """Return the one string that a login shell is given."""
+        return f"exec /bin/sh -c {quote(self.script())}"
+
+    def stdin(self, content: bytes | None) -> bytes:
+        """Return what goes on stdin: the environment, then the command's own input."""
+        return self.exports() + (content or b"")
+
+    def masked(self) -> str:
+        """Return the command for people and logs: no environment, no script bodies."""
+        if self.label:
+            return self.label
+        return (self.shell if self.shell is not None else shlex.join(self.argv)) or ""
+
+
+def stop_command(command: Command) -> Command:
+    """Given a running command, return the one that stops it: TERM, then KILL, to every process that carries its id.
+
+    Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be read and signalled.
+    """
+    script = (
+        'pids() { grep -lsz "^%s=$1\\$" /proc/[0-9]*/environ | cut -d/ -f3 | grep -vx $$; }\n'
+        'p=$(pids "$1"); [ -n "$p" ] || exit 0; kill -TERM $p 2>/dev/null\n'
+        'i=0; while [ $i -lt 20 ]; do p=$(pids "$1"); [ -n "$p" ] || exit 0; i=$((i+1)); sleep 0.1; done\n'
+        'kill -KILL $p 2>/dev/null; exit 0'
+    ) % COMMAND_ID_VARIABLE
+    return Command([command.command_id], shell=script, label="stop the command")
+
+
+def quote(word: str) -> str:
+    """Given any text, return it as one word of a POSIX shell. A NUL can't be passed to any program and is refused."""
+    if "\0" in word:
+        raise UsageError("a NUL character can't be passed to a command")
+    return shlex.quote(word)
+
+
+def quote_path(path: str) -> str:
+    """Given a path on a server, return it as one shell word; a leading "~" or "~/" becomes the home folder there."""
+    if path == "~":
+        return '"$HOME"'
+    if path.startswith("~/"):
+        return '"$HOME"/' + quote(path[2:]) if len(path) > 2 else '"$HOME"/'
+    return quote(path)
+
+
+def is_secret_name(name: str) -> bool:
+    """True for a variable's name that says its value is a secret (WANDB_API_KEY, HF_TOKEN …)."""
+    return bool(_SECRET_NAME.search(name))
+
+
+def mask_env(env: Mapping[str, str]) -> dict[str, str]:
+    """Given variables, return them for people and records, with the values of secret names hidden."""
+    return {name: MASK if is_secret_name(name) else value for name, value in env.items()}
