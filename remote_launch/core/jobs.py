@@ -123,6 +123,8 @@ class JobSpec:
     run_id: str | None = None
     node_rank: int | None = None
     nnodes: int | None = None
+    first_rank: int | None = None  # global rank of this node's local rank 0
+    nproc: int | None = None  # ranks on this node
     attempt: int = 0
     grace_s: float = 15.0
     gang: GangSpec | None = None
