@@ -1,0 +1,112 @@
+"""Which server is which node, how many ranks each has, and where they meet. Plain arithmetic over what the servers told."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import TopologyError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class NodeFacts:
+    """What a preflight told of one server."""
+
+    server: str
+    address: str  # where the other nodes reach it
+    interface: str | None
+    cpus: int
+    gpus: int
+    ports: tuple[int, ...] = ()  # free TCP ports
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One server's part in a launch."""
+
+    server: str
+    node_rank: int
+    nproc: int
+    first_rank: int
+    address: str
+    interface: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Topology:
+    """The whole launch: its nodes by rank, and the master's address and ports."""
+
+    nodes: tuple[Node, ...]
+    master_addr: str
+    master_port: int
+    gang_port: int
+
+    @property
+    def nnodes(self) -> int:
+        return len(self.nodes)
+
+    @property
+    def world_size(self) -> int:
+        return sum(node.nproc for node in self.nodes)
+
+
+def order_servers(names: Sequence[str], master: str | None) -> list[str]:
+    """Given servers in inventory order, return them in node order: the master first."""
+    if master is None:
+        return list(names)
+    if master not in names:
+        raise TopologyError(f"--master {master} is not among the servers of this launch ({', '.join(names)})", exit_code=2)
+    return [master, *(name for name in names if name != master)]
+
+
+def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
+    """Given torchrun's --nproc-per-node (a number, gpu, cpu or auto), return the number of ranks for one server."""
+    word = str(wanted).strip().lower()
+    if word.isdigit() and int(word) > 0:
+        return int(word)
+    if word == "cpu":
+        return facts.cpus
+    if word == "gpu":
+        if facts.gpus == 0:
+            raise TopologyError(
+                f"{facts.server}: --nproc-per-node gpu, but no GPU was found there",
+                hint="give a number, or --nproc-per-node cpu; rl servers --check shows the GPUs",
+            )
+        return facts.gpus
+    if word == "auto":
+        return facts.gpus or facts.cpus
+    raise TopologyError(
+        f"--nproc-per-node {wanted!r}: expected a number from 1, gpu, cpu or auto", hint="one rank a GPU is the usual choice: gpu",
+        exit_code=2,
+    )
+
+
+def lay_out(
+    facts: Sequence[NodeFacts], nproc: Sequence[str | int], *, master_addr: str | None = None, master_port: int | None = None
+) -> Topology:
+    """Given the nodes in order and what each was asked to run, return the topology. Unequal counts are fine.
+
+    ``master_addr`` and ``master_port`` are the user's own and win over what was found.
+    """
+    if not facts:
+        raise TopologyError("a launch needs at least one server")
+    nodes: list[Node] = []
+    first_rank = 0
+    for node_rank, (fact, wanted) in enumerate(zip(facts, nproc, strict=True)):
+        count = resolve_nproc(wanted, fact)
+        nodes.append(
+            Node(server=fact.server, node_rank=node_rank, nproc=count, first_rank=first_rank, address=fact.address, interface=fact.interface)
+        )
+        first_rank += count
+    ports = list(facts[0].ports)
+    if len(ports) < 2:
+        raise TopologyError(f"{facts[0].server}: no free port was found on the master")
+    return Topology(
+        nodes=tuple(nodes),
+        master_addr=master_addr or facts[0].address,
+        master_port=master_port or ports[0],
+        gang_port=ports[1],
+    )
