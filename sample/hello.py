@@ -20,7 +20,7 @@ def main() -> None:
     print(f"hello from rank {rank} on {platform.node()}, LR={os.environ.get('LR', 'not set')}", flush=True)
     for second in range(1, seconds + 1):
         time.sleep(1)
-        print(f"{second} of {seconds}", flush=True)  # unflushed lines wait in a buffer when this is no terminal
+        print(f"{second} of {seconds}", flush=True)  # unflushed lines wait in a buffer unless on a terminal
     print("done", flush=True)
 
 

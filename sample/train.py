@@ -155,7 +155,7 @@ def log(text: str) -> None:
 
 def train(args: argparse.Namespace) -> None:
     device, gradient_group = choose_device()
-    log(f"world size {dist.get_world_size()} on {device.type}, lr {args.lr:g}, batch size {args.batch_size} a rank")
+    log(f"{dist.get_world_size()} x {device.type}, lr {args.lr:g}, batch size {args.batch_size} on each rank")
 
     torch.manual_seed(args.seed)  # the same weights everywhere
     train_data, test_data = load_data()
