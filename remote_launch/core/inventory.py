@@ -1,0 +1,245 @@
+"""The inventory: ``.remote/configs.yaml``, parsed, checked and filled in. What a server, its environment and a sync are.
+
+``docs/inventory.md`` is the reference of its keys; ``core/schema.py`` has their tables.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.logins import parse_login
+from remote_launch.core.schema import (
+    ENVIRONMENT_KEYS,
+    INVENTORY_KEYS,
+    SERVER_KEYS,
+    SYNC_KEYS,
+    Problems,
+    read_keys,
+    safe_folder_name,
+    safe_server_name,
+)
+from remote_launch.core.yaml_lines import parse_yaml
+from remote_launch.errors import ConfigError, UnknownServerError
+from remote_launch.transport.base import Target
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_launch.core.project import Project
+    from remote_launch.core.yaml_lines import Node
+
+# The environment's manager when the inventory names none. The design says conda, as the ancestor did; until the conda manager
+# can prepare a server, that is venv.
+DEFAULT_MANAGER = "venv"
+DEFAULT_CONNECT_TIMEOUT_S = 10
+_SERVERS_HINT = "under servers:, one a line:  gpu-a: {hostname: 10.0.0.5, username: ubuntu}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A named entry of the inventory, with the defaults applied. None is "not said": found out, or left to ssh."""
+
+    name: str
+    hostname: str = "localhost"
+    username: str | None = None
+    port: int | None = None
+    private_key: Path | None = None
+    password: str | None = dataclasses.field(default=None, repr=False)
+    transport: str = "openssh"  # openssh | fabric | local
+    connection: str = "ssh"  # ssh | local
+    address: str | None = None  # on the data plane; found automatically when None
+    workdir: str  # absolute on the server, or "~/…"
+    nproc_per_node: int | str | None = None
+    env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)  # may hold secrets too
+    properties: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    python: str | None = None
+    ssh_config: Path | None = None
+    connect_timeout_s: int = DEFAULT_CONNECT_TIMEOUT_S
+
+    @property
+    def target(self) -> Target:
+        """How a transport reaches it."""
+        return Target(
+            name=self.name, hostname=self.hostname, username=self.username, port=self.port, private_key=self.private_key,
+            password=self.password, transport=self.transport, ssh_config=self.ssh_config,
+            connect_timeout_s=self.connect_timeout_s,
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The Python environment that ``rl prepare`` makes on each server."""
+
+    manager: str = DEFAULT_MANAGER  # conda | uv | venv | none
+    python: str | None = None  # a version as "3.11"; for manager none an interpreter
+    requirements: str | None = None  # a file, relative to the project
+    pip_args: tuple[str, ...] = ()
+    name: str | None = None
+    prefix: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Sync:
+    """What goes to the servers and how. The project's exclude file comes on top of ``exclude``."""
+
+    gitignore: bool = False
+    exclude: tuple[str, ...] = ()
+    compress: bool | None = None
+    max_warn_bytes: int = 500_000_000
+    max_warn_files: int = 20_000
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """Everything that ``configs.yaml`` says. ``servers`` is in the file's order, which is the order of node ranks."""
+
+    name: str
+    servers: Mapping[str, Server]
+    environment: Environment
+    sync: Sync
+    path: Path
+    project: Project  # with the folders that the inventory moves
+    jobs_folder_name: str = ".jobs"  # in each workdir
+
+    def select(self, names: Sequence[str] = ()) -> list[Server]:
+        """Given names, return their servers in the file's order, each once; all of them for no names.
+
+        Raises UnknownServerError.
+        """
+        for name in names:
+            if name not in self.servers:
+                raise UnknownServerError(name, self.servers)
+        return [server for name, server in self.servers.items() if not names or name in names]
+
+
+def load_inventory(project: Project) -> Inventory:
+    """Read the project's inventory. Raises ConfigError that names file, line, key, what was expected and what was found."""
+    path = project.config
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", path=path, hint="rl init writes one") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError("not UTF-8 text", path=path, line=line, hint="save the file as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"can't be read: {error.strerror}", path=path, hint="it must be a file that you can read") from error
+    return parse_inventory(text, project)
+
+
+def parse_inventory(text: str, project: Project) -> Inventory:
+    """Given the text of an inventory, return it. Raises ConfigError as ``load_inventory`` does."""
+    path = project.config
+    top = parse_yaml(text, path)
+    problems = Problems(path)
+    keys = read_keys(top, INVENTORY_KEYS, "", problems)
+    project = _with_folders(project, keys)
+    name = _project_name(keys, project, problems)
+    servers = _servers(keys.get("servers"), keys.get("defaults"), project, name, problems)
+    environment = read_keys(keys.get("environment"), ENVIRONMENT_KEYS, "environment", problems)
+    sync = read_keys(keys.get("sync"), SYNC_KEYS, "sync", problems)
+    problems.raise_any()
+    if not servers:
+        servers_node = keys.get("servers")
+        raise ConfigError("no servers", path=path, line=servers_node.line if servers_node else None, key="servers", hint=_SERVERS_HINT)
+    return Inventory(
+        name=name, servers=servers, environment=Environment(**_given(environment)), sync=Sync(**_given(sync)), path=path,
+        project=project, jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+    )
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A key left blank is as good as absent: labml_remote's own readme writes ``password:`` with nothing after it."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _with_folders(project: Project, keys: Mapping[str, Any]) -> Project:
+    moved = {"exclude_name": "exclude_file", "logs_name": "logs_folder", "jobs_name": "jobs_folder"}
+    return dataclasses.replace(project, **{field: keys[key] for field, key in moved.items() if keys.get(key)})
+
+
+def _project_name(keys: Mapping[str, Any], project: Project, problems: Problems) -> str:
+    if keys.get("name"):
+        return str(keys["name"])
+    name = project.root.name
+    if "name" not in keys and not safe_folder_name(name):
+        problems.add(
+            1, "name", f"is missing, and the project folder's own name ({name!r}) can't be the workdir's on a server",
+            "add a line  name: my_project  (letters, digits and . _ -)",
+        )
+    return name
+
+
+def _servers(node: Node | None, defaults: Node | None, project: Project, project_name: str, problems: Problems) -> dict[str, Server]:
+    if node is None or node.is_null:
+        return {}
+    if node.fields is None:
+        problems.add(node.line, "servers", f"expected a mapping of names to servers, found {node.found()}", _SERVERS_HINT)
+        return {}
+    common = read_keys(defaults, SERVER_KEYS, "defaults", problems)
+    servers = {}
+    for name, entry in node.fields.items():
+        key, line = f"servers.{name}", node.key_lines[name]
+        if not safe_server_name(name):
+            problems.add(line, key, "a server's name has letters, digits and . _ - only, a letter or a digit first")
+            continue
+        own = _entry(entry, key, line, problems)
+        if own is not None:
+            values = _merged(common, own)
+            _check_server(name, values, line, problems)
+            servers[name] = _server(name, values, project, project_name)
+    return servers
+
+
+def _entry(entry: Node, key: str, line: int, problems: Problems) -> dict[str, Any] | None:
+    """The entry's own values; None, with the problem noted, when it can't be a server at all."""
+    if entry.fields is not None:
+        return read_keys(entry, SERVER_KEYS, key, problems)
+    if entry.is_null or not isinstance(entry.value, str):
+        problems.add(line, key, f"expected a mapping or user@host:port, found {entry.found()}", _SERVERS_HINT)
+        return None
+    try:
+        return _given(dataclasses.asdict(parse_login(entry.value)))
+    except ValueError as error:
+        problems.add(entry.line, key, str(error), _SERVERS_HINT)
+        return None
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with the entry's own values over them; ``env`` and ``properties`` are merged name by name."""
+    merged = {**common, **own}
+    for name in ("env", "properties"):
+        merged[name] = {**(common.get(name) or {}), **(own.get(name) or {})}
+    return merged
+
+
+def _server(name: str, values: Mapping[str, Any], project: Project, project_name: str) -> Server:
+    given = _given(values)
+    transport = given.get("transport", "openssh")
+    if given.get("connection") == "local" or transport == "local":
+        given.update(connection="local", transport="local")
+        given.setdefault("workdir", f"~/.remote_launch/local/{project_name}/{name}")
+    elif "password" in given:  # ssh itself takes no password from a program
+        given["transport"] = "fabric"
+    given.setdefault("workdir", f"~/{project_name}")
+    for key in ("private_key", "ssh_config"):
+        if key in given:
+            given[key] = project.resolve(given[key])
+    if "hostname" in given:
+        given["hostname"] = given["hostname"].strip("[]")  # an IPv6 address may be typed as in a URL
+    return Server(name=name, **given)
+
+
+def _check_server(name: str, values: Mapping[str, Any], line: int, problems: Problems) -> None:
+    """Note what is wrong with an entry as a whole."""
+    key = f"servers.{name}"
+    local = "local" in (values.get("connection"), values.get("transport"))
+    if values.get("hostname") is None and not local and not problems.about(f"{key}.hostname", "defaults.hostname"):
+        problems.add(line, f"{key}.hostname", "is missing", "an address, a name, or an alias of ~/.ssh/config")
+    if values.get("password") is not None and values.get("transport") == "openssh" and not local:
+        problems.add(
+            line, f"{key}.password", "transport openssh can't log in by password",
+            "leave transport out (a password means fabric), or log in by a key",
+        )
