@@ -1,0 +1,71 @@
+"""What a launch came to: one exit code and one sentence, from the records of its jobs."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.jobs import JobRecord, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """``exit_code`` is what ``rl`` exits with: the cause's own, 128+n for a signal, 0 for success."""
+
+    state: JobState
+    exit_code: int
+    text: str
+    cause: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"state": self.state.value, "exit_code": self.exit_code, "text": self.text, "cause": self.cause}
+
+
+def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
+    """Given the jobs of a launch (or a single job), return what they came to.
+
+    While one is unfinished the state is its state. Else the first failure decides: the cause that the supervisors agreed on, or
+    the earliest end that wasn't a stop.
+    """
+    unfinished = [job for job in jobs if not job.state.is_terminal]
+    if unfinished:
+        return Verdict(state=unfinished[0].state, exit_code=0, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished")
+    if any(job.state is JobState.KILLED for job in jobs):
+        return Verdict(state=JobState.KILLED, exit_code=128 + signal.SIGTERM, text="killed")
+    failed = [job for job in jobs if job.state is not JobState.SUCCEEDED]
+    if not failed:
+        return Verdict(state=JobState.SUCCEEDED, exit_code=0, text="succeeded")
+    cause = next((dict(job.details["cause"]) for job in failed if job.details.get("cause")), None)
+    if cause is not None:
+        return Verdict(state=JobState.FAILED, exit_code=_exit_code(cause), text=describe_cause(cause), cause=cause)
+    first = min(failed, key=lambda job: (job.signal == "TERM", job.ended_at or 0.0))
+    text = first.reason or (f"exited with {first.exit_code}" if first.exit_code is not None else "failed")
+    if first.state is JobState.LOST:
+        return Verdict(state=JobState.LOST, exit_code=1, text=f"lost on {first.server}: {text}")
+    return Verdict(
+        state=JobState.FAILED, exit_code=_exit_code({"exit_code": first.exit_code, "signal": first.signal}), text=f"{first.server}: {text}"
+    )
+
+
+def describe_cause(cause: dict[str, Any]) -> str:
+    """Given a cause, return it in a sentence: "rank 3 on gpu-b exited with 37"."""
+    who = f"rank {cause['rank']} on {cause.get('server')}" if cause.get("rank") is not None else f"{cause.get('server')}"
+    if cause.get("signal"):
+        return f"{who} was ended by signal {cause['signal']}"
+    if cause.get("exit_code") is not None:
+        return f"{who} exited with {cause['exit_code']}"
+    return f"{who}: {cause.get('reason') or 'lost'}"
+
+
+def _exit_code(cause: dict[str, Any]) -> int:
+    if cause.get("exit_code"):
+        return int(cause["exit_code"]) & 0xFF or 1
+    name = cause.get("signal")
+    if name:
+        number = getattr(signal, f"SIG{name}", None)
+        return 128 + int(number) if number else 1
+    return 1

@@ -1,0 +1,107 @@
+"""End jobs: TERM, grace, KILL, and the word of each server that nothing of them is left."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import socket
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.jobs import JobRecord, JobState, now
+from remote_launch.errors import RemoteLaunchError, UsageError
+from remote_launch.operations.verbs import call
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.operations.fleet import Fleet
+
+_SIGNALS = ("TERM", "INT", "KILL", "HUP", "QUIT", "USR1", "USR2")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KillResult:
+    """What came of one job. ``outcome``: killed, already_ended, not_found, failed or unreachable."""
+
+    job: JobRecord
+    outcome: str
+    message: str = ""
+    left_over: int = 0
+    error: RemoteLaunchError | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.outcome in ("killed", "already_ended")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"job": self.job.to_dict(), "outcome": self.outcome, "message": self.message, "left_over": self.left_over}
+
+
+def signal_name(word: str) -> str:
+    """Given TERM, SIGTERM or 15, return "TERM". Raises UsageError."""
+    import signal
+
+    name = word.upper().removeprefix("SIG")
+    if name.isdigit():
+        try:
+            name = signal.Signals(int(name)).name.removeprefix("SIG")
+        except ValueError:
+            name = word
+    if name not in _SIGNALS:
+        raise UsageError(f"--signal {word}: not one of {', '.join(_SIGNALS)}")
+    return name
+
+
+def kill_jobs(
+    fleet: Fleet, jobs: Sequence[JobRecord], *, signal: str = "TERM", grace_s: float = 15.0, reason: str | None = None
+) -> list[KillResult]:
+    """Stop jobs on all their servers at once; return what came of each, in the order given.
+
+    The server sends ``signal`` to the job, waits ``grace_s`` seconds, then sends KILL to its whole process tree and looks that
+    nothing is left. The registry is brought up to date.
+    """
+    by_server: dict[str, list[JobRecord]] = defaultdict(list)
+    for job in jobs:
+        by_server[job.server].append(job)
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+
+    def kill(server: Server) -> dict[str, Any]:
+        wanted = [{"job_id": job.job_id, "signal": signal, "grace_s": grace_s} for job in by_server[server.name]]
+        return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=grace_s + 60)
+
+    known = set(fleet.inventory.servers)
+    outcomes = fleet.map([name for name in by_server if name in known], kill)
+    results, changed = [], []
+    for job in jobs:
+        if job.server not in known:
+            results.append(KillResult(job=job, outcome="failed", message=f"{job.server} is no longer in the inventory"))
+            continue
+        outcome = outcomes[job.server]
+        if outcome.error is not None:
+            results.append(KillResult(job=job, outcome="unreachable", message=str(outcome.error), error=outcome.error))
+            continue
+        answers = {answer["job_id"]: answer for answer in (outcome.value or {}).get("jobs", [])}
+        result = _result(job, answers.get(job.job_id, {"outcome": "not_found"}), reason)
+        results.append(result)
+        changed.append(result.job)
+        fleet.log(job.server, f"kill {job.job_id}", signal=signal, outcome=result.outcome)
+    fleet.registry.update(changed)
+    return results
+
+
+def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillResult:
+    outcome = str(answer["outcome"])
+    if outcome == "not_found":
+        gone = dataclasses.replace(job, state=JobState.FAILED, reason=job.reason or "it never started", ended_at=job.ended_at or now())
+        return KillResult(job=gone if not job.state.is_terminal else job, outcome=outcome, message="the server has no such job")
+    try:
+        state = JobState(answer.get("state") or job.state.value)
+    except ValueError:
+        state = job.state
+    changed = dataclasses.replace(
+        job, state=state, exit_code=answer.get("exit_code"), signal=answer.get("signal"), seen_at=now(), unreachable_since=None,
+        reason=reason or answer.get("reason") or job.reason, ended_at=answer.get("ended_at") or (now() if state.is_terminal else None),
+    )
+    return KillResult(job=changed, outcome=outcome, message=str(answer.get("message") or ""), left_over=int(answer.get("left_over") or 0))

@@ -1,0 +1,43 @@
+"""A foreground command on one server, in the project's environment; its output streams, its exit code is passed on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.core.environments import environment_path
+from remote_launch.transport.command import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.operations.fleet import Fleet
+    from remote_launch.transport.base import Completed
+
+# $1 the environment's bin folder ("" for none), then the command's words. The workdir may not exist yet: then the home folder serves.
+_RUN = """
+if [ -n "$1" ] && [ -d "$1" ]; then PATH=$1:$PATH; export PATH; fi
+shift
+PYTHONPATH=${PYTHONPATH:+$PYTHONPATH:}$PWD:$PWD/src; export PYTHONPATH
+exec "$@"
+"""
+
+
+def run_command(
+    fleet: Fleet, server: Server, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: bytes | None = None,
+    timeout_s: float | None = None, on_stdout: Callable[[bytes], None] | None = None, on_stderr: Callable[[bytes], None] | None = None,
+) -> Completed:
+    """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is a result."""
+    folders = environment_path(server, fleet.inventory.environment)
+    # The words are values, not paths: "~/x" typed in quotes stays as typed, so they go as one quoted script.
+    from remote_launch.transport.command import quote, quote_path
+
+    words = " ".join(quote(word) for word in argv)
+    script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {quote_path(folders[0]) if folders else quote('')} {words}\n{_RUN}"
+    variables = {**server.env, **(env or {})}
+    done = fleet.transport(server.name).run(
+        Command([], env=variables, shell=script, label=" ".join(argv)), stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout,
+        on_stderr=on_stderr,
+    )
+    fleet.log(server.name, f"run {argv[0]}", exit_code=done.exit_code, duration_s=round(done.duration_s, 3))
+    return done

@@ -1,0 +1,106 @@
+"""Start jobs on their servers. The job_id makes a start idempotent: asked twice, it runs once."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.environments import environment_path, environment_python
+from remote_launch.core.jobs import JobRecord, JobSpec, JobState, new_id, now
+from remote_launch.errors import ConnectionLostError, RemoteLaunchError, UsageError
+from remote_launch.operations.verbs import call
+from remote_launch.transport.command import is_secret_name, mask_env
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_launch.operations.fanout import Outcomes
+    from remote_launch.operations.fleet import Fleet
+
+DEFAULT_TAGS = ("custom", "no-tags")  # labml_remote's
+
+
+def job_spec(
+    fleet: Fleet, server_name: str, command: str | Sequence[str], *, env: Mapping[str, str] | None = None, tags: Sequence[str] = (),
+    name: str = "", grace_s: float = 15.0,
+) -> JobSpec:
+    """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises UnknownServerError."""
+    import shlex
+
+    server = fleet.server(server_name)
+    environment = fleet.inventory.environment
+    is_text = isinstance(command, str)
+    if not command or (is_text and not str(command).strip()):
+        raise UsageError("the command is empty", hint="for example: rl job-run --server NAME -- python prep.py")
+    variables = {**server.env, **(env or {})}
+    return JobSpec(
+        job_id=new_id(), server=server.name, workdir=server.workdir, argv=None if is_text else tuple(command),
+        shell=str(command) if is_text else None, command=str(command) if is_text else shlex.join(command),
+        name=name or (str(command).split()[0] if is_text else command[0]),
+        env={key: str(value) for key, value in variables.items() if not is_secret_name(key)},
+        secret_env={key: str(value) for key, value in variables.items() if is_secret_name(key)},
+        python=environment_python(server, environment), path_prepend=environment_path(server, environment),
+        pythonpath_append=(".", "src"), tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)), grace_s=grace_s, created_at=now(),
+    )
+
+
+def record_of(spec: JobSpec) -> JobRecord:
+    """Return the registry's record of a spec, with no secret in it."""
+    return JobRecord(
+        job_id=spec.job_id, server=spec.server, command=spec.command, name=spec.name, launch_id=spec.launch_id, run_id=spec.run_id,
+        node_rank=spec.node_rank, nnodes=spec.nnodes, tags=tuple(spec.tags),
+        env=mask_env({**spec.env, **dict.fromkeys(spec.secret_env, "")}), workdir=spec.workdir, attempt=spec.attempt,
+        created_at=spec.created_at,
+    )
+
+
+def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobRecord]) -> Outcomes[JobRecord]:
+    """Start one job a server, in parallel, and write what came of each. Every outcome is kept.
+
+    A start that is refused is recorded as FAILED. One whose connection was lost stays CREATED: it may run; the next refresh
+    asks the server.
+    """
+    by_server = {spec.server: (spec, record) for spec, record in zip(specs, records, strict=True)}
+
+    def start(name: str) -> JobRecord:
+        spec, record = by_server[name]
+        server = fleet.server(name)
+        try:
+            answer = _start_once(fleet, server, spec)
+        except ConnectionLostError:
+            raise
+        except RemoteLaunchError as error:
+            fleet.registry.update([dataclasses.replace(record, state=JobState.FAILED, reason=str(error), ended_at=now())])
+            raise
+        running = dataclasses.replace(record, state=JobState.RUNNING, started_at=answer.get("started_at"), seen_at=now())
+        fleet.registry.update([running])
+        fleet.log(name, f"start {spec.command}", job_id=spec.job_id)
+        return running
+
+    return fleet.map(by_server, lambda server: start(server.name))
+
+
+def _start_once(fleet: Fleet, server: Any, spec: JobSpec) -> dict[str, Any]:
+    """Start; when the connection is lost on the way, ask once more: the job_id makes that safe."""
+    request = {"spec": spec.to_wire()}
+    try:
+        return call(fleet, server, "start", request, timeout_s=60)
+    except ConnectionLostError:
+        return call(fleet, server, "start", request, timeout_s=60)
+
+
+def start_job(fleet: Fleet, spec: JobSpec) -> JobRecord:
+    """Record and start a single job; return its record. Raises what the server answered."""
+    records = fleet.registry.add([record_of(spec)])
+    outcomes = start_jobs(fleet, [spec], records)
+    outcomes.raise_on_error()
+    return outcomes.values[spec.server]
+
+
+def stop_started(fleet: Fleet, records: Sequence[JobRecord], *, reason: str) -> None:
+    """Stop those of ``records`` that did start: one node of their launch could not."""
+    from remote_launch.operations.kill import kill_jobs
+
+    current = [fleet.registry.get(record.job_id) for record in records]
+    running = [job for job in current if not job.state.is_terminal]
+    kill_jobs(fleet, running, grace_s=2.0, reason=reason)

@@ -1,0 +1,159 @@
+"""Send the project to the servers: what rl sent and is gone here is deleted there, and nothing else ever is."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.errors import WorkspaceError
+from remote_launch.operations.verbs import call
+from remote_launch.transport.listing import SentFile, list_files
+from remote_launch.transport.rsync import rsync_push
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.operations.fanout import Outcomes
+    from remote_launch.operations.fleet import Fleet
+
+# Never sent, whatever exclude.txt says: the repository's history, our own folder, and on a server what jobs and rl keep there.
+ALWAYS_EXCLUDED = ("/.git", "/.remote", "/.rl", ".jobs", ".remote-scripts")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SyncPlan:
+    """What will be sent: the same for every server."""
+
+    root: Path
+    files: tuple[SentFile, ...]
+    warning: str | None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """The hash of the names: changes when a file is added or goes, not when one is edited."""
+        return hashlib.sha256("\0".join(file.path for file in self.files).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "root": str(self.root), "files": len(self.files), "size_bytes": self.size_bytes, "warning": self.warning,
+            "paths": [file.path.encode("utf-8", "replace").decode() for file in self.files],
+        }
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SyncResult:
+    """What one server got."""
+
+    server: str
+    workdir: str
+    files_sent: int
+    bytes_sent: int
+    deleted: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def project_files(fleet: Fleet) -> list[SentFile]:
+    """Return the files of the project that a sync sends."""
+    sync = fleet.inventory.sync
+    excludes = [*ALWAYS_EXCLUDED, f"/{fleet.inventory.jobs_folder_name}", *sync.exclude]
+    return list_files(fleet.project.root, exclude_from=fleet.project.exclude_file, excludes=excludes, gitignore=sync.gitignore)
+
+
+def plan_sync(fleet: Fleet) -> SyncPlan:
+    """List what will be sent, and warn when it is a lot."""
+    files = project_files(fleet)
+    return SyncPlan(root=fleet.project.root, files=tuple(files), warning=_size_warning(fleet, files))
+
+
+def sync_server(
+    fleet: Fleet, server: Server, plan: SyncPlan, *, adopt: bool = False, on_progress: Callable[[str], None] | None = None
+) -> SyncResult:
+    """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when rsync fails."""
+    digest = plan.digest
+    answer = claim_workdir(fleet, server, adopt=adopt)
+    names_changed = answer.get("digest") != digest
+    if names_changed:
+        begin = {"op": "begin", "files": [file.path for file in plan.files], "digest": digest}
+        call(fleet, server, "workspace", begin, timeout_s=120)
+    sent = rsync_push(
+        fleet.transport(server.name), fleet.project.root, server.workdir,
+        files_from=b"".join(file.path.encode("utf-8", "surrogateescape") + b"\0" for file in plan.files),
+        compress=bool(fleet.inventory.sync.compress),
+        on_progress=on_progress,
+    )
+    deleted = 0
+    if names_changed:
+        deleted = int(call(fleet, server, "workspace", {"op": "commit", "digest": digest}, timeout_s=120).get("deleted", 0))
+    fleet.log(server.name, "rsync", files=sent.files, size_bytes=sent.size_bytes, deleted=deleted)
+    return SyncResult(
+        server=server.name, workdir=answer["workdir"], files_sent=sent.files, bytes_sent=sent.size_bytes, deleted=deleted
+    )
+
+
+def claim_workdir(fleet: Fleet, server: Server, *, adopt: bool = False) -> dict[str, Any]:
+    """Make the workdir rl's, or find that it is; return the server's answer. Raises WorkspaceError where it must not be touched."""
+    _refuse_own_folder(fleet, server)
+    check = {"op": "check", "project_id": fleet.project.project_id, "project": fleet.inventory.name, "adopt": adopt, "create": True}
+    answer = call(fleet, server, "workspace", check)
+    if answer["status"] == "refused":
+        raise WorkspaceError(server.name, f"{answer.get('workdir', server.workdir)}: {answer['reason']}", hint=_refusal_hint(answer))
+    return answer
+
+
+def sync(fleet: Fleet, servers: Sequence[Server], plan: SyncPlan, *, adopt: bool = False) -> Outcomes[SyncResult]:
+    """Bring all ``servers`` up to date at once."""
+    return fleet.map(servers, lambda server: sync_server(fleet, server, plan, adopt=adopt))
+
+
+def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
+    """A local server whose workdir is the project itself (or contains it, or lies in it) would overwrite or feed on it."""
+    if server.target.transport != "local":
+        return
+    workdir = Path(server.workdir).expanduser().resolve()
+    root = fleet.project.root.resolve()
+    if workdir == root or root in workdir.parents or workdir in root.parents:
+        # A folder of .remote/ or an excluded one inside the project is fine: nothing there is ever sent.
+        inside = workdir.relative_to(root).parts if root in workdir.parents else ()
+        if inside and inside[0] in (".remote", ".rl", ".jobs"):
+            return
+        raise WorkspaceError(
+            server.name, f"its workdir {workdir} and the project {root} are one folder, or one holds the other",
+            hint="leave workdir: out (local servers get a folder of their own), or name another",
+        )
+
+
+def _refusal_hint(answer: dict[str, Any]) -> str:
+    return str(
+        answer.get("hint")
+        or "name another folder with workdir: in the inventory; or, if it is meant, run rl rsync --adopt: files of the same name are overwritten"
+    )
+
+
+def _size_warning(fleet: Fleet, files: Sequence[SentFile]) -> str | None:
+    """Given the files, return a warning that names the heaviest folder, or None when they are few."""
+    limits = fleet.inventory.sync
+    total = sum(file.size_bytes for file in files)
+    if total <= limits.max_warn_bytes and len(files) <= limits.max_warn_files:
+        return None
+    by_bytes: Counter[str] = Counter()
+    by_count: Counter[str] = Counter()
+    for file in files:
+        folder = file.path.partition("/")[0] if "/" in file.path else "."
+        by_bytes[folder] += file.size_bytes
+        by_count[folder] += 1
+    name, amount = by_bytes.most_common(1)[0] if total > limits.max_warn_bytes else by_count.most_common(1)[0]
+    what = f"{amount / 1e6:,.0f} MB" if total > limits.max_warn_bytes else f"{amount:,} files"
+    return (
+        f"{len(files):,} files, {total / 1e6:,.0f} MB will be sent; the most is in {name} ({what}). "
+        f"To leave it out, add a line to {fleet.project.exclude_file.name}: /{name}"
+    )

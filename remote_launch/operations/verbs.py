@@ -1,0 +1,108 @@
+"""Ask a server's own programs (``remote_launch.remote``): one request, one answer, one round trip.
+
+The programs travel once per version: a call finds them by the name of their content, and sends them only when they are missing.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.programs import pack
+from remote_launch.errors import CommandError, JobError, MissingProgramError, RemoteLaunchError, WorkspaceError, last_lines
+from remote_launch.transport.command import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.operations.fleet import Fleet
+    from remote_launch.transport.base import Completed
+
+_NO_PYTHON, _NO_PROGRAM = 96, 97
+# $1 the archive, $2 the verb, then the interpreters to try. Python 3.8 is the oldest that the programs run on.
+_RUN = f"""
+[ -f "$1" ] || exit {_NO_PROGRAM}
+a=$1; v=$2; shift 2
+for p in "$@"; do
+  command -v "$p" >/dev/null 2>&1 && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$p" "$a" "$v"
+done
+exit {_NO_PYTHON}
+"""
+
+
+def call(fleet: Fleet, server: Server, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+    """Given a verb and its request, return the server's answer.
+
+    Raises TransportError and CommandError as ``Transport.run`` does, MissingProgramError where no Python 3.8+ is found, and the
+    refusal of the program itself as JobError or WorkspaceError.
+    """
+    done = _run(fleet, server, verb, request, timeout_s=timeout_s)
+    done.check(f"rl's program {verb!r} failed", hint="this is a bug or a broken python3 on the server; the last lines are above")
+    answer = _last_json(done.stdout)
+    if answer is None:
+        raise CommandError(
+            f"{server.name}: rl's program {verb!r} gave no answer", server=server.name, command=verb, exit_code_of_command=done.exit_code,
+            tail=last_lines(done.stdout.decode("utf-8", "replace")),
+            hint="something in the login shell's start-up files may print or exit: try ssh to the server and run python3 -V",
+        )
+    if "error" in answer:
+        raise _refusal(server.name, answer["error"])
+    return answer
+
+
+def stream(
+    fleet: Fleet, server: Server, verb: str, request: Mapping[str, Any], on_stdout: Callable[[bytes], None]
+) -> Completed:
+    """Run a verb that streams; hand its stdout over as it comes. Returns when the program ends."""
+    return _run(fleet, server, verb, request, timeout_s=None, on_stdout=on_stdout)
+
+
+def _run(
+    fleet: Fleet,
+    server: Server,
+    verb: str,
+    request: Mapping[str, Any],
+    *,
+    timeout_s: float | None,
+    on_stdout: Callable[[bytes], None] | None = None,
+) -> Completed:
+    name, content = pack()
+    path = f"{server.workdir}/.rl/bin/{name}"
+    body = {"workdir": server.workdir, "jobs_folder": fleet.inventory.jobs_folder_name, **request}
+    stdin = json.dumps(body).encode()
+    transport = fleet.transport(server.name)
+    pythons = [*([server.python] if server.python else []), "python3", f"{server.workdir}/.rl/env/bin/python"]
+    command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
+    done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+    if done.exit_code == _NO_PROGRAM:
+        transport.put(content, path, mode=0o700)
+        done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+    if done.exit_code == _NO_PYTHON:
+        raise MissingProgramError(
+            server.name, f"no Python 3.8 or newer was found there (tried {', '.join(pythons)})",
+            hint="install python3 on the server, or set python: /path/to/python in its entry",
+        )
+    return done
+
+
+def _last_json(stdout: bytes) -> dict[str, Any] | None:
+    """Return the last line as JSON. Lines before it may be the login shell's own noise."""
+    for line in reversed(stdout.splitlines()):
+        if line.strip():
+            try:
+                answer = json.loads(line)
+            except ValueError:
+                return None
+            return answer if isinstance(answer, dict) else None
+    return None
+
+
+def _refusal(server: str, error: Mapping[str, Any]) -> RemoteLaunchError:
+    message = str(error.get("message", "refused"))
+    hint = error.get("hint")
+    if str(error.get("type", "")).startswith("Workspace"):
+        return WorkspaceError(server, message, hint=hint)
+    refusal = JobError(f"{server}: {message}", hint=hint)
+    refusal.server = server  # type: ignore[attr-defined]
+    return refusal

@@ -1,0 +1,49 @@
+"""Wait until jobs have ended, and say what they came to."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from remote_launch.core.verdict import Verdict, verdict_of
+from remote_launch.errors import JobStateError
+from remote_launch.operations.follow import Selection, follow
+from remote_launch.operations.refresh import refresh_jobs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remote_launch.core.jobs import JobRecord
+    from remote_launch.operations.fleet import Fleet
+
+_SILENT = Selection(ranks=(), launcher=False, lines=0)
+
+
+def wait_jobs(fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | None = None) -> tuple[list[JobRecord], Verdict]:
+    """Wait until every job has ended; return their records and the verdict. Raises JobStateError when ``timeout_s`` runs out.
+
+    The servers tell when a job ends (one held connection each); a lost connection is taken up again.
+    """
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    current = refresh_jobs(fleet, jobs)
+    open_jobs = [job for job in current if not job.state.is_terminal]
+    if open_jobs:
+        if deadline is None:
+            for _ in follow(fleet, open_jobs, _SILENT):
+                pass
+        else:
+            _poll_until(fleet, open_jobs, deadline, timeout_s or 0.0)
+    current = refresh_jobs(fleet, current)
+    return current, verdict_of(current)
+
+
+def _poll_until(fleet: Fleet, jobs: Sequence[JobRecord], deadline: float, timeout_s: float) -> None:
+    """With a deadline: ask, with growing pauses, so that a silent server can't hold us past it."""
+    pause_s = 0.2
+    while any(not job.state.is_terminal for job in (jobs := refresh_jobs(fleet, jobs))):
+        left_s = deadline - time.monotonic()
+        if left_s <= 0:
+            keys = ", ".join(str(job.key) for job in jobs if not job.state.is_terminal)
+            raise JobStateError(f"jobs not ended after {timeout_s:g} s: {keys}", hint="they go on; rl job-wait waits longer", exit_code=124)
+        time.sleep(min(pause_s, left_s))
+        pause_s = min(pause_s * 1.5, 2.0)
