@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file aside and put it in place, over whatever was there. The folder must exist. Raises OSError."""
+    """Write a file aside and put it in place, over whatever was there. Its folder must exist."""
     with _aside(path, text) as aside:
         os.replace(aside, path)  # noqa: PTH105
 
 
 def write_new(path: Path, text: str) -> bool:
-    """Write a file that isn't there yet; False (and nothing written) when it is, however many processes try at once."""
+    """Write a file that isn't there yet; False, with nothing written, when it is. Safe between processes."""
     with _aside(path, text) as aside:
         try:
-            os.link(aside, path)
+            os.link(aside, path)  # puts a whole file in place, and never over another
         except FileExistsError:
             return False
         except OSError:  # a filesystem without hard links: a moment is left in which two writers may meet

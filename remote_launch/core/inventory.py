@@ -1,4 +1,4 @@
-"""The inventory: ``.remote/configs.yaml``, parsed, checked and filled in. What a server, its environment and a sync are.
+"""The inventory: ``.remote/configs.yaml``, parsed, checked and filled in.
 
 ``docs/inventory.md`` is the reference of its keys; ``core/schema.py`` has their tables.
 """
@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.kinds import safe_folder_name, safe_server_name
 from remote_launch.core.logins import parse_login
 from remote_launch.core.schema import (
     ENVIRONMENT_KEYS,
@@ -17,8 +17,6 @@ from remote_launch.core.schema import (
     SYNC_KEYS,
     Problems,
     read_keys,
-    safe_folder_name,
-    safe_server_name,
 )
 from remote_launch.core.yaml_lines import parse_yaml
 from remote_launch.errors import ConfigError, UnknownServerError
@@ -26,12 +24,13 @@ from remote_launch.transport.base import Target
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from remote_launch.core.project import Project
     from remote_launch.core.yaml_lines import Node
 
-# The environment's manager when the inventory names none. The design says conda, as the ancestor did; until the conda manager
-# can prepare a server, that is venv.
+# The environment's manager when the inventory names none. The design says conda, as the ancestor did; until
+# the conda manager can prepare a server, that is venv.
 DEFAULT_MANAGER = "venv"
 DEFAULT_CONNECT_TIMEOUT_S = 10
 _SERVERS_HINT = "under servers:, one a line:  gpu-a: {hostname: 10.0.0.5, username: ubuntu}"
@@ -39,7 +38,7 @@ _SERVERS_HINT = "under servers:, one a line:  gpu-a: {hostname: 10.0.0.5, userna
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A named entry of the inventory, with the defaults applied. None is "not said": found out, or left to ssh."""
+    """A named entry of the inventory, the defaults applied. None is "not said": found out, or left to ssh."""
 
     name: str
     hostname: str = "localhost"
@@ -62,9 +61,9 @@ class Server:
     def target(self) -> Target:
         """How a transport reaches it."""
         return Target(
-            name=self.name, hostname=self.hostname, username=self.username, port=self.port, private_key=self.private_key,
-            password=self.password, transport=self.transport, ssh_config=self.ssh_config,
-            connect_timeout_s=self.connect_timeout_s,
+            name=self.name, hostname=self.hostname, username=self.username, port=self.port,
+            private_key=self.private_key, password=self.password, transport=self.transport,
+            ssh_config=self.ssh_config, connect_timeout_s=self.connect_timeout_s,
         )
 
 
@@ -93,7 +92,7 @@ class Sync:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """Everything that ``configs.yaml`` says. ``servers`` is in the file's order, which is the order of node ranks."""
+    """Everything that ``configs.yaml`` says. ``servers`` is in the file's order: the order of node ranks."""
 
     name: str
     servers: Mapping[str, Server]
@@ -115,7 +114,7 @@ class Inventory:
 
 
 def load_inventory(project: Project) -> Inventory:
-    """Read the project's inventory. Raises ConfigError that names file, line, key, what was expected and what was found."""
+    """Read the project's inventory. Raises ConfigError: file, line, key, what was expected, what found."""
     path = project.config
     try:
         text = path.read_bytes().decode("utf-8-sig")
@@ -125,7 +124,8 @@ def load_inventory(project: Project) -> Inventory:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise ConfigError("not UTF-8 text", path=path, line=line, hint="save the file as UTF-8") from error
     except OSError as error:
-        raise ConfigError(f"can't be read: {error.strerror}", path=path, hint="it must be a file that you can read") from error
+        hint = "it must be a file that you can read"
+        raise ConfigError(f"can't be read: {error.strerror}", path=path, hint=hint) from error
     return parse_inventory(text, project)
 
 
@@ -142,16 +142,16 @@ def parse_inventory(text: str, project: Project) -> Inventory:
     sync = read_keys(keys.get("sync"), SYNC_KEYS, "sync", problems)
     problems.raise_any()
     if not servers:
-        servers_node = keys.get("servers")
-        raise ConfigError("no servers", path=path, line=servers_node.line if servers_node else None, key="servers", hint=_SERVERS_HINT)
+        line = top.key_lines.get("servers") if top is not None else None
+        raise ConfigError("no servers", path=path, line=line, key="servers", hint=_SERVERS_HINT)
     return Inventory(
-        name=name, servers=servers, environment=Environment(**_given(environment)), sync=Sync(**_given(sync)), path=path,
-        project=project, jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+        name=name, servers=servers, environment=Environment(**_given(environment)), sync=Sync(**_given(sync)),
+        path=path, project=project, jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
     )
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A key left blank is as good as absent: labml_remote's own readme writes ``password:`` with nothing after it."""
+    """A key left blank is as good as absent: labml_remote's readme tells its users to leave keys blank."""
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -166,24 +166,27 @@ def _project_name(keys: Mapping[str, Any], project: Project, problems: Problems)
     name = project.root.name
     if "name" not in keys and not safe_folder_name(name):
         problems.add(
-            1, "name", f"is missing, and the project folder's own name ({name!r}) can't be the workdir's on a server",
+            1, "name", f"is missing, and the project folder's own name ({name!r}) can't name a workdir",
             "add a line  name: my_project  (letters, digits and . _ -)",
         )
     return name
 
 
-def _servers(node: Node | None, defaults: Node | None, project: Project, project_name: str, problems: Problems) -> dict[str, Server]:
+def _servers(
+    node: Node | None, defaults: Node | None, project: Project, project_name: str, problems: Problems,
+) -> dict[str, Server]:
     if node is None or node.is_null:
         return {}
     if node.fields is None:
-        problems.add(node.line, "servers", f"expected a mapping of names to servers, found {node.found()}", _SERVERS_HINT)
+        found = f"expected a mapping of names to servers, found {node.found()}"
+        problems.add(node.line, "servers", found, _SERVERS_HINT)
         return {}
     common = read_keys(defaults, SERVER_KEYS, "defaults", problems)
     servers = {}
     for name, entry in node.fields.items():
         key, line = f"servers.{name}", node.key_lines[name]
         if not safe_server_name(name):
-            problems.add(line, key, "a server's name has letters, digits and . _ - only, a letter or a digit first")
+            problems.add(line, key, "a server's name is letters, digits and . _ -, a letter or digit first")
             continue
         own = _entry(entry, key, line, problems)
         if own is not None:
@@ -208,7 +211,7 @@ def _entry(entry: Node, key: str, line: int, problems: Problems) -> dict[str, An
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults with the entry's own values over them; ``env`` and ``properties`` are merged name by name."""
+    """The defaults with the entry's values over them; ``env`` and ``properties`` are merged name by name."""
     merged = {**common, **own}
     for name in ("env", "properties"):
         merged[name] = {**(common.get(name) or {}), **(own.get(name) or {})}
@@ -223,7 +226,7 @@ def _server(name: str, values: Mapping[str, Any], project: Project, project_name
         given.setdefault("workdir", f"~/.remote_launch/local/{project_name}/{name}")
     elif "password" in given:  # ssh itself takes no password from a program
         given["transport"] = "fabric"
-    given.setdefault("workdir", f"~/{project_name}")
+    given["workdir"] = given.get("workdir", f"~/{project_name}").rstrip("/")
     for key in ("private_key", "ssh_config"):
         if key in given:
             given[key] = project.resolve(given[key])
@@ -236,8 +239,9 @@ def _check_server(name: str, values: Mapping[str, Any], line: int, problems: Pro
     """Note what is wrong with an entry as a whole."""
     key = f"servers.{name}"
     local = "local" in (values.get("connection"), values.get("transport"))
-    if values.get("hostname") is None and not local and not problems.about(f"{key}.hostname", "defaults.hostname"):
-        problems.add(line, f"{key}.hostname", "is missing", "an address, a name, or an alias of ~/.ssh/config")
+    about_hostname = problems.about(f"{key}.hostname", "defaults.hostname")
+    if values.get("hostname") is None and not local and not about_hostname:
+        problems.add(line, f"{key}.hostname", "is missing", "an address, or an alias of ~/.ssh/config")
     if values.get("password") is not None and values.get("transport") == "openssh" and not local:
         problems.add(
             line, f"{key}.password", "transport openssh can't log in by password",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 
-# ssh would read a leading "-" as an option; the rest could reach a shell through a ProxyCommand with %h or %r in it.
+# ssh would read a leading "-" as an option; the rest could reach a shell through a ProxyCommand with %h or
+# %r in it.
 _BAD_HOSTNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$\\;&<>|(){}]""")
 _BAD_USERNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$;&<>|(){}@:/]""")
 
@@ -20,13 +21,13 @@ class Login:
 
 
 def parse_login(text: str) -> Login:
-    """Given ``host``, ``user@host``, ``host:port``, ``user@host:port`` or an IPv6 address in brackets, return its parts.
+    """Given ``[user@]host[:port]``, return its parts. An IPv6 address stands in brackets, or has no port.
 
     Raises ValueError with what is wrong, in words that never repeat the text: it might hold a password.
     """
     username, at, rest = text.strip().rpartition("@")
     if at and ":" in username:
-        raise ValueError("a password can't stand in the short form; write the server as a mapping, with password:")
+        raise ValueError("no password in the short form; write the server as a mapping, with password:")
     bracketed = re.fullmatch(r"\[([^\[\]]*)\](?::(.*))?", rest)
     if bracketed:
         hostname, port = bracketed[1], bracketed[2]

@@ -1,4 +1,4 @@
-"""The project on this machine: where it is, and where each of its files lies. The one owner of every local path."""
+"""The project on this machine: where it is, and where each file of it lies. The owner of local paths."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Project:
 
     @property
     def project_id(self) -> str:
-        """The project's own 32 hex digits, made at first use. It marks the workdirs on the servers as this project's.
+        """The project's own 32 hex digits, made at first use; they mark a workdir as this project's.
 
         Raises ConfigError when the file can't be written, or holds something else.
         """
@@ -75,24 +75,26 @@ class Project:
                 hint=f"{self.remote_dir} must be a folder that you can write to",
             ) from error
         if not _PROJECT_ID.match(text):
-            raise ConfigError("not a project id: expected 32 hex digits", path=path, hint=f"delete {path}: a new one is made")
+            raise ConfigError(
+                "not a project id: expected 32 hex digits", path=path, hint="delete it: a new one is made",
+            )
         return text
 
     def resolve(self, name: str) -> Path:
-        """Given a path as the inventory spells it, return it absolute: "~" is home, the rest is relative to the project."""
+        """Given a path as the inventory spells it ("~" is home, else relative to the project), return it whole."""
         path = Path(name)
         try:
             path = path.expanduser()
-        except RuntimeError:  # "~nobody": no such user; say so where the file is needed, under the name that was typed
+        except RuntimeError:  # "~nobody", no such user: an error where the file is needed, as it was typed
             return path
         return self.root / path
 
 
 def find_project(start: Path | None = None, override: str | None = None) -> Project:
-    """Return the project: ``override`` (``--project``), else RL_PROJECT, else the nearest one from ``start`` upward.
+    """Return the project: ``override`` (``--project``), else RL_PROJECT, else the nearest from ``start`` up.
 
-    ``start`` is by default the current folder. A folder whose ``.remote/`` holds an inventory wins over a nearer one without.
-    Raises ProjectNotFoundError.
+    ``start`` is by default the current folder. A folder whose ``.remote/`` holds an inventory wins over a
+    nearer one without. Raises ProjectNotFoundError.
     """
     for source, text in (("--project", override), (PROJECT_VARIABLE, os.environ.get(PROJECT_VARIABLE))):
         if text:
@@ -100,7 +102,7 @@ def find_project(start: Path | None = None, override: str | None = None) -> Proj
     try:
         folder = (start or Path.cwd()).resolve()
     except OSError as error:
-        raise ProjectNotFoundError("the current folder is gone", hint="cd to your project's folder") from error
+        raise ProjectNotFoundError("the current folder is gone", hint="cd to your project") from error
     without_inventory: Path | None = None
     for candidate in (folder, *folder.parents):
         if (candidate / REMOTE_FOLDER / CONFIG_FILE).is_file():

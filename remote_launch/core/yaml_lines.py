@@ -1,7 +1,7 @@
 """YAML with the line of every key kept: what makes an error point at the place to mend.
 
-The semantics are ``yaml.safe_load``'s (anchors, aliases and ``<<`` merges included), but a key given twice is an error, and each
-scalar keeps its spelling: ``3.10`` is also the text "3.10", where safe_load has only the number 3.1.
+The semantics are ``yaml.safe_load``'s (anchors, aliases and ``<<`` merges included), but a key given twice is
+an error, and each scalar keeps its spelling: ``3.10`` is also the text "3.10", where safe_load has only 3.1.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _SHOWN_CHARS = 40
 class Node:
     """A value and its line (from 1). Reprs show no content: it may hold secrets.
 
-    ``value`` is what safe_load would give; ``source`` a scalar's spelling without its quotes; ``items`` the nodes of a list;
-    ``fields`` the nodes of a mapping by the spelling of their keys, with the keys' lines in ``key_lines``.
+    ``value`` is what safe_load would give; ``source`` a scalar's spelling without its quotes; ``items`` a list's
+    nodes; ``fields`` a mapping's nodes by the spelling of their keys, whose lines are in ``key_lines``.
     """
 
     line: int
@@ -38,7 +38,7 @@ class Node:
         return self.source is not None and self.value is None
 
     def found(self, *, secret: bool = False) -> str:
-        """Return what the value is, for people: "the text 'x'", "22", "a list"; without its content when it is a secret."""
+        """Return what the value is, for people: "the text 'x'", "22", "a list"; of a secret no content."""
         if self.fields is not None:
             return "a mapping"
         if self.items is not None:
@@ -70,7 +70,7 @@ def parse_yaml(text: str, path: Path) -> Node | None:
     except yaml.YAMLError as error:
         raise _broken(error, text, path) from error
     except RecursionError as error:
-        raise ConfigError("nested too deeply", path=path, hint="a handful of levels is all that an inventory has") from error
+        raise ConfigError("nested too deeply", path=path, hint="an inventory has four levels") from error
 
 
 class _Reader:
@@ -81,13 +81,16 @@ class _Reader:
         self._path = path
         self._done: dict[int, Node] = {}
         self._open: set[int] = set()
+        self._keys: list[str] = []  # the way to the node that is read now
 
     def read(self, raw: Any) -> Node:
         identity = id(raw)
         if identity in self._done:
             return self._done[identity]
         if identity in self._open:
-            raise ConfigError("an anchor that contains itself", path=self._path, line=_line(raw), hint="write the value out")
+            raise ConfigError(
+                "an anchor that contains itself", path=self._path, line=_line(raw), hint="write it out",
+            )
         self._open.add(identity)
         node = {"scalar": self._scalar, "sequence": self._sequence, "mapping": self._mapping}[raw.id](raw)
         self._open.discard(identity)
@@ -115,23 +118,27 @@ class _Reader:
                     "a key must be a plain word", path=self._path, line=_line(raw_key),
                     hint="text that starts with { or [ needs quotes around it",
                 )
+            name = str(raw_key.value)
+            self._keys.append(name)
             value = self.read(raw_value)
+            key = ".".join(self._keys)
+            self._keys.pop()
             if raw_key.tag == _MERGE_TAG:
                 for source in self._merge_sources(value):
                     merged = {**(source.fields or {}), **merged}
                     lines = {**source.key_lines, **lines}
                 continue
-            name = str(raw_key.value)
             if name in fields:
                 raise ConfigError(
-                    f"{name}: key given twice, first on line {lines[name]}", path=self._path, line=_line(raw_key), key=name,
-                    hint="keep one of the two",
+                    f"{key}: key given twice, first on line {lines[name]}", path=self._path,
+                    line=_line(raw_key), key=key, hint="keep one of the two",
                 )
             fields[name] = value
             lines[name] = _line(raw_key)
         fields = {**merged, **fields}
         return Node(
-            line=_line(raw), value={name: node.value for name, node in fields.items()}, fields=fields, key_lines=lines,
+            line=_line(raw), value={name: node.value for name, node in fields.items()}, fields=fields,
+            key_lines=lines,
         )
 
     def _merge_sources(self, value: Node) -> tuple[Node, ...]:
@@ -139,8 +146,8 @@ class _Reader:
         for source in sources:
             if source.fields is None:
                 raise ConfigError(
-                    f"<<: expected a mapping or a list of mappings, found {source.found()}", path=self._path, line=source.line,
-                    hint="<<: *name merges the mapping that &name marks",
+                    f"<<: expected a mapping or a list of mappings, found {source.found()}", path=self._path,
+                    line=source.line, hint="<<: *name merges the mapping that &name marks",
                 )
         return sources
 
@@ -149,32 +156,37 @@ def _line(raw: Any) -> int:
     return int(raw.start_mark.line) + 1
 
 
-# What libyaml's and PyYAML's own words mean to a person: part of the problem or its context -> our words, the next step.
-_PLAIN_WORDS = (
+# What libyaml's and PyYAML's own words mean to a person: a part of what they say -> our words, the next step.
+_COLUMNS = ("the indentation changes inside a mapping, or a value goes on after its end",
+            "the keys of one mapping start in the same column")
+_CONTROL = ("a control character", 'delete it, or write it as "\\x.." in double quotes')
+_PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
     ("cannot start any token", "a tab, or a sign that YAML reserves, where a value was expected",
      "indent with spaces; put quotes around text with @ ` % or a tab in it"),
-    ("mapping values are not allowed", "a ':' where none can be", "check the indentation, and put quotes around text with ': ' in it"),
-    ("did not find expected key", "the indentation changes in the middle of a mapping, or a value goes on after its end",
-     "keys of one mapping start in the same column"),
-    ("expected <block end>", "the indentation changes in the middle of a mapping, or a value goes on after its end",
-     "keys of one mapping start in the same column"),
-    ("could not find expected ':'", "a line that is no 'key: value'", "a ':' and a space come after each key"),
-    ("did not find expected '-' indicator", "a list goes on with something that is no item", "items start with '- ', in one column"),
-    ("flow sequence", "a '[' without its ']'", "close the list, or put quotes around text that starts with ["),
-    ("flow mapping", "a '{' without its '}'", "close the mapping, or put quotes around text that starts with {"),
+    ("mapping values are not allowed", "a ':' where none can be",
+     "check the indentation, and put quotes around text with ': ' in it"),
+    ("did not find expected key", *_COLUMNS),
+    ("expected <block end>", *_COLUMNS),
+    ("could not find expected ':'", "a line that is no 'key: value'", "after each key come ':' and a space"),
+    ("did not find expected '-' indicator", "a list goes on with something that is no item",
+     "items start with '- ', in one column"),
+    ("flow sequence", "a '[' without its ']'", "close the list; text that starts with [ needs quotes"),
+    ("flow mapping", "a '{' without its '}'", "close the mapping; text that starts with { needs quotes"),
     ("quoted scalar", "a quoted text without its closing quote", "close the quote on the same line"),
-    ("undefined alias", "an alias (*name) whose anchor (&name) isn't there", "put quotes around text that starts with *"),
+    ("undefined alias", "an alias (*name) whose anchor (&name) isn't there",
+     "put quotes around text that starts with *"),
     ("duplicate anchor", "the same anchor twice", "give the second another name"),
     ("expected a single document", "a second document ('---')", "an inventory is one document"),
-    ("determine a constructor for the tag", "a tag (!…) that is not plain data", "put quotes around text that starts with !"),
-    ("control characters are not allowed", "a control character", "delete it, or write it as \"\\x..\" in double quotes"),
-    ("special characters are not allowed", "a control character", "delete it, or write it as \"\\x..\" in double quotes"),
+    ("determine a constructor for the tag", "a tag (!...) that is not plain data",
+     "put quotes around text that starts with !"),
+    ("control characters are not allowed", *_CONTROL),
+    ("special characters are not allowed", *_CONTROL),
 )
 
 
 def _broken(error: Any, text: str, path: Path) -> ConfigError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    position = getattr(error, "position", None)  # of a character that YAML does not allow; such errors have no mark
+    position = getattr(error, "position", None)  # of a character that YAML does not allow; no mark then
     line = mark.line + 1 if mark is not None else None
     if line is None and isinstance(position, int):
         line = text.count("\n", 0, position) + 1
@@ -182,4 +194,5 @@ def _broken(error: Any, text: str, path: Path) -> ConfigError:
     for words, plain, hint in _PLAIN_WORDS:
         if words in said:
             return ConfigError(f"not valid YAML: {plain}", path=path, line=line, hint=hint)
-    return ConfigError(f"not valid YAML: {said.strip() or 'it can not be read'}", path=path, line=line, hint="check the lines above it too")
+    message = f"not valid YAML: {said.strip()}"
+    return ConfigError(message, path=path, line=line, hint="check the lines above it too")
