@@ -25,6 +25,9 @@ class JobState(str, enum.Enum):
     KILLED = "KILLED"  # ended because a person asked
     LOST = "LOST"  # the server rebooted, or the supervisor died: the exit code can't be known
 
+    def __str__(self) -> str:
+        return self.value
+
     @property
     def is_terminal(self) -> bool:
         return self in _TERMINAL

@@ -40,7 +40,8 @@ class Fleet:
         from remote_launch.core.project import find_project
 
         project = find_project(override=project_path)
-        return cls(project, load_inventory(project))
+        inventory = load_inventory(project)
+        return cls(inventory.project, inventory)
 
     def __enter__(self) -> Fleet:
         return self

@@ -1,0 +1,121 @@
+"""The command ``rl``: a lazy group, and the one place that catches errors.
+
+A command's module is imported when the command runs, so ``rl --help`` loads click and nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from remote_launch import __version__
+from remote_launch.errors import RemoteLaunchError
+
+# name: (module in this package, the function's name there, one line for --help), in the order of --help, by section.
+COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
+    "Set up": {
+        "init": ("setup", "init", "Make .remote/ here: servers, excludes, environment"),
+        "servers": ("setup", "servers", "List the servers; --check asks each what it has"),
+        "prepare": ("prepare", "prepare", "Environment, code and packages on every server"),
+        "setup": ("prepare", "setup", "Only create the Python environment"),
+        "rsync": ("prepare", "rsync", "Only send the project"),
+        "update-packages": ("prepare", "update_packages", "Only install the packages"),
+        "disconnect": ("setup", "disconnect", "End the kept ssh connections"),
+    },
+    "Run": {
+        "torch-launch": ("launch", "torch_launch", "torchrun on all servers at once"),
+        "run": ("run", "run", "One command on one server, in the foreground"),
+        "job-run": ("run", "job_run", "One command as a job, in the background"),
+        "helper-torch-launch": ("launch", "helper_torch_launch", "torch-launch with labml_remote's options"),
+    },
+    "Jobs": {
+        "job-list": ("jobs", "job_list", "Jobs and their states"),
+        "job-show": ("jobs", "job_show", "One job or launch: why it ended, its last lines"),
+        "job-tail": ("jobs", "job_tail", "The last lines of a job; goes on until it ends"),
+        "job-wait": ("jobs", "job_wait", "Wait for jobs; exit with their exit code"),
+        "job-kill": ("jobs", "job_kill", "Stop jobs, with all their processes"),
+        "job-rsync": ("jobs", "job_rsync", "Bring the logs of jobs back"),
+    },
+}
+_BY_NAME = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used; help is drawn from the table above."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_BY_NAME)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        name = cmd_name.replace("_", "-")
+        if name not in _BY_NAME:
+            return None
+        module, attribute, _ = _BY_NAME[name]
+        command = getattr(importlib.import_module(f"remote_launch.cli.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0].replace("_", "-") not in _BY_NAME:
+            from remote_launch.errors import did_you_mean
+
+            raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], _BY_NAME)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for section, commands in COMMANDS.items():
+            with formatter.section(section):
+                formatter.write_dl([(name, entry[2]) for name, entry in commands.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--project", metavar="DIR", help="The project's folder [default: found upward from here, or $RL_PROJECT].")
+@click.version_option(__version__, "-V", "--version", prog_name="rl", message="%(prog)s %(version)s")
+@click.pass_context
+def rl(ctx: click.Context, project: str | None) -> None:
+    """Run distributed PyTorch on the machines you can ssh to.
+
+    \b
+    rl init                                         describe your servers
+    rl prepare                                      environment, code and packages on all of them
+    rl torch-launch --nproc-per-node 2 train.py     train on all of them
+    rl job-tail                                     watch it; the laptop may be closed at any time
+    """
+    ctx.obj = {"project": project}
+
+
+def main() -> None:
+    """Run the command line; exits with the code that the command or the error says."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Given arguments, run the command and return its exit code. Everything a user can meet is caught here, and only here."""
+    as_json = "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv
+    try:
+        result = rl.main(argv, prog_name="rl", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        return int(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output is gone (rl job-list | head): not an error, and nothing more may be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RemoteLaunchError as error:
+        from remote_launch.cli.output import show_error
+
+        show_error(error, as_json=as_json, command=_command_name(argv))
+        return error.exit_code
+    return result if isinstance(result, int) else 0
+
+
+def _command_name(argv: list[str]) -> str:
+    return next((word for word in argv if word in _BY_NAME), "rl")

@@ -1,0 +1,127 @@
+"""Options that several commands share, so that they read and complete alike everywhere."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from remote_launch.core.jobs import JobRecord
+    from remote_launch.operations.fleet import Fleet
+
+_ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (data on stdout, nothing else).")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; do nothing.")
+
+
+class EnvOption(click.Option):
+    """``--env K=V``, and labml_remote's ``--env K V``: takes a second word when the first has no "="."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        super().add_to_parser(parser, ctx)
+        for name in self.opts:
+            option = parser._long_opt.get(name)
+            if option is not None:
+                option.process = _two_words(name, option.process)
+
+
+def _two_words(name: str, process: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+    def take(value: str, state: Any) -> None:
+        if not _ENV.match(value):
+            if not _NAME.match(value) or not state.rargs:
+                raise click.BadOptionUsage(name, f"{name} {value!r}: expected K=V (or K V)")
+            value = f"{value}={state.rargs.pop(0)}"
+        process(value, state)
+
+    return take
+
+
+env_option = click.option(
+    "--env", cls=EnvOption, multiple=True, metavar="K=V", help="A variable for the processes; also as --env K V. Repeatable."
+)
+
+
+def env_dict(pairs: Iterable[str]) -> dict[str, str]:
+    """Given "K=V" texts, return the variables."""
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def load_fleet(ctx: click.Context) -> Fleet:
+    """Return the fleet of the project that the command line names or that lies upward from here; closed when the command ends."""
+    from remote_launch.operations.fleet import Fleet
+
+    root = ctx.find_root()
+    fleet = Fleet.load((root.obj or {}).get("project"))
+    root.call_on_close(fleet.close)
+    return fleet
+
+
+def _complete_servers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        return [name for name in load_fleet(ctx).inventory.servers if name.startswith(incomplete)]
+    except Exception:  # noqa: BLE001 - a completion must never print a traceback into the user's prompt
+        return []
+
+
+def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        return [str(job.key) for job in load_fleet(ctx).registry.all()[-100:] if str(job.key).startswith(incomplete)]
+    except Exception:  # noqa: BLE001
+        return []
+
+
+def _complete_tags(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    try:
+        tags = {tag for job in load_fleet(ctx).registry.all() for tag in job.tags}
+        return sorted(tag for tag in tags if tag.startswith(incomplete))
+    except Exception:  # noqa: BLE001
+        return []
+
+
+servers_option = click.option(
+    "--server", "servers", multiple=True, metavar="NAME", shell_complete=_complete_servers,
+    help="A server of the inventory; repeatable [default: all].",
+)
+server_option = click.option(
+    "--server", metavar="NAME", shell_complete=_complete_servers, help="The server [default: the only one]."
+)
+tags_option = click.option("--tag", "tags", multiple=True, metavar="TAG", shell_complete=_complete_tags, help="Jobs with this tag; repeatable (all must match).")
+jobs_argument = click.argument("keys", nargs=-1, metavar="[JOB]...", shell_complete=_complete_jobs)
+jobs_option = click.option("--job", "job_options", multiple=True, metavar="JOB", shell_complete=_complete_jobs, help="A job's key or id; the same as the argument.")
+
+
+def single_server(fleet: Fleet, name: str | None) -> Any:
+    """Given --server, return the server; with none given, the only one. Raises UsageError when there are several."""
+    from remote_launch.errors import UsageError
+
+    if name is not None:
+        return fleet.server(name)
+    servers = fleet.select()
+    if len(servers) == 1:
+        return servers[0]
+    raise UsageError("which server?", hint=f"--server NAME, one of: {', '.join(server.name for server in servers)}")
+
+
+def choose_jobs(fleet: Fleet, keys: Iterable[str], tags: Iterable[str]) -> list[JobRecord]:
+    """Given keys or tags, return the jobs meant. Raises UnknownJobError for a key, or tags that match nothing."""
+    from remote_launch.core.registry import select_by_tags
+    from remote_launch.errors import UnknownJobError, did_you_mean
+
+    keys, tags = list(keys), list(tags)
+    if keys:
+        return list({job.job_id: job for job in (fleet.registry.get(key) for key in keys)}.values())
+    jobs = fleet.registry.all()
+    if not tags:
+        return jobs
+    found = select_by_tags(jobs, tags)
+    if not found:
+        known = {tag for job in jobs for tag in job.tags}
+        near = "".join(did_you_mean(tag, known) for tag in tags if tag not in known)
+        raise UnknownJobError(f"no job is tagged {' and '.join(tags)}{near}", hint="rl job-list --all shows the tags")
+    return found

@@ -1,0 +1,173 @@
+"""What people and programs read: tables and sentences, or one JSON envelope. The only home of rich, and of ``print``.
+
+Data goes to stdout; progress, messages and errors go to stderr. Without a terminal there is no colour and no line is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from remote_launch.core.jobs import JobState
+    from remote_launch.errors import RemoteLaunchError
+    from remote_launch.operations.fanout import Outcomes
+
+ENVELOPE_VERSION = 1
+_WIDE = 100_000  # without a terminal nothing is wrapped or cut
+# Control characters, and escape sequences other than colours: what a server sends must not steer the user's terminal.
+_ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
+STATE_STYLES = {
+    "CREATED": "yellow", "QUEUED": "yellow", "RUNNING": "cyan", "SUCCEEDED": "green", "FAILED": "red", "KILLED": "magenta", "LOST": "red",
+}
+
+
+def console(*, err: bool = False) -> Console:
+    """Return a console for stdout (or stderr)."""
+    from rich.console import Console
+
+    stream = sys.stderr if err else sys.stdout
+    width = None if stream.isatty() else _WIDE
+    return Console(file=stream, width=width, highlight=False, soft_wrap=width is not None, markup=False, emoji=False)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table in the house's look."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, title=title, title_justify="left", pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def clean(text: str, *, colour: bool | None = None) -> str:
+    """Given untrusted text, return it safe for a terminal: colours stay (where stdout shows them), everything else that steers goes."""
+    keep = sys.stdout.isatty() if colour is None else colour
+    return _ESCAPES.sub(lambda match: match[0] if keep and _COLOUR.match(match[0]) else "", text)
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Tell the user something on stderr."""
+    if style and sys.stderr.isatty():
+        from rich.text import Text
+
+        console(err=True).print(Text(text, style=style))
+    else:
+        click.echo(text, err=True)
+
+
+def warn(text: str) -> None:
+    """Warn the user on stderr."""
+    say(f"warning: {text}", style="yellow")
+
+
+def emit_json(command: str, data: Any, *, status: str = "ok", errors: Iterable[RemoteLaunchError] = ()) -> None:
+    """Print the one envelope of ``--json``."""
+    envelope = {
+        "version": ENVELOPE_VERSION, "command": command, "status": status, "data": data, "errors": [error.to_dict() for error in errors],
+    }
+    click.echo(json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+
+
+def emit_outcomes(command: str, outcomes: Outcomes[Any], data: Any) -> int:
+    """Print the envelope of an operation over servers; return the exit code."""
+    emit_json(command, data, status=outcomes.status, errors=outcomes.errors.values())
+    return outcomes.exit_code
+
+
+def show_error(error: RemoteLaunchError, *, as_json: bool = False, command: str = "rl") -> None:
+    """Show an error with its next step on stderr (and its envelope on stdout when JSON was asked for)."""
+    from remote_launch.errors import ServersFailedError
+
+    several = isinstance(error, ServersFailedError)
+    failed = [one for one in error.outcomes.values() if one is not None] if isinstance(error, ServersFailedError) else [error]
+    if as_json:
+        emit_json(command, None, status="partial" if error.exit_code == 3 else "error", errors=failed)
+        return
+    say(f"error: {clean(error.message, colour=False)}", style="bold red")
+    if several:
+        show_failures(failed)
+    elif error.hint:
+        say(f"  → {clean(error.hint, colour=False)}")
+
+
+def show_failures(errors: Iterable[RemoteLaunchError]) -> None:
+    """Show one block a failed server, each with its next step."""
+    for error in errors:
+        first, *rest = clean(error.message, colour=False).splitlines() or [""]
+        say(f"✗ {first}", style="red")
+        for line in rest:
+            say(f"    {line}")
+        if error.hint:
+            say(f"  → {clean(error.hint, colour=False)}")
+
+
+def state_text(state: JobState) -> Any:
+    """Return a state in its colour."""
+    from rich.text import Text
+
+    return Text(state.value, style=STATE_STYLES[state.value])
+
+
+def size_text(size_bytes: float | None) -> str:
+    """Given bytes, return "1.2 GB"."""
+    if size_bytes is None:
+        return "–"
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size_bytes) < 1000:
+            return f"{size_bytes:.0f} {unit}" if unit in ("B", "kB") else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1000
+    return f"{size_bytes:.1f} TB"
+
+
+def duration_text(seconds: float | None) -> str:
+    """Given seconds, return "3.2 s", "4:05" or "2d 03:10"."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def time_text(epoch_s: float | None) -> str:
+    """Given epoch seconds, return the local time; with the date when it isn't today's."""
+    if not epoch_s:
+        return "–"
+    import datetime as dt
+
+    local = dt.datetime.fromtimestamp(epoch_s).astimezone()
+    today = dt.datetime.now().astimezone().date()
+    return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
+
+
+def print_table(rows: Table) -> None:
+    """Print a table on stdout."""
+    console().print(rows)
+
+
+def plural(count: int, noun: str) -> str:
+    """Return "1 server", "2 servers"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def prefix_style(index: int) -> str:
+    """Return the colour of a server's prefix: the same for the length of a command."""
+    styles: Sequence[str] = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+    return styles[index % len(styles)]
