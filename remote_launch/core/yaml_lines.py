@@ -22,8 +22,8 @@ _SHOWN_CHARS = 40
 class Node:
     """A value and its line (from 1). Reprs show no content: it may hold secrets.
 
-    ``value`` is what safe_load would give; ``source`` a scalar's spelling without its quotes; ``items`` a list's
-    nodes; ``fields`` a mapping's nodes by the spelling of their keys, whose lines are in ``key_lines``.
+    ``value`` is what safe_load would give; ``source`` a scalar's spelling without its quotes; ``items`` a
+    list's nodes; ``fields`` a mapping's by the spelling of their keys, whose lines are in ``key_lines``.
     """
 
     line: int

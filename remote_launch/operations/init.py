@@ -1,0 +1,108 @@
+"""Give a folder its ``.remote/``: an inventory to edit, and the list of what a sync leaves out."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+from remote_launch.core.drafts import ServerDraft, local_servers, parse_server, servers_from_ssh_config
+from remote_launch.core.files import write_atomic, write_new
+from remote_launch.core.inventory import DEFAULT_MANAGER, parse_inventory
+from remote_launch.core.kinds import safe_folder_name
+from remote_launch.core.project import Project
+from remote_launch.core.templates import EXCLUDE_TEMPLATE, read_template, render_config
+from remote_launch.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+__all__ = [
+    "InitResult", "ServerDraft", "init_project", "local_servers", "parse_server", "servers_from_ssh_config",
+    "suggest_name",
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class InitResult:
+    """What ``rl init`` did: the files it wrote, those it found and kept, and what to do next."""
+
+    project: Project
+    name: str
+    servers: tuple[str, ...]
+    written: tuple[Path, ...]
+    kept: tuple[Path, ...]
+    next_steps: tuple[str, ...]
+
+
+def init_project(
+    root: Path,
+    *,
+    name: str | None = None,
+    servers: Sequence[ServerDraft] = (),
+    manager: str = DEFAULT_MANAGER,
+    force: bool = False,
+) -> InitResult:
+    """Write ``.remote/configs.yaml`` and ``.remote/exclude.txt`` in ``root``. ``name`` is by default the folder's.
+
+    An exclude.txt that is there is kept. A configs.yaml that is there is an error, and nothing is written; with
+    ``force`` it is replaced. Raises UsageError and ConfigError.
+    """
+    project = Project(root=root.resolve())
+    if not project.root.is_dir():
+        raise UsageError(f"{root}: no such folder", hint="make it first")
+    name = suggest_name(project.root) if name is None else name
+    text = _config_text(project, name, servers, manager)
+    written, kept = [], []
+    try:
+        project.remote_dir.mkdir(exist_ok=True)
+        if force:
+            write_atomic(project.config, text)
+        elif not write_new(project.config, text):
+            raise ConfigError(
+                "there is an inventory already", path=project.config, hint="edit it, or replace it with --force",
+            )
+        written.append(project.config)
+        is_new = write_new(project.exclude_file, read_template(EXCLUDE_TEMPLATE))
+        (written if is_new else kept).append(project.exclude_file)
+    except OSError as error:
+        raise ConfigError(
+            f"can't be written: {error.strerror}", path=error.filename or project.remote_dir,
+            hint=f"{project.remote_dir} must be a folder that you can write to",
+        ) from error
+    return InitResult(
+        project=project, name=name, servers=tuple(server.name for server in servers), written=tuple(written),
+        kept=tuple(kept), next_steps=_next_steps(project, bool(servers)),
+    )
+
+
+def suggest_name(root: Path) -> str:
+    """Given a folder, return the name that its project would have: its own, with what can't be in one replaced."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip(".-") or "project"
+
+
+def _config_text(project: Project, name: str, servers: Sequence[ServerDraft], manager: str) -> str:
+    """Return the inventory to write, after a look at whether it would load: better no file than a broken one."""
+    if not safe_folder_name(name):
+        raise UsageError(f"{name!r} can't be a project's name", hint="letters, digits and . _ - (not first . or -)")
+    names = [server.name for server in servers]
+    twice = sorted({server for server in names if names.count(server) > 1})
+    if twice:
+        raise UsageError(
+            f"two servers named {', '.join(twice)}", hint="give one of them another name: gpu-b=user@host",
+        )
+    text = render_config(name=name, servers=servers, manager=manager)
+    if servers:
+        parse_inventory(text, project)
+    return text
+
+
+def _next_steps(project: Project, has_servers: bool) -> tuple[str, ...]:
+    steps = [] if has_servers else [f"add your servers to {project.config}"]
+    return (
+        *steps,
+        "rl servers --check          # can each one be reached, and what has it",
+        "rl prepare                  # the Python environment and the code, on each",
+        "rl torch-launch train.py    # your script on all of them",
+    )
