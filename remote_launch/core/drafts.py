@@ -1,4 +1,4 @@
-"""Servers not in an inventory yet: from words on a command line, from ``~/.ssh/config``, or this machine itself."""
+"""Servers not in an inventory yet: words on a command line, hosts of ``~/.ssh/config``, this machine."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def parse_server(text: str) -> ServerDraft:
         login = parse_login(rest)
     except ValueError as error:
         raise UsageError(
-            f"not a server: {error}", hint="write it as  gpu-a=ubuntu@10.0.0.5:2222  (name, user and port optional)",
+            f"not a server: {error}", hint="write gpu-a=ubuntu@10.0.0.5:2222 (name, user, port: optional)",
         ) from error
     if not equals:
         name = _name_of(login.hostname)
     if not safe_server_name(name):
         raise UsageError(
-            f"{name!r} can't be a server's name", hint="letters, digits and . _ -, a letter or digit first: gpu-a=HOST",
+            f"{name!r} can't be a server's name", hint="gpu-a=HOST: letters, digits, . _ -, not . _ - first",
         )
     return ServerDraft(name=name, hostname=login.hostname, username=login.username, port=login.port)
 
 
 def local_servers(count: int) -> list[ServerDraft]:
-    """Return ``count`` drafts of this machine: local-1, local-2 and on. Raises UsageError for fewer than one."""
+    """Return ``count`` drafts of this machine: local-1, local-2 and on. Raises UsageError for less than 1."""
     if count < 1:
         raise UsageError(f"{count} local servers: expected at least 1")
     return [ServerDraft(name=f"local-{number}") for number in range(1, count + 1)]
@@ -65,7 +65,7 @@ def local_servers(count: int) -> list[ServerDraft]:
 def servers_from_ssh_config(patterns: Sequence[str], config_path: Path | None = None) -> list[ServerDraft]:
     """Return a draft for each Host alias that matches a pattern (``gpu*``), in the file's order.
 
-    ``config_path`` is by default ``~/.ssh/config``. Another one is named in the drafts, for ssh must read it too.
+    ``config_path`` is by default ``~/.ssh/config``. Another one is named in the drafts: ssh must read it too.
     Raises ConfigError when it can't be read and UsageError when a pattern matches nothing.
     """
     aliases = host_aliases(config_path)
@@ -77,7 +77,7 @@ def servers_from_ssh_config(patterns: Sequence[str], config_path: Path | None = 
                 hint=f"it has: {known}" if known else "it names no hosts",
             )
     chosen = [alias for alias in aliases if any(fnmatchcase(alias, pattern) for pattern in patterns)]
-    ssh_config = None if config_path is None else str(config_path)
+    ssh_config = None if config_path is None else str(config_path.expanduser().absolute())
     return [ServerDraft(name=_name_of(alias), hostname=alias, ssh_config=ssh_config) for alias in chosen]
 
 

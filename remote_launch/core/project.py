@@ -81,7 +81,7 @@ class Project:
         return text
 
     def resolve(self, name: str) -> Path:
-        """Given a path as the inventory spells it, "~" for home or relative to the project, return it whole."""
+        """Given a path as the inventory spells it, return it absolute: "~" is home, else from the root."""
         path = Path(name)
         try:
             path = path.expanduser()

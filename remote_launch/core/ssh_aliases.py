@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import glob
+import re
 import shlex
 from pathlib import Path
 
 from remote_launch.errors import ConfigError
 
+_WANTED = re.compile(r"\s*(host|include)(?:\s*=\s*|\s+)(.*)", re.IGNORECASE)
 _MAX_DEPTH = 16  # OpenSSH's own limit on nested Includes
 
 
 def host_aliases(path: Path | None = None) -> list[str]:
-    """Return the aliases of all Host lines, each once, in order, Includes followed. Wildcards are left out.
+    """Return the aliases of Host lines, each once, in order, Includes followed, no wildcards.
 
     ``path`` is by default ``~/.ssh/config``. Raises ConfigError when it can't be read; a missing Include is no
     error, as for ssh.
@@ -43,18 +45,18 @@ def _collect(path: Path, aliases: dict[str, None], depth: int) -> None:
 
 
 def _split(line: str) -> tuple[str, list[str]]:
-    """Given a line, return its keyword in small letters and its words: ``Host a "b c"``, ``Host=a`` and so on."""
-    keyword, _, rest = line.strip().replace("\t", " ").replace("=", " ", 1).partition(" ")
-    if keyword.lower() not in ("host", "include"):
+    """Given a line (``Host a "b c"``, ``Host=a``), return its keyword in small letters and its words."""
+    match = _WANTED.match(line)
+    if match is None:
         return "", []
     try:
-        return keyword.lower(), shlex.split(rest, comments=True)
+        return match[1].lower(), shlex.split(match[2], comments=True)
     except ValueError:  # a quote that is not closed: ssh refuses the file, and says so better
         return "", []
 
 
 def _included(pattern: str, path: Path) -> list[Path]:
-    """Given an Include's word, return its files. A relative one lies in ~/.ssh (/etc/ssh for the system's file)."""
+    """Given an Include's word, return its files. A relative one lies in ~/.ssh (/etc/ssh for files there)."""
     base = Path("/etc/ssh") if path.is_relative_to("/etc/ssh") else Path.home() / ".ssh"
     if pattern.startswith("~/"):
         pattern = str(Path.home() / pattern[2:])

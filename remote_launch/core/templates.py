@@ -1,6 +1,6 @@
 """The files that ``rl init`` starts a ``.remote/`` with, and the inventory filled in from them.
 
-They are in ``.remote-template/`` of the source tree and, in an installed package, in ``remote_launch/_template``.
+They are in ``.remote-template/`` of the source tree; in an installed package, in ``remote_launch/_template``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_template(name: str) -> str:
         path = folder / name
         if path.is_file():
             return path.read_text(encoding="utf-8")
-    raise RemoteLaunchError(f"the template {name} is missing from the installation", hint="install remote_launch again")
+    raise RemoteLaunchError(f"the installation lacks its template {name}", hint="install remote_launch again")
 
 
 def render_config(*, name: str, servers: Sequence[ServerDraft], manager: str) -> str:

@@ -44,24 +44,25 @@ def init_project(
     manager: str = DEFAULT_MANAGER,
     force: bool = False,
 ) -> InitResult:
-    """Write ``.remote/configs.yaml`` and ``.remote/exclude.txt`` in ``root``. ``name`` is by default the folder's.
+    """Write ``.remote/configs.yaml`` and ``.remote/exclude.txt`` in ``root``.
 
-    An exclude.txt that is there is kept. A configs.yaml that is there is an error, and nothing is written; with
-    ``force`` it is replaced. Raises UsageError and ConfigError.
+    ``name`` is by default the folder's. An exclude.txt that is there is kept. A configs.yaml that is there is
+    an error, and nothing is written; with ``force`` it is replaced. Raises UsageError and ConfigError.
     """
     project = Project(root=root.resolve())
     if not project.root.is_dir():
         raise UsageError(f"{root}: no such folder", hint="make it first")
     name = suggest_name(project.root) if name is None else name
     text = _config_text(project, name, servers, manager)
-    written, kept = [], []
+    written: list[Path] = []
+    kept: list[Path] = []
     try:
         project.remote_dir.mkdir(exist_ok=True)
         if force:
             write_atomic(project.config, text)
         elif not write_new(project.config, text):
             raise ConfigError(
-                "there is an inventory already", path=project.config, hint="edit it, or replace it with --force",
+                "there is an inventory already", path=project.config, hint="edit it; --force replaces it",
             )
         written.append(project.config)
         is_new = write_new(project.exclude_file, read_template(EXCLUDE_TEMPLATE))
@@ -78,14 +79,14 @@ def init_project(
 
 
 def suggest_name(root: Path) -> str:
-    """Given a folder, return the name that its project would have: its own, with what can't be in one replaced."""
+    """Given a folder, return its project's name: its own, with what can't be in one replaced."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip(".-") or "project"
 
 
 def _config_text(project: Project, name: str, servers: Sequence[ServerDraft], manager: str) -> str:
-    """Return the inventory to write, after a look at whether it would load: better no file than a broken one."""
+    """Return the inventory to write, once it is known to load: better no file than a broken one."""
     if not safe_folder_name(name):
-        raise UsageError(f"{name!r} can't be a project's name", hint="letters, digits and . _ - (not first . or -)")
+        raise UsageError(f"{name!r} can't be a project's name", hint="letters, digits, . _ -, not . - first")
     names = [server.name for server in servers]
     twice = sorted({server for server in names if names.count(server) > 1})
     if twice:
