@@ -1,7 +1,7 @@
 """Where this machine's pip finds packages, read at run time, so that test hosts and venvs find the same ones.
 
-Only folders of this machine are passed on (find-links and file:// indexes). Run as a program it prints shell
-lines that make uv look where pip looks, for ``scripts/test``.
+Only folders of this machine are passed on (find-links and file:// indexes). Run as a program it tells
+the scripts. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-KINDS = ("index-url", "extra-index-url", "find-links")
+ONE = ("index-url", "cert")  # the others add up
+KINDS = ("index-url", "extra-index-url", "find-links", "cert")
 
 
 @functools.cache
@@ -29,7 +30,7 @@ def pip_settings() -> dict[str, list[str]]:
     for line in sorted(listed.splitlines(), key=lambda line: not line.startswith(":env:")):
         name, _, value = line.partition("=")
         kind = name.rpartition(".")[2]
-        if kind in found and not (found[kind] and kind == "index-url"):
+        if kind in found and not (found[kind] and kind in ONE):
             words = value.strip().strip("'\"").replace("\\n", " ").split()
             found[kind] += [word for word in words if word not in found[kind]]
     return found
@@ -58,7 +59,7 @@ def container_setup() -> str:
     """Return shell lines that write pip's and uv's settings: Docker's ENV is not seen in ssh sessions."""
     links, indexes = find_links(), [f"file://{folder}" for folder in file_indexes()]
     pip = ["[global]", "timeout = 180", f"cert = {CA_BUNDLE}", "disable-pip-version-check = true"]
-    uv = ["system-certs = true"]
+    uv = ["system-certs = true", 'index-strategy = "unsafe-best-match"']  # as pip chooses
     if links:
         pip.append("find-links = " + " ".join(links))
         uv.append(f"find-links = {json.dumps(links)}")
@@ -79,10 +80,22 @@ def uv_environment() -> dict[str, str]:
         "UV_DEFAULT_INDEX": " ".join(settings["index-url"]),
         "UV_INDEX": " ".join(settings["extra-index-url"]),
         "UV_FIND_LINKS": ",".join(settings["find-links"]),
+        "UV_INDEX_STRATEGY": "unsafe-best-match" if settings["extra-index-url"] else "",  # as pip chooses
+        "SSL_CERT_FILE": " ".join(settings["cert"]),
     }
     return {name: value for name, value in wanted.items() if value and name not in os.environ}
 
 
+def main(what: str) -> None:
+    """Print "uv" (environment) or "container" (settings) as shell lines, or the "folders" to share."""
+    if what == "uv":
+        for name, value in uv_environment().items():
+            print(f"export {name}={shlex.quote(value)}")
+    elif what == "container":
+        print(container_setup())
+    elif what == "folders":
+        print("\n".join(package_folders()))
+
+
 if __name__ == "__main__":
-    for name, value in uv_environment().items():
-        print(f"export {name}={shlex.quote(value)}")
+    main(sys.argv[1])
