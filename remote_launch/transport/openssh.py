@@ -1,0 +1,203 @@
+"""Servers over the ssh program and its ControlMaster: everything in ``~/.ssh/config`` works, for commands, rsync and tunnels alike."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import ConnectError, UsageError
+from remote_launch.transport import files
+from remote_launch.transport.base import Completed, RsyncRoute
+from remote_launch.transport.command import read_exit, stop_command
+from remote_launch.transport.masters import Master, missing_ssh, options
+from remote_launch.transport.outcome import overflow_error, timeout_error
+from remote_launch.transport.process import Cancel, Ended, OutputOverflow, ProcessTimeout, run_process
+from remote_launch.transport.ssh_errors import connect_error, lost_error, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from remote_launch.transport.base import Forward, Target
+    from remote_launch.transport.command import Command
+
+_STOP_TIMEOUT_S = 6.0  # the sweep itself takes 2 s at most, then KILLs
+_SSH_FAILED = 255  # ssh's own exit code, and a possible one of the command
+# What ssh logs at debug level 2, over a master and without one.
+_EXIT_STATUS = re.compile(r"Received exit status from master (\d+)|debug1: Exit status (-?\d+)")
+_BEGAN = re.compile(r"master session id:|Sending command:")
+
+
+class OpensshTransport:
+    """One server. Connects at first use; the master is shared with every other process of this user."""
+
+    def __init__(self, target: Target) -> None:
+        if target.hostname.startswith("-"):
+            raise UsageError(f"{target.name}: {target.hostname!r} is not a hostname")
+        self.target = target
+        self._master = Master(target)
+        self._cancel = Cancel()
+        self._forwards: list[_MasterForward] = []
+
+    def connect(self) -> None:
+        """See ``base.Transport.connect``."""
+        try:
+            self._master.ensure()
+        except FileNotFoundError:
+            raise missing_ssh(self.target) from None
+
+    def run(
+        self,
+        command: Command,
+        *,
+        stdin: bytes | None = None,
+        timeout_s: float | None = None,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+    ) -> Completed:
+        """See ``base.Transport.run``."""
+        stopped = False
+
+        def stop() -> None:
+            nonlocal stopped
+            stopped = self._stop(command)
+
+        self.connect()
+        with self._log() as log:
+            try:
+                ended = run_process(
+                    self._argv(log, command), stdin=command.stdin(stdin), timeout_s=timeout_s, on_stdout=on_stdout,
+                    on_stderr=on_stderr, on_abort=stop, cancel=self._cancel,
+                )
+            except ProcessTimeout as error:
+                raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
+            except OutputOverflow:
+                raise overflow_error(self.target.name, command) from None
+            code = self._exit_code(ended, log)
+        self._master.touch()
+        exit_code, signal = read_exit(code)
+        return Completed(
+            server=self.target.name, command=command.masked(), exit_code=exit_code, signal=signal, stdout=ended.stdout,
+            stderr=ended.stderr, duration_s=ended.duration_s,
+        )
+
+    def _argv(self, log: Path, command: Command) -> list[str]:
+        return [
+            "ssh", *self._master.through(), *options(self.target),
+            "-E", str(log), "-o", "LogLevel=DEBUG2",  # what ssh itself says, apart from the command's stderr: see _exit_code
+            "-T",  # no terminal
+            "--", self.target.hostname, command.remote(),
+        ]
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[Path]:
+        """A file for ssh's own words; removed afterwards."""
+        with tempfile.NamedTemporaryFile(dir=self._master.folder, prefix="log-") as file:
+            yield Path(file.name)
+
+    def _exit_code(self, ended: Ended, log: Path) -> int:
+        """Return the command's exit code, or raise when there is none: 255 is ssh's own failure or the command's code."""
+        if 0 <= ended.returncode != _SSH_FAILED:
+            return ended.returncode
+        said = log.read_text("utf-8", "replace")
+        statuses = [int(status) for match in _EXIT_STATUS.finditer(said) for status in match.groups() if status]
+        if statuses and statuses[-1] >= 0:
+            return statuses[-1]
+        if not _BEGAN.search(said):
+            self._master.drop()
+            raise connect_error(self.target, said)
+        alive = self._master.answers()
+        raise lost_error(self.target, said, master_lives=alive)
+
+    def _stop(self, command: Command) -> bool:
+        """Stop a command's processes on the server, over the master that is there. True when that went through."""
+        sweep = stop_command(command)
+        try:
+            with self._log() as log:
+                ended = run_process(self._argv(log, sweep), stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S)
+        except (OSError, ProcessTimeout):
+            return False
+        return ended.returncode == 0
+
+    def put(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
+        """See ``base.Transport.put``."""
+        files.put(self, content, path, mode)
+
+    def get(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
+        """See ``base.Transport.get``."""
+        return files.get(self, path, max_bytes)
+
+    def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
+        """See ``base.Transport.forward``."""
+        self.connect()
+        port = local_port or _free_port()  # ssh takes no port 0 here
+        host = f"[{remote_host}]" if ":" in remote_host else remote_host
+        return self._forward("-L", f"127.0.0.1:{port}:{host}:{remote_port}", port)
+
+    def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
+        """See ``base.Transport.reverse_forward``."""
+        self.connect()
+        return self._forward("-R", f"127.0.0.1:{remote_port}:127.0.0.1:{local_port}", remote_port)
+
+    def _forward(self, flag: str, spec: str, port: int) -> Forward:
+        done = self._master.control("forward", flag, spec)
+        if done.returncode != 0:
+            said = plain(done.stderr.decode("utf-8", "replace"))
+            raise ConnectError(self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?")
+        if not port:
+            port = int(done.stdout)  # ssh prints the port that the server chose
+        forward = _MasterForward(port=port, flag=flag, spec=spec, master=self._master)
+        self._forwards.append(forward)
+        return forward
+
+    @contextlib.contextmanager
+    def rsync_route(self) -> Iterator[RsyncRoute]:
+        """See ``base.Transport.rsync_route``. The options are there for the case that the master goes away meanwhile."""
+        self.connect()
+        host = f"[{self.target.hostname}]" if ":" in self.target.hostname else self.target.hostname
+        yield RsyncRoute(shell=("ssh", *self._master.through(), *options(self.target), "-T"), prefix=f"{host}:")  # noqa: S604 - an argv
+        self._master.touch()
+
+    def cancel(self) -> None:
+        """See ``base.Transport.cancel``."""
+        self._cancel.set()
+
+    def close(self) -> None:
+        """Close this object's forwards. The master stays for the next process."""
+        while self._forwards:
+            self._forwards.pop().close()
+
+    def disconnect(self) -> None:
+        """End the master, and with it all that goes through it."""
+        self._forwards.clear()
+        with contextlib.suppress(FileNotFoundError):
+            self._master.drop()
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _MasterForward:
+    """A tunnel that the master keeps; it ends with ``close`` or with the master."""
+
+    port: int
+    flag: str
+    spec: str
+    master: Master
+    closed: bool = False
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self.master.control("cancel", self.flag, self.spec)
+
+
+def _free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
