@@ -66,8 +66,11 @@ def daemon_answers() -> bool:
         return False
 
 
-def start_daemon() -> int | None:
-    """Return the pid of the dockerd started here, or None when one answers. Raises DockerUnavailableError."""
+def start_daemon(folder: Path) -> int | None:
+    """Return the pid of the dockerd started here, or None when one answers. Raises DockerUnavailableError.
+
+    Its own data stays where it always is; its log and pid file go to ``folder``.
+    """
     if shutil.which("docker") is None:
         raise DockerUnavailableError("docker is not installed")
     if daemon_answers():
@@ -78,11 +81,10 @@ def start_daemon() -> int | None:
     if os.geteuid() != 0:
         raise DockerUnavailableError("no docker daemon answers, and only root can start one")
     _forget_dead_daemon()
-    folder = Path(tempfile.mkdtemp(prefix="remote-launch-dockerd-"))
-    log = folder / "log"
+    log = folder / "dockerd.log"
     with log.open("wb") as output:
         daemon = subprocess.Popen(
-            [dockerd, "--pidfile", str(folder / "pid")],
+            [dockerd, "--pidfile", str(folder / "dockerd.own-pid")],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )
     deadline = time.monotonic() + DAEMON_START_S
@@ -133,12 +135,13 @@ def _forget_dead_daemon() -> None:
 @contextlib.contextmanager
 def running_daemon() -> Iterator[None]:
     """For the length of a ``with``: a daemon that answers. One that was started for it is ended after it."""
-    pid = start_daemon()
-    try:
-        yield
-    finally:
-        if pid is not None:
-            stop_daemon(pid)
+    with tempfile.TemporaryDirectory(prefix="remote-launch-dockerd-") as folder:
+        pid = start_daemon(Path(folder))
+        try:
+            yield
+        finally:
+            if pid is not None:
+                stop_daemon(pid)
 
 
 def compose_command() -> str:
@@ -248,7 +251,7 @@ def main() -> int:
             options.daemon_pid_file.unlink()
         return 0
     try:
-        pid = start_daemon()
+        pid = start_daemon(options.daemon_pid_file.parent)
         if pid is not None:
             options.daemon_pid_file.write_text(str(pid))
         started = time.monotonic()
