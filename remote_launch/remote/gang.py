@@ -1,0 +1,160 @@
+"""The supervisors of one launch watch each other: node 0 coordinates, the others are members. The laptop has no part in it.
+
+The first failure on any node, a node that is silent, gone or never came, and a person's kill of any node stop all nodes. The
+coordinator decides what the cause was only when every node is stopped or lost: the first report is often the wrong node's (torchrun on
+a healthy node exits a moment before the dead node is missed).
+
+Messages (each carries "attempt"; see ``link`` for how they are signed):
+
+kind      from        fields                                 says
+--------  ----------  -------------------------------------  -------------------------------------------------------------------
+beat      both                                               I am there; once a second
+ended     member      failure (or null), age_s, asked        my child ended; how long ago the failure was, on my clock; was it stopped
+stopped   member      left_over                              nothing of the job is left on my node
+kill      member      by, signal, grace_s                    a person killed my job: kill the launch
+stop      node 0      killed, by, signal, grace_s, cause     stop your tree; cause as far as it is known
+end       node 0      state, by, cause                       the verdict on the launch; the last message
+
+A member tells its state again after each reconnection, and the coordinator its own, so no message is lost with a connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import selectors
+import socket
+import time
+
+from .jobdir import Refusal, number
+from .link import Link
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Host(Protocol):
+        """What a gang needs of its supervisor."""
+
+        selector: selectors.DefaultSelector
+        attempt: int
+        grace_s: float
+
+        def stop(self, first: int, grace_s: float) -> None: ...
+        def server_name(self, node_rank: int) -> str: ...
+        def log(self, message: str) -> None: ...
+
+
+BEAT_S = 1.0
+EOF_PATIENCE_S = 3.0  # for a broken connection to be mended
+GANG_GRACE_S = 5.0  # torchrun, in its exit barrier, ignores TERM for 300 s
+CLOCK_SLACK_S = 1.5  # torch's own timestamps are whole seconds
+_SECONDARY_SIGNALS = ("TERM", "ABRT")  # ABRT: gloo and NCCL's watchdog abort when a peer is gone
+
+
+class GangSettings:
+    """``spec.gang``, checked. Raises Refusal."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        data = spec["gang"]
+        node = spec.get("node_rank")
+        self.nnodes = data.get("nnodes")
+        self.address = data.get("address")
+        self.port = data.get("port")
+        self.token = data.get("token")
+        self.launch = spec.get("launch_id") or ""
+        self.silence_s = number(data, "silence_s", 10.0) or 10.0
+        self.join_timeout_s = number(data, "join_timeout_s", 60.0) or 60.0
+        if not isinstance(node, int) or not isinstance(self.nnodes, int) or not 0 <= node < self.nnodes:
+            raise Refusal("RequestError", "gang: node_rank and nnodes don't fit")
+        if not isinstance(self.port, int) or not 0 < self.port < 65536 or not isinstance(self.address, str):
+            raise Refusal("RequestError", "gang: no address and port")
+        if not isinstance(self.token, str) or len(self.token) < 16:
+            raise Refusal("RequestError", "gang: no token")
+        self.node: int = node
+
+
+def choose_cause(failures: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Given all failures of a launch, return its cause: a lost node, else a worker ended by a signal that is not a mere consequence,
+    else the earliest.
+
+    A node is missed seconds after it is gone, and what it took down with it fails before that; but a node that was heard from well
+    after a failure is not the cause of that failure.
+    """
+    others = [number(failure, "time", 0.0) or 0.0 for failure in failures if not failure.get("lost")]
+    first_other = min(others) if others else float("inf")
+
+    def weight(failure: dict[str, Any]) -> tuple[int, float]:
+        at = number(failure, "time", 0.0) or 0.0
+        if failure.get("lost"):
+            kind = 0 if at <= first_other + CLOCK_SLACK_S else 3
+        elif failure.get("signal") and failure["signal"] not in _SECONDARY_SIGNALS:
+            kind = 1
+        else:
+            kind = 2
+        return kind, at
+
+    return min(failures, key=weight) if failures else None
+
+
+def counts(failure: dict[str, Any] | None, asked: bool) -> bool:
+    """True when an ended child is a failure of its own, not the mere result of having been stopped."""
+    if failure is None:
+        return False
+    return not asked or (failure.get("rank") is not None and failure.get("signal") not in ("TERM", "KILL"))
+
+
+def lost(node: int, server: str, message: str, heard_s_ago: float) -> dict[str, Any]:
+    """Return the failure record of a node that was lost; its time is when it was last heard."""
+    return {
+        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": None, "tail": "", "lost": True,
+        "message": f"node {node} ({server}) was lost: {message}", "time": time.time() - heard_s_ago,
+    }
+
+
+class Watched:
+    """A link in the host's selector: reads when there is something, writes when something waits."""
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+
+    def watch(self, link: Link, callback: Any) -> None:
+        self._selector.register(link.sock, selectors.EVENT_READ, callback)
+
+    def update(self, link: Link) -> None:
+        """Call after each send: asks for write events only while something waits."""
+        try:
+            key = self._selector.get_key(link.sock)
+        except (KeyError, ValueError):
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if link.wants_to_write else 0)
+        if events != key.events:
+            self._selector.modify(link.sock, events, key.data)
+
+    def drop(self, link: Link) -> None:
+        try:
+            self._selector.unregister(link.sock)
+        except (KeyError, ValueError):
+            pass
+        link.close()
+
+
+def listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens on the address when it is one of ours, else (names, NAT) on all. Raises Refusal."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    hosts = [address, ""] if address.replace(".", "").isdigit() or ":" in address else [""]
+    for host in hosts:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+            sock.listen(128)
+            sock.setblocking(False)
+            return sock
+        except OSError as error:
+            sock.close()
+            if host and error.errno == errno.EADDRNOTAVAIL:  # an address that is mapped to this machine
+                continue
+            raise Refusal("PortTakenError", f"port {port} on {address}: {error.strerror}", "try again: another port is chosen") from error
+    raise Refusal("PortTakenError", f"port {port} on {address} can't be listened on")
+
+

@@ -1,0 +1,188 @@
+"""Start one job from its spec, detached, exactly once whatever the connection does.
+
+The claim is a flock on ``<job>/lock``, held by the supervisor for its life, and then the file started.json, which is written before any
+of the user's code runs. A second start finds one of them and says ALREADY. A start that fails leaves nothing: the folder goes away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+
+from . import child, procs
+from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
+from .supervisor import Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+RIVAL_PATIENCE_S = 10.0
+
+
+def start(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"spec": …, "jobs_folder": …}, return {"state": STARTED or ALREADY, "supervisor_pid", "child_pid", "started_at", "attempt"}
+    once the child has really become the user's program. Raises Refusal."""
+    spec = child.check_spec(request.get("spec"))
+    request = {"workdir": spec.get("workdir"), **request}
+    root = workdir(request)
+    job = job_dir(jobs_folder(request), spec.get("job_id"))
+    if not os.path.isdir(root):
+        raise Refusal("WorkspaceError", f"the workdir {root} does not exist", "run: rl sync")
+    lock = _claim(job)
+    if lock is None:
+        return _already(job)
+    try:
+        _clear_remains(job)
+        _write_spec(job, spec)
+        return _detach(spec, job, root, lock)
+    except Refusal:
+        _remove(job)
+        raise
+    except OSError as error:
+        _remove(job)
+        raise Refusal("StartError", f"the job can't be started: {error.strerror}: {error.filename or job.path}") from error
+    finally:
+        os.close(lock)
+
+
+def _claim(job: JobDir) -> int | None:
+    """Return the locked lock's fd, or None when the job is started (or ended) already. Raises Refusal when the folder can't be made."""
+    deadline = time.monotonic() + RIVAL_PATIENCE_S
+    while True:
+        try:
+            os.makedirs(os.path.dirname(job.path), 0o755, exist_ok=True)
+            try:
+                os.mkdir(job.path, 0o700)
+            except FileExistsError:
+                pass
+            lock = os.open(job.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except FileNotFoundError:
+            continue  # a start that failed has just removed the folder
+        except OSError as error:
+            raise Refusal("StartError", f"the job's folder can't be made: {error.strerror}: {job.path}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            if _is_recorded(job):
+                return None
+            if time.monotonic() > deadline:
+                raise Refusal("StartError", "another start of this job is under way and does not get on", "try again") from None
+            time.sleep(0.01)
+            continue
+        if not _is_current(lock, job.lock):
+            os.close(lock)
+            continue
+        if _is_recorded(job):
+            os.close(lock)
+            return None
+        return lock
+
+
+def _is_recorded(job: JobDir) -> bool:
+    return os.path.lexists(job.started) or os.path.lexists(job.exit)
+
+
+def _is_current(fd: int, path: str) -> bool:
+    """False when the file was removed (and perhaps made anew) between its opening and its locking."""
+    try:
+        here, there = os.fstat(fd), os.stat(path)
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
+def _already(job: JobDir) -> dict[str, Any]:
+    try:
+        started = read_object(job.started) or {}
+    except CorruptError:
+        started = {}
+    return {"state": "ALREADY", **{name: started.get(name) for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}}
+
+
+def _clear_remains(job: JobDir) -> None:
+    """A supervisor that died between its claim and its record may have left log files; its child never ran (see ``child.Child``)."""
+    for name in (job.out, job.err, job.log, job.kill, job.failures):
+        try:
+            os.unlink(name)
+        except FileNotFoundError:
+            pass
+
+
+def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
+    public = {name: value for name, value in spec.items() if name != "secret_env"}
+    if isinstance(public.get("gang"), dict):
+        public["gang"] = {name: value for name, value in public["gang"].items() if name != "token"}
+    write_atomic(job.spec, public, durable=False)
+
+
+def _remove(job: JobDir) -> None:
+    shutil.rmtree(job.path, ignore_errors=True)
+
+
+def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str, Any]:
+    """Fork the supervisor off and return what it reports. Raises Refusal with its reason when it could not start the child."""
+    report_read, report_write = os.pipe()
+    between = os.fork()
+    if between == 0:
+        try:
+            os.setsid()
+            if os.fork() == 0:
+                os.close(report_read)
+                _supervise(spec, job, root, (lock, report_write))
+        finally:
+            os._exit(1)
+    os.close(report_write)
+    os.waitpid(between, 0)
+    with os.fdopen(report_read, "rb") as pipe:
+        answer = pipe.read()
+    try:
+        report = json.loads(answer)
+    except ValueError:
+        raise Refusal("StartError", "the supervisor ended before it could start the job", f"see {job.log}") from None
+    if "error" in report:
+        error = report["error"]
+        raise Refusal(error["type"], error["message"], error["hint"])
+    return {"state": "STARTED", **report}
+
+
+def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, int]) -> None:
+    """In the supervisor: let go of everything of the connection, then supervise to the end. Never returns."""
+    code = 1
+    try:
+        login = dict(os.environ)
+        procs.hide_variable("RL_COMMAND_ID")
+        umask = os.umask(0o077)
+        os.chdir("/")
+        null = os.open(os.devnull, os.O_RDONLY)
+        log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for target, fd in enumerate((null, log, log)):
+            os.dup2(fd, target)
+        for name in os.listdir("/proc/self/fd"):
+            if int(name) > 2 and int(name) not in keep:
+                try:
+                    os.close(int(name))
+                except OSError:
+                    pass  # the listing's own
+        supervisor = Supervisor(spec, job, root, login, umask)
+        try:
+            report = supervisor.start()
+        except Refusal as refusal:
+            report = refusal.to_wire()
+        except OSError as error:
+            report = Refusal("StartError", f"the job can't be started: {error.strerror}").to_wire()
+        os.write(keep[1], json.dumps(report).encode())
+        os.close(keep[1])
+        if "error" not in report:
+            supervisor.run()
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        os._exit(code)

@@ -1,0 +1,160 @@
+"""The states of jobs, read from their folders and from /proc: all of a server's jobs in one answer."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from . import procs
+from .jobdir import (
+    JOB_ID, SPEC_LIMIT_BYTES, CorruptError, JobDir, job_dir, jobs_folder, number, read_object, text,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+TERMINAL = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
+SPEC_FIELDS = (
+    "server", "workdir", "command", "name", "cwd", "env", "tags", "launch_id", "run_id", "node_rank", "nnodes", "first_rank", "nproc",
+    "attempt", "created_at",
+)
+
+
+def probe(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad", "facts", "time"}.
+
+    "job_ids": null means all. "missing" are ids asked for that have no folder here. "bad" are folders and files that can't be ours.
+    """
+    folder = jobs_folder(request)
+    asked = request.get("job_ids")
+    here, bad = _listing(folder) if asked is None or request.get("discover") else ([], [])
+    wanted: list[str] = here if asked is None else [job_dir(folder, job_id).job_id for job_id in asked]
+    jobs = []
+    missing = []
+    for job_id in wanted:
+        job = JobDir(os.path.join(folder, job_id))
+        if not os.path.isdir(job.path):
+            missing.append(job_id)
+            continue
+        try:
+            jobs.append(describe(job, specs=bool(request.get("specs"))))
+        except (CorruptError, OSError) as error:
+            bad.append({"name": job_id, "reason": str(error)})
+    _count_survivors(jobs)
+    answer: dict[str, Any] = {
+        "jobs": jobs, "missing": missing, "others": sorted(set(here) - set(wanted)) if request.get("discover") else [], "bad": bad,
+        "time": time.time(),
+    }
+    if request.get("facts"):
+        from . import facts
+
+        answer["facts"] = facts.facts(request)
+    return answer
+
+
+def _listing(folder: str) -> tuple[list[str], list[dict[str, str]]]:
+    """Return the job ids in a jobs folder, and what else lies there."""
+    here, bad = [], []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return [], []
+    for entry in entries:
+        name = entry.name.encode("utf-8", "replace").decode()[:200]
+        if not JOB_ID.match(entry.name):
+            bad.append({"name": name, "reason": "not a job id"})
+        elif not entry.is_dir(follow_symlinks=False):
+            bad.append({"name": name, "reason": "not a folder"})
+        else:
+            here.append(entry.name)
+    return here, bad
+
+
+def describe(job: JobDir, *, specs: bool = False) -> dict[str, Any]:
+    """Return one job as ``probe`` reports it. Raises CorruptError."""
+    started = read_object(job.started) or {}
+    data: dict[str, Any] = {
+        "job_id": job.job_id, **state_of(job, started),
+        "started_at": number(started, "started_at"), "attempt": number(started, "attempt", 0),
+        "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"), "child_pid": number(started, "child_pid"),
+    }
+    if specs:
+        try:
+            spec = read_object(job.spec, SPEC_LIMIT_BYTES)
+        except CorruptError:
+            spec = None
+        data["spec"] = None if spec is None else {name: spec.get(name) for name in SPEC_FIELDS}
+    return data
+
+
+def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over} by the rule:
+
+    exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST; neither -> CREATED.
+    """
+    ended = read_object(job.exit)
+    if ended is None:
+        started = (read_object(job.started) or {}) if started is None else started
+        alive = bool(started) and supervisor_lives(started)
+        # The supervisor may have written its last word and gone between our two looks.
+        ended = None if alive else read_object(job.exit)
+    if ended is not None:
+        if ended.get("state") not in TERMINAL:
+            raise CorruptError("exit.json: no such state")
+        failures = ended.get("failures")
+        cause = ended.get("cause")
+        return {
+            "state": ended["state"], "exit_code": number(ended, "exit_code"), "signal": text(ended, "signal"),
+            "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"), "left_over": number(ended, "left_over", 0),
+            "failures": failures if isinstance(failures, list) else [], "cause": cause if isinstance(cause, dict) else None,
+        }
+    state, reason = "CREATED", None
+    if started:
+        state = "RUNNING" if alive else "LOST"
+        if not alive and started.get("boot_id") != procs.boot_id():
+            booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
+            reason = f"the server was restarted at {booted}"
+        elif not alive:
+            reason = "its supervisor died"
+    return {
+        "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0, "failures": [], "cause": None,
+    }
+
+
+def supervisor_lives(started: dict[str, Any]) -> bool:
+    """Given started.json, say whether that very supervisor runs: same boot, same pid, same start ticks."""
+    pid, ticks = number(started, "supervisor_pid", 0), number(started, "supervisor_ticks", -1)
+    return started.get("boot_id") == procs.boot_id() and procs.is_alive(int(pid or 0), int(ticks or -1))
+
+
+def _count_survivors(jobs: list[dict[str, Any]]) -> None:
+    """Say of lost jobs how many of their processes live on (one pass over /proc, only when a job is lost)."""
+    lost = [job for job in jobs if job["state"] == "LOST"]
+    if not lost:
+        return
+    counts = procs.marked()
+    for job in lost:
+        job["left_over"] = counts.get(job["job_id"], 0)
+        if job["left_over"]:
+            job["reason"] = f"{job['reason']}; {job['left_over']} of its processes still run: rl job-kill ends them"
+
+
+def log_bytes(job: JobDir) -> int:
+    """Return the size of all logs of a job."""
+    total = 0
+    for path in (job.out, job.err):
+        try:
+            total += os.stat(path).st_size
+        except OSError:
+            pass
+    for folder, _, files in os.walk(job.ranks):
+        for name in files:
+            if name.endswith(".log"):
+                try:
+                    total += os.lstat(os.path.join(folder, name)).st_size
+                except OSError:
+                    pass
+    return total
+
+

@@ -1,0 +1,121 @@
+"""The processes of one running job, from the child's start until the last of them is verified gone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from . import procs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Callable
+
+SWEEP_GRACE_S = 2.0  # for what a child leaves behind when it ends by itself
+KILL_PATIENCE_S = 5.0  # after KILL: what is left then sits in the kernel (a dead disk, a hung driver)
+_LOOK_EVERY_S = 0.05
+
+
+class JobTree:
+    """The child and all that descends from it. Stopped by TERM to the child alone (torchrun passes it on; its workers would take two
+    TERMs badly), then, after the grace, KILL to everything that is left.
+
+    ``tick`` does the waiting: it never blocks. ``exit_code``/``signal`` are the child's own, exactly.
+    """
+
+    def __init__(self, job_id: str, child_pid: int, log: Callable[[str], None]) -> None:
+        self.job_id = job_id
+        self.child_pid = child_pid
+        self.child_alive = True
+        self.exit_code: int | None = None
+        self.signal: str | None = None
+        self.ended_at: float | None = None
+        self.asked = False  # a stop was asked for while the child lived
+        self.killed_hard = False  # KILL had to be sent
+        self.gone = False
+        self.left_over = 0
+        self._log = log
+        self._told = 0  # the last signal that a stop sent
+        self._deadline: float | None = None  # when KILL goes out
+        self._next_look = 0.0
+        self._empty_looks = 0
+
+    def stop(self, number: int, grace_s: float) -> None:
+        """Have the tree end: ``number`` to the child now, KILL to all after ``grace_s``.
+
+        The latest call's grace counts; the same signal is not sent twice."""
+        if self.gone:
+            return
+        now = time.monotonic()
+        deadline = now + max(0.0, grace_s) if number != signal.SIGKILL else now
+        if self.child_alive:
+            self.asked = True
+            if number not in (signal.SIGKILL, self._told):
+                procs.send(self.child_pid, number)
+            self._told = number
+            self._deadline = deadline
+        elif self._deadline is not None:
+            self._deadline = min(self._deadline, deadline)
+        self._next_look = now
+        self._log(f"stop: signal {procs.signal_name(number)}, grace {grace_s:g} s")
+
+    def reap(self) -> bool:
+        """Collect ended children, orphans included (we are a subreaper); True when the child itself was among them."""
+        ended = False
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if pid == self.child_pid and self.child_alive:
+                ended = True
+                self._child_ended(status)
+
+    def _child_ended(self, status: int) -> None:
+        self.child_alive = False
+        self.exit_code, self.signal = procs.exit_of(status)
+        self.ended_at = time.time()
+        self._log(f"child {self.child_pid} ended: exit code {self.exit_code}, signal {self.signal}")
+        now = time.monotonic()
+        left = procs.members(self.job_id, os.getpid())
+        if left:
+            self._log(f"{len(left)} processes are left: TERM")
+            procs.signal_all(left, signal.SIGTERM)
+        # A stop's grace goes on for what the child left; workers that save a checkpoint on TERM need it.
+        self._deadline = max(self._deadline or 0.0, now + 1.0) if self.asked and not self.killed_hard else now + SWEEP_GRACE_S
+        self._next_look = now
+
+    def tick(self, now: float) -> None:
+        """Go on with the stop or the sweep, if one is under way."""
+        if self.gone or self._deadline is None or now < self._next_look:
+            return
+        if self.child_alive and now < self._deadline:
+            self._next_look = self._deadline
+            return
+        left = procs.members(self.job_id, os.getpid())
+        self._next_look = now + _LOOK_EVERY_S
+        if not left and not self.child_alive:
+            self._empty_looks += 1  # twice: a fork can slip through one look
+            self._next_look = now
+            self.gone = self._empty_looks >= 2
+            return
+        self._empty_looks = 0
+        if now < self._deadline:
+            return
+        if not self.killed_hard:
+            self._log(f"KILL to {len(left)} processes")
+            self.killed_hard = True
+        procs.signal_all(left, signal.SIGKILL)
+        if now > self._deadline + KILL_PATIENCE_S:
+            self.left_over = len(left)
+            self.gone = True
+            self._log(f"{len(left)} processes can't be ended: {sorted(left)}")
+
+    def wait_s(self, now: float) -> float | None:
+        """Seconds until ``tick`` has something to do; None when only an event can change anything."""
+        if self.gone or self._deadline is None:
+            return None
+        return max(0.0, self._next_look - now)

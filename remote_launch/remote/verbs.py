@@ -1,0 +1,80 @@
+"""The command line of the program: ``python3 rl-<hash>.pyz <verb>``; one JSON object on stdin, one JSON line on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from .jobdir import SPEC_LIMIT_BYTES, Refusal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "torchrun")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb; return the process's exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    verb = argv[0] if argv else ""
+    if verb not in VERBS:
+        print(f"usage: rl.pyz {{{'|'.join(VERBS)}}}  (one JSON object on stdin)", file=sys.stderr)
+        return 2
+    if verb == "torchrun":
+        from . import torchrun
+
+        return torchrun.main(argv[1:])
+    try:
+        request = read_request()
+        if verb == "follow":
+            from . import follow
+
+            return follow.follow(request)
+        answer = _answer(verb, request)
+    except Refusal as refusal:
+        answer = refusal.to_wire()
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        answer = Refusal("ServerError", f"{verb}: {error.strerror or error}{where}").to_wire()
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    return 0
+
+
+def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
+    # Each verb imports only what it needs: an archive's modules are compiled anew in every process.
+    if verb == "start":
+        from . import start
+
+        return start.start(request)
+    if verb == "probe":
+        from . import states
+
+        return states.probe(request)
+    if verb == "kill":
+        from . import kill
+
+        return kill.kill(request)
+    if verb == "preflight":
+        from . import preflight
+
+        return preflight.preflight(request)
+    from . import workspace
+
+    return workspace.workspace(request)
+
+
+def read_request() -> dict[str, Any]:
+    """Return the object on stdin. Raises Refusal for anything else, so for what a broken connection cut off."""
+    content = os.fdopen(0, "rb", closefd=False).read(SPEC_LIMIT_BYTES + 1)
+    if len(content) > SPEC_LIMIT_BYTES:
+        raise Refusal("RequestError", f"the request is larger than {SPEC_LIMIT_BYTES} bytes")
+    try:
+        request = json.loads(content)
+    except (ValueError, RecursionError):
+        raise Refusal("RequestError", "the request is not whole: the connection may have ended in the middle") from None
+    if not isinstance(request, dict):
+        raise Refusal("RequestError", "the request is not a JSON object")
+    return request

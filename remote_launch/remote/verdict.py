@@ -1,0 +1,145 @@
+"""How a job ended, in fields and in plain words: what exit.json says."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from . import procs
+from .jobdir import CorruptError, JobDir, number, read_json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .tree import JobTree
+
+TAIL_LINES = 20
+TAIL_LIMIT_BYTES = 16384
+_FAILURES_KEPT = 1024
+_NOT_FOUND = re.compile(r"(?:^|[:\s])([^\s:]+): (?:command )?not found\s*$")
+
+
+def exit_record(
+    tree: JobTree, spec: dict[str, Any], job: JobDir, *, started_at: float, killed: dict[str, Any] | None, launch: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Given a tree that is gone, return exit.json. ``killed`` is the person's kill that stopped it, ``launch`` the gang's verdict.
+
+    A node that succeeded before the launch failed stays SUCCEEDED; the launch's ``cause`` stands in every node's record.
+    """
+    failures = read_failures(job)
+    own = own_failure(tree, spec, job)
+    cause = (launch or {}).get("cause")
+    record = {
+        "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(), "started_at": started_at,
+        "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures, "cause": cause,
+    }
+    if own is not None and not tree.asked:
+        record.update(exit_code=own["exit_code"], signal=own["signal"])
+    succeeded = tree.exit_code == 0 and not tree.asked
+    if succeeded:
+        state, reason = "SUCCEEDED", None
+    elif killed or (launch or {}).get("state") == "KILLED":
+        by = (killed or launch or {}).get("by")
+        state, reason = "KILLED", f"killed by {by}" if by else "killed"
+    elif own is not None and not tree.asked:
+        state, reason = "FAILED", own["message"]
+    elif launch is not None and cause is not None:
+        state, reason = "FAILED", f"stopped: {cause_in_words(cause)}"
+    else:
+        state, reason = "FAILED", "its supervisor was told to stop (SIGTERM), not by rl"
+    if tree.left_over:
+        reason = f"{reason or 'ended'}; {tree.left_over} processes could not be ended"
+    return {"state": state, **record, "reason": reason}
+
+
+def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, Any] | None:
+    """Return this node's first failure: {node_rank, server, rank, exit_code, signal, time, message, tail}; None for exit code 0.
+
+    For torchrun it is the first failing rank's, from failures.json: torchrun's own exit code is always 1.
+    """
+    if tree.child_alive or tree.exit_code == 0:
+        return None
+    failures = read_failures(job) if spec.get("torchrun") else []
+    failure: dict[str, Any] = {"node_rank": spec.get("node_rank"), "server": spec.get("server"), "rank": None}
+    if failures:
+        first = failures[0]
+        failure.update({name: first.get(name) for name in ("rank", "exit_code", "signal")})
+        failure["time"] = number(first, "time", tree.ended_at)
+        failure["tail"] = rank_tail(job, spec, first)
+        failure["message"] = f"rank {first.get('rank')} {ended_in_words(failure['exit_code'], failure['signal'])}"
+    else:
+        failure.update(exit_code=tree.exit_code, signal=tree.signal, time=tree.ended_at)
+        failure["tail"] = tail_of(job.err) or tail_of(job.out)
+        words = ended_in_words(tree.exit_code, tree.signal, failure["tail"])
+        failure["message"] = f"torchrun {words}" if spec.get("torchrun") and words[:7] != "command" else words
+    return failure
+
+
+def ended_in_words(exit_code: Any, signal: Any, tail: str = "") -> str:
+    """Given how a process ended, return it in words: "exited with 37", "was killed by signal SEGV"."""
+    if signal is not None:
+        hint = " (the kernel does that when memory runs out)" if signal == "KILL" else ""
+        return f"was killed by signal {signal}{hint}"
+    if exit_code == 127:
+        for line in reversed(tail.splitlines()[-5:]):
+            found = _NOT_FOUND.search(line)
+            if found:
+                return f"command not found: {found.group(1)} (exit 127)"
+    if isinstance(exit_code, int) and 128 < exit_code < 193:
+        return f"exited with {exit_code} (signal {procs.signal_name(exit_code - 128)})"
+    return f"exited with {exit_code}"
+
+
+def cause_in_words(cause: dict[str, Any]) -> str:
+    """Given a launch's cause, return "rank 3 on gpu2 exited with 37"."""
+    if cause.get("lost"):
+        return str(cause.get("message"))
+    who = f"rank {cause['rank']}" if cause.get("rank") is not None else "the command"
+    return f"{who} on {cause.get('server')} {ended_in_words(cause.get('exit_code'), cause.get('signal'))}"
+
+
+def read_failures(job: JobDir) -> list[dict[str, Any]]:
+    """Return what the torchrun verb wrote down, first failure first; [] when there is nothing, or nothing readable."""
+    try:
+        data = read_json(job.failures)
+    except CorruptError:
+        return []
+    return [entry for entry in data if isinstance(entry, dict)][:_FAILURES_KEPT] if isinstance(data, list) else []
+
+
+def rank_tail(job: JobDir, spec: dict[str, Any], failure: dict[str, Any]) -> str:
+    """Return the last lines that a failing rank wrote to stderr (to stdout, when stderr is empty)."""
+    local_rank = failure.get("local_rank")
+    for name in ("stderr.log", "stdout.log"):
+        newest: tuple[float, str] = (-1.0, "")
+        for folder, _, files in os.walk(job.ranks):
+            if name in files and os.path.basename(folder) == str(local_rank):
+                path = os.path.join(folder, name)
+                newest = max(newest, (_modified(path), path))
+        tail = tail_of(newest[1]) if newest[1] else ""
+        if tail:
+            return tail
+    return tail_of(job.err)
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return -1.0
+
+
+def tail_of(path: str) -> str:
+    """Return the last lines of a log; "" when it is empty or can't be read."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - TAIL_LIMIT_BYTES))
+            content = file.read(TAIL_LIMIT_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join([line for line in content.splitlines() if line.strip()][-TAIL_LINES:])
+
+
