@@ -170,7 +170,7 @@ def build_host_image(*, verbose: bool = False) -> str:
     tag = host_image()
     if image_exists(tag):
         return tag
-    _ensure_base(verbose=verbose)
+    ensure_base(verbose=verbose)
     with tempfile.TemporaryDirectory(prefix="remote-launch-image-") as context:
         shutil.copytree(HOST_FOLDER, context, dirs_exist_ok=True)
         shutil.copyfile(_ca_bundle(), Path(context) / "ca-certificates.crt")
@@ -179,7 +179,8 @@ def build_host_image(*, verbose: bool = False) -> str:
     return tag
 
 
-def _ensure_base(*, verbose: bool) -> None:
+def ensure_base(*, verbose: bool) -> None:
+    """Have an image of a bare Debian under BASE_TAG: pulled, or made here. Raises DockerUnavailableError."""
     if image_exists(BASE_TAG):
         return
     if docker("pull", "-q", "debian:bookworm-slim", timeout_s=300, check=False).returncode == 0:
@@ -240,9 +241,9 @@ def _run(argv: list[str], *, verbose: bool) -> None:
 
 
 def main() -> int:
-    """``build``: start a daemon if none answers, then build. ``stop``: end the daemon that build started."""
+    """``base``, ``build``: start a daemon if none answers, make that image. ``stop``: end that daemon."""
     parser = argparse.ArgumentParser(description="the image of the cluster tests' hosts")
-    parser.add_argument("what", choices=["build", "stop"])
+    parser.add_argument("what", choices=["base", "build", "stop"])
     parser.add_argument("--daemon-pid-file", type=Path, required=True, help="pid of a daemon started here")
     options = parser.parse_args()
     if options.what == "stop":
@@ -255,6 +256,9 @@ def main() -> int:
         if pid is not None:
             options.daemon_pid_file.write_text(str(pid))
         started = time.monotonic()
+        if options.what == "base":
+            ensure_base(verbose=True)
+            return 0
         tag = build_host_image(verbose=True)
     except DockerUnavailableError as error:
         print(f"no cluster tests: {error}", flush=True)
