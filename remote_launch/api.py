@@ -1,0 +1,256 @@
+"""The Python API: thin facades over the operations. ``JOBS`` and ``SERVERS`` find the project (from the current folder, or
+$RL_PROJECT) at first use, not at import.
+
+    job = JOBS.create("gpu-a", "python train.py", {"LR": "0.1"}, ["tag1"]).start()
+    job.wait(timeout=600)
+    print(job.state, job.exit_code, job.tail())
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import JobStateError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.core.jobs import JobRecord, JobSpec, JobState
+    from remote_launch.operations.fleet import Fleet
+
+_TAIL_LINES = 20
+
+
+class Job:
+    """A job: made by ``JOBS.create`` (then ``start`` it), or found by ``JOBS.filter`` and ``JOBS[key]``."""
+
+    def __init__(self, fleet: Fleet, record: JobRecord, spec: JobSpec | None = None) -> None:
+        self._fleet = fleet
+        self._record = record
+        self._spec = spec
+
+    def __repr__(self) -> str:
+        return f"<Job {self.key} {self.server} {self._record.state}>"
+
+    @property
+    def key(self) -> int:
+        """The short name that the command line takes; 0 before the start."""
+        return self._record.key
+
+    @property
+    def job_id(self) -> str:
+        return self._record.job_id
+
+    @property
+    def server(self) -> str:
+        return self._record.server
+
+    @property
+    def command(self) -> str:
+        return self._record.command
+
+    @property
+    def tags(self) -> list[str]:
+        return list(self._record.tags)
+
+    @property
+    def node_rank(self) -> int | None:
+        return self._record.node_rank
+
+    @property
+    def state(self) -> JobState:
+        """The state now: asks the server while the job hasn't ended. A server that can't be reached leaves the last state."""
+        return self._refreshed().state
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code; None while it runs, or when a signal ended it."""
+        return self._refreshed().exit_code
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended, in plain words, where there is something to say."""
+        return self._refreshed().reason
+
+    def start(self) -> Job:
+        """Start it on its server; return self. Raises what the server answered; a job starts once."""
+        from remote_launch.operations.start import start_job
+
+        if self._spec is None:
+            raise JobStateError(f"job {self.key} was started before", hint="JOBS.create makes a new one")
+        spec, self._spec = self._spec, None
+        self._record = start_job(self._fleet, spec)
+        return self
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait until it has ended; return its exit code. Raises JobStateError after ``timeout`` seconds; the job goes on."""
+        from remote_launch.operations.wait import wait_jobs
+
+        self._require_started()
+        records, _ = wait_jobs(self._fleet, [self._record], timeout_s=timeout)
+        self._record = records[0]
+        return self._record.exit_code
+
+    def tail(self, lines: int = _TAIL_LINES) -> str:
+        """Return the last lines of its output (of all its ranks here)."""
+        self._require_started()
+        return _tail(self._fleet, [self._record], lines)
+
+    def kill(self, signal: str = "TERM", grace_s: float = 15.0) -> JobState:
+        """Stop it with all its processes (and the other nodes of its launch); return its state."""
+        from remote_launch.operations.kill import kill_jobs, signal_name
+
+        self._require_started()
+        result = kill_jobs(self._fleet, [self._record], signal=signal_name(signal), grace_s=grace_s)[0]
+        if result.error is not None:
+            raise result.error
+        self._record = result.job
+        return self._record.state
+
+    def _require_started(self) -> None:
+        if self._spec is not None:
+            raise JobStateError("the job hasn't been started", hint="job.start()")
+
+    def _refreshed(self) -> JobRecord:
+        from remote_launch.operations.refresh import refresh_jobs
+
+        if self._spec is None and not self._record.state.is_terminal:
+            self._record = refresh_jobs(self._fleet, [self._record])[0]
+        return self._record
+
+
+class Launch:
+    """One script on several servers: its ``jobs`` by node rank."""
+
+    def __init__(self, fleet: Fleet, launch_id: str, records: Sequence[JobRecord]) -> None:
+        self._fleet = fleet
+        self.launch_id = launch_id
+        self.jobs = [Job(fleet, record) for record in records]
+
+    def __repr__(self) -> str:
+        return f"<Launch of {len(self.jobs)} jobs {[job.key for job in self.jobs]}>"
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait until every node has ended; return 0, or the exit code of what failed first (128+n for a signal)."""
+        from remote_launch.operations.wait import wait_jobs
+
+        records, verdict = wait_jobs(self._fleet, self._records(), timeout_s=timeout)
+        self.jobs = [Job(self._fleet, record) for record in records]
+        return verdict.exit_code
+
+    def tail(self, lines: int = _TAIL_LINES) -> str:
+        """Return the last lines of rank 0."""
+        return _tail(self._fleet, self._records()[:1], lines, ranks=(0,))
+
+    def kill(self) -> None:
+        """Stop every node with all its processes."""
+        from remote_launch.operations.kill import kill_jobs
+
+        kill_jobs(self._fleet, [record for record in self._records() if not record.state.is_terminal])
+
+    def _records(self) -> list[JobRecord]:
+        return self._fleet.registry.launch(self.launch_id)
+
+
+class _Project:
+    """The fleet of the project that is current, made at first use."""
+
+    def __init__(self) -> None:
+        self._fleet: Fleet | None = None
+
+    def fleet(self) -> Fleet:
+        from remote_launch.operations.fleet import Fleet
+
+        if self._fleet is None:
+            self._fleet = Fleet.load()
+        return self._fleet
+
+
+class Jobs:
+    """The jobs of the project: iterate, index by key or id, filter, create."""
+
+    def __init__(self, project: _Project) -> None:
+        self._project = project
+
+    def create(self, server: str, command: str | Sequence[str], env_vars: Mapping[str, str] | None = None, tags: Sequence[str] = ()) -> Job:
+        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words. Raises UnknownServerError."""
+        from remote_launch.operations.start import job_spec, record_of
+
+        fleet = self._project.fleet()
+        spec = job_spec(fleet, server, command, env=env_vars, tags=tags)
+        return Job(fleet, record_of(spec), spec)
+
+    def filter(self, tags: Sequence[str] = (), *, server: str | None = None, running: bool = False) -> list[Job]:
+        """Return the jobs that carry all ``tags``; on ``server``; not ended as far as is known."""
+        from remote_launch.core.registry import select_by_tags
+
+        fleet = self._project.fleet()
+        records = select_by_tags(fleet.registry.unfinished() if running else fleet.registry.all(), tags)
+        return [Job(fleet, record) for record in records if server in (None, record.server)]
+
+    def __getitem__(self, key: str | int) -> Job:
+        fleet = self._project.fleet()
+        return Job(fleet, fleet.registry.get(str(key)))
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self.filter())
+
+    def __len__(self) -> int:
+        return len(self._project.fleet().registry.ids())
+
+
+class Servers:
+    """The servers of the inventory: iterate over their names in order, index for an entry."""
+
+    def __init__(self, project: _Project) -> None:
+        self._project = project
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._project.fleet().inventory.servers)
+
+    def __getitem__(self, name: str) -> Server:
+        return self._project.fleet().server(str(name))
+
+    def __len__(self) -> int:
+        return len(self._project.fleet().inventory.servers)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._project.fleet().inventory.servers
+
+
+def launch(
+    script: str, args: Sequence[str] = (), *, nproc_per_node: str | int | None = None, servers: Sequence[str] = (),
+    env: Mapping[str, str] | None = None, tags: Sequence[str] = (), module: bool = False, master: str | None = None, master_port: int | None = None, grace_s: float = 15.0,
+) -> Launch:
+    """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
+
+    The arguments are those of ``rl torch-launch``. Raises what keeps a node from taking part.
+    """
+    from remote_launch.core.torchrun import Script
+    from remote_launch.operations.launch import LaunchRequest, plan_launch, start_launch
+
+    fleet = _PROJECT.fleet()
+    request = LaunchRequest(
+        script=Script(name=script, args=tuple(args), module=module), servers=servers, nproc_per_node=nproc_per_node, env=env or {},
+        tags=tags, master=master, master_port=master_port, grace_s=grace_s,
+    )
+    plan = plan_launch(fleet, request)
+    return Launch(fleet, plan.launch_id, start_launch(fleet, plan))
+
+
+def _tail(fleet: Fleet, records: Sequence[JobRecord], lines: int, *, ranks: tuple[int, ...] | None = None) -> str:
+    from remote_launch.operations.follow import LogLine, Notice, Selection, follow
+
+    shown = []
+    for event in follow(fleet, records, Selection(ranks=ranks, lines=lines), until_end=False):
+        if isinstance(event, LogLine):
+            shown.append(event.text)
+        elif isinstance(event, Notice) and event.error is not None:
+            raise event.error
+    return "\n".join(shown[-lines:])
+
+
+_PROJECT = _Project()
+JOBS = Jobs(_PROJECT)
+SERVERS = Servers(_PROJECT)

@@ -1,0 +1,120 @@
+"""Log lines on the terminal, with prefixes, until the jobs end; what Ctrl-C means meanwhile; the verdict."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from remote_launch.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remote_launch.core.jobs import JobRecord
+    from remote_launch.core.verdict import Verdict
+    from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.follow import Event, LogLine
+
+
+class Printer:
+    """Prints events: a line with its ``server:rank`` prefix when there is more than one source, notices on stderr."""
+
+    def __init__(self, jobs: Sequence[JobRecord], *, prefixes: bool) -> None:
+        self._servers = list(dict.fromkeys(job.server for job in jobs))
+        self._prefixes = prefixes
+        self._colour = sys.stdout.isatty()
+        self.failed = False
+
+    def show(self, event: Event) -> None:
+        """Print one event; ends are left to the verdict."""
+        from remote_launch.operations.follow import LogLine, Notice
+
+        if isinstance(event, LogLine):
+            click.echo(self._prefix(event) + output.clean(event.text), color=self._colour or None)
+        elif isinstance(event, Notice):
+            self.failed = self.failed or event.error is not None
+            output.warn(output.clean(event.text, colour=False))
+
+    def _prefix(self, line: LogLine) -> str:
+        if not self._prefixes:
+            return ""
+        text = f"{line.job.server}:{'·' if line.rank is None else line.rank}"
+        if self._colour:
+            text = click.style(text, fg=output.prefix_style(self._servers.index(line.job.server)), dim=line.stream == "stderr")
+        return f"{text} │ "
+
+
+def follow_to_end(
+    fleet: Fleet, jobs: Sequence[JobRecord], *, as_json: bool, ranks: tuple[int, ...] | None, lines: int, launcher: bool = True,
+    watched: Sequence[JobRecord] | None = None,
+) -> int:
+    """Show the logs of ``watched`` (default: all ``jobs``) until they end, then the verdict of ``jobs``; return its exit code.
+
+    Ctrl-C asks on a terminal: detach, kill or go on; a second one detaches. Without a terminal it detaches.
+    """
+    from remote_launch.core.verdict import verdict_of
+    from remote_launch.operations.follow import Selection, follow
+    from remote_launch.operations.refresh import refresh_jobs
+
+    shown = list(watched or jobs)
+    printer = Printer(shown, prefixes=len(shown) > 1 or ranks is None or len(ranks) > 1)
+    selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
+    while True:
+        events = follow(fleet, shown, selection)
+        try:
+            for event in events:
+                printer.show(event)
+            break
+        except KeyboardInterrupt:
+            events.close()
+            answer = _ask_at_interrupt()
+            if answer == "kill":
+                from remote_launch.operations.kill import kill_jobs
+
+                kill_jobs(fleet, jobs)
+                break
+            if answer == "detach":
+                output.say("detached; the jobs go on. rl job-tail takes up again, rl job-kill stops them")
+                return 130
+            selection = Selection(ranks=ranks, launcher=launcher, lines=0)
+    current = refresh_jobs(fleet, jobs)
+    if any(not job.state.is_terminal for job in current):
+        from remote_launch.operations.wait import wait_jobs
+
+        current, verdict = wait_jobs(fleet, current)
+    verdict = verdict_of(current)
+    if as_json:
+        output.emit_json("follow", {"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
+    else:
+        show_verdict(current, verdict)
+    return verdict.exit_code
+
+
+def _ask_at_interrupt() -> str:
+    """Return detach, kill or continue."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return "detach"
+    try:
+        answer = click.prompt(
+            "\nthe jobs are running: [d]etach, [k]ill them, [c]ontinue", default="d", show_default=True, err=True,
+            type=click.Choice(["d", "k", "c"], case_sensitive=False), show_choices=False,
+        )
+    except (click.Abort, KeyboardInterrupt):
+        return "detach"
+    return {"d": "detach", "k": "kill", "c": "continue"}[str(answer).lower()]
+
+
+def show_verdict(jobs: Sequence[JobRecord], verdict: Verdict) -> None:
+    """Say in one line on stderr what the jobs came to; after a failure also the last lines of the rank that was first."""
+    keys = ", ".join(str(job.key) for job in jobs)
+    duration = max((job.duration_s or 0.0 for job in jobs), default=0.0)
+    noun = "job" if len(jobs) == 1 else "jobs"
+    text = f"{noun} {keys}: {verdict.state} after {output.duration_text(duration)}"
+    if verdict.state.value != "SUCCEEDED":
+        text += f": {output.clean(verdict.text, colour=False)}"
+    output.say(text, style=output.STATE_STYLES[verdict.state.value])
+    tail = str((verdict.cause or {}).get("tail") or "")
+    for line in tail.splitlines()[-20:]:
+        output.say(f"    {output.clean(line, colour=False)}")

@@ -1,0 +1,162 @@
+"""rl init, servers, disconnect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from remote_launch.cli import output
+from remote_launch.cli.options import json_option, load_fleet, servers_option
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@click.command(
+    epilog="Examples: rl init    rl init --server gpu-a=ubuntu@10.0.0.5:2222 --server gpu-b    rl init --from-ssh-config 'gpu-*'    rl init --local 2"
+)
+@click.option("--name", help="The project's name [default: this folder's].")
+@click.option("--server", "servers", multiple=True, metavar="[NAME=][USER@]HOST[:PORT]", help="A server; repeatable.")
+@click.option("--from-ssh-config", "patterns", multiple=True, metavar="PATTERN", help="Servers from ~/.ssh/config whose Host matches; repeatable.")
+@click.option("--local", type=click.IntRange(1, 64), metavar="N", help="N servers on this machine: no sshd needed.")
+@click.option("--key", metavar="FILE", help="The private key for --server.")
+@click.option("--manager", type=click.Choice(["venv", "uv", "none"]), help="What makes the Python environment.")
+@click.option("--force", is_flag=True, help="Replace an existing .remote/configs.yaml.")
+@json_option
+@click.pass_context
+def init(
+    ctx: click.Context, name: str | None, servers: Sequence[str], patterns: Sequence[str], local: int | None, key: str | None,
+    manager: str | None, force: bool, as_json: bool,
+) -> int:
+    """Make .remote/ in this folder: configs.yaml with your servers, and exclude.txt.
+
+    Asks for one server when none is named.
+    """
+    import dataclasses
+
+    from remote_launch.operations.init import init_project, local_servers, parse_server, servers_from_ssh_config
+
+    root = Path((ctx.find_root().obj or {}).get("project") or ".").resolve()
+    drafts = [parse_server(text) for text in servers]
+    if key:
+        drafts = [dataclasses.replace(draft, private_key=key) for draft in drafts]
+    if patterns:
+        drafts += servers_from_ssh_config(patterns)
+    if local:
+        drafts += local_servers(local)
+    if not drafts:
+        name, draft = _ask(root, name)
+        drafts = [draft]
+    result = init_project(root, name=name, servers=drafts, manager=manager, force=force)
+    if as_json:
+        output.emit_json("init", result.to_dict())
+        return 0
+    for path in result.written:
+        click.echo(f"wrote {_short(path, root)}")
+    for path in result.kept:
+        click.echo(f"kept {_short(path, root)}")
+    output.say("next: rl servers --check, then rl prepare")
+    return 0
+
+
+def _short(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+
+
+def _ask(root: Path, name: str | None) -> tuple[str, Any]:
+    """Ask for the first server: name, host, user, key."""
+    import dataclasses
+
+    from remote_launch.operations.init import parse_server
+
+    name = name or click.prompt("Project name", default=root.name, err=True)
+    host = click.prompt("Hostname, address or ssh alias of the first server", err=True)
+    user = click.prompt("User there (empty: as ssh would)", default="", show_default=False, err=True)
+    key = click.prompt("Private key file (empty: as ssh would)", default="", show_default=False, err=True)
+    server = click.prompt("A short name for it", default=host.split(".")[0].split("@")[-1], err=True)
+    draft = parse_server(f"{server}={user + '@' if user else ''}{host}")
+    return name, dataclasses.replace(draft, private_key=key or None)
+
+
+@click.command(epilog="Example: rl servers --check --json")
+@servers_option
+@click.option("--check", is_flag=True, help="Ask each server: reachable? python, cores, memory, disk, GPUs.")
+@json_option
+@click.pass_context
+def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bool) -> int:
+    """List the servers of the inventory, one row each."""
+    from remote_launch.operations.servers import check as check_servers
+    from remote_launch.operations.servers import describe
+
+    fleet = load_fleet(ctx)
+    chosen = fleet.select(servers)
+    described = describe(fleet, chosen)
+    if not check:
+        if as_json:
+            output.emit_json("servers", described)
+            return 0
+        rows = output.table("server", "host", "by", "folder")
+        for entry in described:
+            rows.add_row(entry["name"], _login(entry), entry["transport"], entry["workdir"])
+        output.print_table(rows)
+        return 0
+    outcomes = check_servers(fleet, chosen)
+    if as_json:
+        data = [{**entry, "reachable": entry["name"] in outcomes.values, "facts": outcomes.values.get(entry["name"])} for entry in described]
+        return output.emit_outcomes("servers", outcomes, data)
+    rows = output.table("server", "host", "state", "python", "cores", "memory free", "disk free", "GPUs", "answered in")
+    for entry in described:
+        outcome = outcomes[entry["name"]]
+        facts = outcome.value
+        if facts is None:
+            rows.add_row(entry["name"], _login(entry), "failed", "", "", "", "", "", output.duration_text(outcome.duration_s))
+        else:
+            rows.add_row(entry["name"], _login(entry), "ok", *_fact_cells(facts), output.duration_text(outcome.duration_s))
+    output.print_table(rows)
+    output.show_failures(outcomes.errors.values())
+    return outcomes.exit_code
+
+
+def _login(entry: dict[str, Any]) -> str:
+    if entry["transport"] == "local":
+        return "this machine"
+    return f"{entry['username'] + '@' if entry['username'] else ''}{entry['hostname']}{':' + str(entry['port']) if entry['port'] else ''}"
+
+
+def _fact_cells(facts: dict[str, Any]) -> list[str]:
+    """Given a server's facts (untrusted), return its cells."""
+
+    def number(name: str) -> float | None:
+        value = facts.get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    gpus = [str(gpu.get("name")) for gpu in facts.get("gpus") or [] if isinstance(gpu, dict)]
+    kinds = ", ".join(f"{gpus.count(name)}× {name}" for name in dict.fromkeys(gpus))
+    python = facts.get("python_version") or facts.get("python")
+    if isinstance(python, dict):
+        python = python.get("version")
+    cells = [
+        str(python or "–"), str(facts.get("cpus") or "–"),
+        f"{output.size_text(number('memory_available_bytes'))} of {output.size_text(number('memory_total_bytes'))}",
+        f"{output.size_text(number('disk_free_bytes'))} of {output.size_text(number('disk_total_bytes'))}", kinds or "none",
+    ]
+    return [output.clean(cell, colour=False) for cell in cells]
+
+
+@click.command(epilog="Example: rl disconnect --server gpu-a")
+@servers_option
+@json_option
+@click.pass_context
+def disconnect(ctx: click.Context, servers: Sequence[str], as_json: bool) -> int:
+    """End the ssh connections that rl keeps open (for ten minutes) between commands. Jobs are not touched."""
+    from remote_launch.operations.servers import disconnect as end
+
+    fleet = load_fleet(ctx)
+    outcomes = end(fleet, fleet.select(servers))
+    if as_json:
+        return output.emit_outcomes("disconnect", outcomes, list(outcomes.values))
+    click.echo(f"disconnected from {output.plural(len(outcomes.values), 'server')}")
+    output.show_failures(outcomes.errors.values())
+    return outcomes.exit_code
