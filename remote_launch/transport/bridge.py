@@ -63,7 +63,7 @@ def _read_stdin() -> bytes:
     while True:  # rsync hands over its pipes non-blocking
         try:
             return os.read(0, CHUNK_BYTES)
-        except BlockingIOError:
+        except BlockingIOError:  # noqa: PERF203
             select.select([0], [], [])
 
 
@@ -72,7 +72,7 @@ def _write(fd: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view):]
-        except BlockingIOError:
+        except BlockingIOError:  # noqa: PERF203
             select.select([], [fd], [])
 
 

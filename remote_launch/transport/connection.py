@@ -184,7 +184,8 @@ class _Login:
 
     def _carrier(self) -> Carrier:
         jumps = str(self.options.get("proxyjump", "none"))
-        if jumps.lower() != "none":
+        itself = jumps.rpartition("@")[2].partition(":")[0] in (self.host, self.target.hostname)  # by a "Host *"
+        if jumps.lower() != "none" and not itself:
             return self._jump(jumps.split(","))
         command = self.options.get("proxycommand")
         if command and str(command).lower() != "none":

@@ -35,8 +35,10 @@ def login_error(
     place = {"hostname": host, "port": str(port), "user": user}
     if isinstance(error, (HostKeyChangedError, HostKeyUnknownError)):
         return _host_key_error(target, place, error)
-    if isinstance(error, paramiko.AuthenticationException):
+    if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in str(error):
         return _authentication_error(target, place, error, keys)
+    if "private key file" in str(error):  # broken, of an unknown kind, or another passphrase
+        return AuthenticationError(target.name, f"can't use a private key ({', '.join(keys)}): {error}")
     if isinstance(error, FileNotFoundError):
         return MissingProgramError(target.name, f"{error.filename}: no such file or program")
     if isinstance(error, paramiko.ChannelException):  # only jump hosts open channels while connecting
@@ -78,7 +80,7 @@ def _host_key_error(
 
 
 def _authentication_error(
-    target: Target, place: dict[str, str], error: paramiko.AuthenticationException, keys: Sequence[str]
+    target: Target, place: dict[str, str], error: BaseException, keys: Sequence[str]
 ) -> AuthenticationError:
     """Say what was tried. The server's own text is left out: what it echoes can't be known."""
     where = ssh_errors.place(target, place)
