@@ -36,6 +36,7 @@ def init(
     """
     import dataclasses
 
+    from remote_launch.core.inventory import DEFAULT_MANAGER
     from remote_launch.operations.init import init_project, local_servers, parse_server, servers_from_ssh_config
 
     root = Path((ctx.find_root().obj or {}).get("project") or ".").resolve()
@@ -49,15 +50,17 @@ def init(
     if not drafts:
         name, draft = _ask(root, name)
         drafts = [draft]
-    result = init_project(root, name=name, servers=drafts, manager=manager, force=force)
+    result = init_project(root, name=name, servers=drafts, manager=manager or DEFAULT_MANAGER, force=force)
     if as_json:
-        output.emit_json("init", result.to_dict())
+        written, kept = [str(path) for path in result.written], [str(path) for path in result.kept]
+        output.emit_json("init", {"name": result.name, "servers": list(result.servers), "written": written, "kept": kept})
         return 0
     for path in result.written:
         click.echo(f"wrote {_short(path, root)}")
     for path in result.kept:
         click.echo(f"kept {_short(path, root)}")
-    output.say("next: rl servers --check, then rl prepare")
+    for text in result.next_steps:
+        output.say(f"next: {text}")
     return 0
 
 

@@ -27,6 +27,7 @@ class ServerDraft:
     hostname: str | None = None
     username: str | None = None
     port: int | None = None
+    private_key: str | None = None  # relative to the project, or "~/…"
     ssh_config: str | None = None
 
     @property

@@ -9,7 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.kinds import safe_folder_name, safe_server_name
-from remote_launch.core.logins import parse_login
+from remote_launch.core.logins import parse_login, unbracketed
 from remote_launch.core.schema import (
     ENVIRONMENT_KEYS,
     INVENTORY_KEYS,
@@ -231,7 +231,7 @@ def _server(name: str, values: Mapping[str, Any], project: Project, project_name
         if key in given:
             given[key] = project.resolve(given[key])
     if "hostname" in given:
-        given["hostname"] = given["hostname"].strip("[]")  # an IPv6 address may be typed as in a URL
+        given["hostname"] = unbracketed(given["hostname"])
     return Server(name=name, **given)
 
 

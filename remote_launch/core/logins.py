@@ -7,7 +7,7 @@ import re
 
 # ssh would read a leading "-" as an option; the rest could reach a shell through a ProxyCommand with %h or
 # %r in it.
-_BAD_HOSTNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$\\;&<>|(){}]""")
+_BAD_HOSTNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$\\;&<>|(){}\[\]]""")
 _BAD_USERNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$;&<>|(){}@:/]""")
 
 
@@ -43,6 +43,7 @@ def parse_login(text: str) -> Login:
 
 def check_hostname(hostname: str) -> None:
     """Raise ValueError unless the text can be handed to ssh as a host: a name, an address, or an alias."""
+    hostname = unbracketed(hostname)
     if not hostname:
         raise ValueError("the hostname is empty")
     if "@" in hostname:
@@ -51,6 +52,11 @@ def check_hostname(hostname: str) -> None:
         raise ValueError("a hostname has no port in it; the port goes under port:")
     if hostname.startswith("-") or _BAD_HOSTNAME.search(hostname):
         raise ValueError("not a hostname, an address, or an alias of ~/.ssh/config")
+
+
+def unbracketed(hostname: str) -> str:
+    """Given a hostname, return it as ssh wants it: an IPv6 address without the brackets of a URL."""
+    return hostname[1:-1] if hostname.startswith("[") and hostname.endswith("]") else hostname
 
 
 def check_username(username: str) -> None:

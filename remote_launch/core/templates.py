@@ -56,6 +56,8 @@ def _entries(servers: Sequence[ServerDraft]) -> Iterator[str]:
             yield f"    username: {_scalar(server.username)}\n"
         if server.port is not None:
             yield f"    port: {server.port}\n"
+        if server.private_key is not None:
+            yield f"    private_key: {_scalar(server.private_key)}\n"
         if server.ssh_config is not None:
             yield f"    ssh_config: {_scalar(server.ssh_config)}\n"
 

@@ -14,7 +14,7 @@ from remote_launch.errors import AuthenticationError, HostKeyError, MissingProgr
 from remote_launch.operations.verbs import stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.core.jobs import JobRecord
@@ -70,7 +70,7 @@ Event = LogLine | JobEnd | Notice
 
 def follow(
     fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Yield the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was shown once.
 
     A lost connection is taken up again at the byte where it was lost, for as long as it takes. Close the generator to stop.

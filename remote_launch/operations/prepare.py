@@ -119,7 +119,7 @@ def _sync_step(
     name, begun = "rsync", time.monotonic()
     on_progress(Progress(server=server.name, step=name))
     result = sync_server(
-        fleet, server, plan.sync, adopt=adopt, on_progress=lambda text: on_progress(Progress(server=server.name, step=name, text=text))
+        fleet, server, plan.sync, adopt=adopt, on_progress=lambda sent, percent: on_progress(Progress(server=server.name, step=name, text=f"{percent} %, {sent / 1e6:.1f} MB"))
     )
     line = f"{result.files_sent} files, {result.bytes_sent / 1e6:.1f} MB sent" + (f", {result.deleted} deleted" if result.deleted else "")
     on_progress(Progress(server=server.name, step=name, text=line, ended=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
+_JOB_ID = re.compile(r"[0-9a-f]{32}\Z")  # what a server says is a folder's name here: nothing else may become one
 _PROGRAM_FILES = ("lock", "spec.json", "started.json", "kill.json", "supervisor.log")  # of no use here
 
 
@@ -70,7 +72,7 @@ def _refresh_server(
     told = {item["job_id"]: item for item in answer["jobs"] if item.get("job_id") in by_id}
     changed = [_updated(job, told.get(job_id)) for job_id, job in by_id.items()]
     adopted: list[JobRecord] = []
-    unknown = [job_id for job_id in answer.get("others", []) if known is not None and job_id not in known]
+    unknown = [str(word) for word in answer.get("others", []) if known is not None and word not in known and _JOB_ID.match(str(word))]
     if unknown:
         more = call(fleet, server, "probe", {"job_ids": unknown, "discover": False, "facts": False, "specs": True})
         adopted = fleet.registry.add([_adopted(server, item) for item in more["jobs"] if item.get("job_id") in set(unknown)])
@@ -130,7 +132,7 @@ def _pull_logs(fleet: Fleet, server: Server, jobs: Sequence[JobRecord]) -> None:
         return
     fleet.project.jobs_dir.mkdir(parents=True, exist_ok=True)
     rsync_pull(
-        fleet.transport(server.name), f"{server.workdir}/{fleet.inventory.jobs_folder_name}", fleet.project.jobs_dir, folders=grown,
-        excludes=_PROGRAM_FILES,
+        fleet.transport(server.name), f"{server.workdir}/{fleet.inventory.jobs_folder_name}", fleet.project.jobs_dir,
+        files_from=b"".join(job_id.encode() + b"\0" for job_id in grown), recursive=True, excludes=_PROGRAM_FILES, missing_ok=True,
     )
     fleet.registry.set_synced_bytes({job_id: sizes[job_id] for job_id in grown})

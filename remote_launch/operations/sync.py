@@ -76,7 +76,7 @@ def plan_sync(fleet: Fleet) -> SyncPlan:
 
 
 def sync_server(
-    fleet: Fleet, server: Server, plan: SyncPlan, *, adopt: bool = False, on_progress: Callable[[str], None] | None = None
+    fleet: Fleet, server: Server, plan: SyncPlan, *, adopt: bool = False, on_progress: Callable[[int, int], None] | None = None
 ) -> SyncResult:
     """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when rsync fails."""
     digest = plan.digest

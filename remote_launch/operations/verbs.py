@@ -24,6 +24,8 @@ _NO_PYTHON, _NO_PROGRAM = 96, 97
 _RUN = f"""
 [ -f "$1" ] || exit {_NO_PROGRAM}
 a=$1; v=$2; shift 2
+# What stops a command finds it by this variable: a supervisor must outlive the command that starts it.
+[ "$v" = start ] && unset RL_COMMAND_ID
 for p in "$@"; do
   command -v "$p" >/dev/null 2>&1 && "$p" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null && exec "$p" "$a" "$v"
 done

@@ -40,7 +40,10 @@ def wait_jobs(fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | Non
 def _poll_until(fleet: Fleet, jobs: Sequence[JobRecord], deadline: float, timeout_s: float) -> None:
     """With a deadline: ask, with growing pauses, so that a silent server can't hold us past it."""
     pause_s = 0.2
-    while any(not job.state.is_terminal for job in (jobs := refresh_jobs(fleet, jobs))):
+    while True:
+        jobs = refresh_jobs(fleet, jobs)
+        if all(job.state.is_terminal for job in jobs):
+            return
         left_s = deadline - time.monotonic()
         if left_s <= 0:
             keys = ", ".join(str(job.key) for job in jobs if not job.state.is_terminal)
