@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Target, Transport
 
 
-@pytest.fixture()
+@pytest.fixture
 def server(tmp_path: Path) -> Iterator[PasswordServer]:
     with PasswordServer(tmp_path) as running:
         yield running
 
 
-@pytest.fixture()
+@pytest.fixture
 def opened() -> Iterator[Callable[[Target], Transport]]:
     with contextlib.ExitStack() as stack:
 

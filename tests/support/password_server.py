@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -15,6 +16,8 @@ from remote_launch.transport.base import Target
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from typing_extensions import Self
 
 USERNAME = "someone"
 PASSWORD = "correct horse/battery'staple"
@@ -43,7 +46,7 @@ class PasswordServer:
         }
         return Target(**{**fields, **changes})
 
-    def __enter__(self) -> PasswordServer:
+    def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._accept, name="password-server")
@@ -93,8 +96,8 @@ class _Session(paramiko.ServerInterface):
         self.transport.packetizer.complete_handshake()
         self.transport.join(10)
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its children may outlive it
             process.wait(10)
         for thread in self.threads:
             thread.join(10)
