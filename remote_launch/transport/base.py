@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from remote_launch.transport.command import Command
+    from remote_launch.transport.process import Cancel
 
 CAPTURE_LIMIT_BYTES = 64 * 1024 * 1024
 
@@ -87,6 +88,7 @@ class RsyncRoute:
     prefix: str = ""
     home: str = ""
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    cancel: Cancel | None = None  # the transport's: its ``cancel`` ends the rsync process too
 
 
 class Forward(Protocol):
@@ -142,6 +144,9 @@ class Transport(Protocol):
     def rsync_route(self) -> AbstractContextManager[RsyncRoute]:
         """For the length of a ``with``: how rsync reaches the server over the connection that is already there."""
         ...
+
+    def cancel(self) -> None:
+        """Make every ``run`` under way in other threads stop its command and raise KeyboardInterrupt there. For Ctrl-C."""
 
     def close(self) -> None:
         """Let go of what this process holds. An ssh master stays for the next process."""

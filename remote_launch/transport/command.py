@@ -99,11 +99,11 @@ def stop_command(command: Command) -> Command:
     Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be read and signalled.
     """
     script = (
-        'pids() { grep -lsz "^%s=$1\\$" /proc/[0-9]*/environ | cut -d/ -f3 | grep -vx $$; }\n'
+        f'pids() {{ grep -lsz "^{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ | cut -d/ -f3 | grep -vx $$; }}\n'
         'p=$(pids "$1"); [ -n "$p" ] || exit 0; kill -TERM $p 2>/dev/null\n'
         'i=0; while [ $i -lt 20 ]; do p=$(pids "$1"); [ -n "$p" ] || exit 0; i=$((i+1)); sleep 0.1; done\n'
         'kill -KILL $p 2>/dev/null; exit 0'
-    ) % COMMAND_ID_VARIABLE
+    )
     return Command([command.command_id], shell=script, label="stop the command")
 
 

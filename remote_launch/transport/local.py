@@ -105,7 +105,7 @@ class LocalTransport:
     @contextlib.contextmanager
     def rsync_route(self) -> Iterator[RsyncRoute]:
         """See ``base.Transport.rsync_route``."""
-        yield RsyncRoute(home=f"{Path.home()}/")
+        yield RsyncRoute(home=f"{Path.home()}/", cancel=self._cancel)
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import random
 import re
 import socket
 import subprocess
@@ -30,6 +31,7 @@ _STOP_TIMEOUT_S = 6.0  # the sweep itself takes 2 s at most, then KILLs
 _SSH_FAILED = 255  # ssh's own exit code, and a possible one of the command
 # What ssh logs at debug level 2, over a master and without one.
 _EXIT_STATUS = re.compile(r"Received exit status from master (\d+)|debug1: Exit status (-?\d+)")
+_HIGH_PORTS = range(20000, 32768)  # below Linux's own choices for outgoing connections
 _BEGAN = re.compile(r"master session id:|Sending command:")
 
 
@@ -142,15 +144,21 @@ class OpensshTransport:
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
         self.connect()
-        return self._forward("-R", f"127.0.0.1:{remote_port}:127.0.0.1:{local_port}", remote_port)
+        # With port 0 the server would choose, but the master takes equal requests for one: whoever closes first closes for all.
+        tries = [remote_port] if remote_port else random.sample(_HIGH_PORTS, 5)
+        for port in tries:
+            with contextlib.suppress(ConnectError):
+                return self._forward("-R", f"127.0.0.1:{port}:127.0.0.1:{local_port}", port)
+        raise ConnectError(
+            self.target.name, f"the server can't listen on 127.0.0.1:{' or '.join(map(str, tries))} for a tunnel back",
+            hint="is the port taken there, or AllowTcpForwarding off in its sshd_config?",
+        )
 
     def _forward(self, flag: str, spec: str, port: int) -> Forward:
         done = self._master.control("forward", flag, spec)
         if done.returncode != 0:
             said = plain(done.stderr.decode("utf-8", "replace"))
             raise ConnectError(self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?")
-        if not port:
-            port = int(done.stdout)  # ssh prints the port that the server chose
         forward = _MasterForward(port=port, flag=flag, spec=spec, master=self._master)
         self._forwards.append(forward)
         return forward
@@ -160,7 +168,7 @@ class OpensshTransport:
         """See ``base.Transport.rsync_route``. The options are there for the case that the master goes away meanwhile."""
         self.connect()
         host = f"[{self.target.hostname}]" if ":" in self.target.hostname else self.target.hostname
-        yield RsyncRoute(shell=("ssh", *self._master.through(), *options(self.target), "-T"), prefix=f"{host}:")  # noqa: S604 - an argv
+        yield RsyncRoute(shell=("ssh", *self._master.through(), *options(self.target), "-T"), prefix=f"{host}:", cancel=self._cancel)  # noqa: S604 - an argv
         self._master.touch()
 
     def cancel(self) -> None:

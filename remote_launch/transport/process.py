@@ -104,14 +104,15 @@ def run_process(
     on_stderr: Callable[[bytes], None] | None = None,
     on_abort: Callable[[], None] | None = None,
     cancel: Cancel | None = None,
+    grace_s: float = 0.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Ended:
     """Run a program to its end, in a session of its own: Ctrl-C reaches this process only, which then decides.
 
     Callbacks are called from this thread. Whatever ends the run early (timeout, Ctrl-C, ``cancel``, a callback's exception),
-    ``on_abort`` is called first, then the process group is killed, then the exception goes on. Raises FileNotFoundError when
-    there is no such program, ProcessTimeout, OutputOverflow.
+    ``on_abort`` is called first, then the process group is killed (with ``grace_s``, asked to end before), then the exception goes on.
+    Raises FileNotFoundError when there is no such program, ProcessTimeout, OutputOverflow.
     """
     started = time.monotonic()
     out, err = _Capture(on_stdout), _Capture(on_stderr)
@@ -123,10 +124,10 @@ def run_process(
         with (cancel or Cancel()).watched() as cancelled:
             _Pump(process, out, err, None if timeout_s is None else started + timeout_s, cancelled).run(stdin)
     except _Deadline:
-        _abort(process, on_abort)
+        _abort(process, on_abort, grace_s)
         raise ProcessTimeout(out.value(), err.value()) from None
     except BaseException:
-        _abort(process, on_abort)
+        _abort(process, on_abort, grace_s)
         raise
     finally:
         for pipe in (process.stdin, process.stdout, process.stderr):
@@ -136,10 +137,14 @@ def run_process(
     return Ended(returncode=process.returncode, stdout=out.value(), stderr=err.value(), duration_s=seconds)
 
 
-def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None) -> None:
+def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None, grace_s: float) -> None:
     try:
         if on_abort is not None:
             on_abort()
+        if grace_s and process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(grace_s)
     finally:
         kill_group(process)
 
