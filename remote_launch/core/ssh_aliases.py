@@ -16,8 +16,8 @@ _MAX_DEPTH = 16  # OpenSSH's own limit on nested Includes
 def host_aliases(path: Path | None = None) -> list[str]:
     """Return the aliases of Host lines, each once, in order, Includes followed, no wildcards.
 
-    ``path`` is by default ``~/.ssh/config``. Raises ConfigError when it can't be read; a missing Include is no
-    error, as for ssh.
+    ``path`` is by default ``~/.ssh/config``. Raises ConfigError when it can't be read; a missing Include is
+    no error, as for ssh.
     """
     path = Path.home() / ".ssh" / "config" if path is None else path.expanduser()
     aliases: dict[str, None] = {}

@@ -120,8 +120,10 @@ servers:
     python: 3.10
     ssh_config: ssh/config
     connect_timeout_s: 3
-environment: {manager: uv, python: 3.10, requirements: req.txt, pip_args: [--pre, -v], name: e, prefix: ~/envs/e}
-sync: {gitignore: true, exclude: [data/, "*.ckpt"], compress: false, max_warn_bytes: 1.5 GB, max_warn_files: 10}
+environment:
+  {manager: uv, python: 3.10, requirements: req.txt, pip_args: [--pre, -v], name: e, prefix: ~/envs/e}
+sync:
+  {gitignore: true, exclude: [data/, "*.ckpt"], compress: false, max_warn_bytes: 1.5 GB, max_warn_files: 10}
 """,
         )
         server = inventory.servers["a"]

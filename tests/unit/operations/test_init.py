@@ -87,7 +87,8 @@ class TestSshConfig:
         (ssh / "more").mkdir(parents=True)
         (ssh / "config").write_text(
             "# mine\nInclude more/*.conf\nInclude missing\nHost gpu-1 gpu-2 # both\n  HostName 10.0.0.1\n"
-            'host=login\nHOST\tgpu-* !gpu-9\n  User me\nMatch host x\nHost "gpu/odd" gpu-1\nHost "open\nHostName gpu-no\n',
+            'host=login\nHOST\tgpu-* !gpu-9\n  User me\nMatch host x\n'
+            'Host "gpu/odd" gpu-1\nHost "open\nHostName gpu-no\n',
         )
         (ssh / "more" / "a.conf").write_text(f"Host gpu-0\nInclude ~/extra\nInclude {ssh}/config\n")
         (tmp_path / "extra").write_text("  Host extra\n")
