@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.errors import did_you_mean
@@ -178,7 +179,15 @@ def _server_path(text: str) -> bool:
     return rooted and ".." not in parts and len(parts) > (1 if text.startswith("~/") else 0)
 
 
+def _read_project_file(node: Node) -> str:
+    path = PurePosixPath(_read_text(node))
+    if path.is_absolute() or ".." in path.parts or not path.parts or path.parts[0] == "~":
+        raise WrongValueError
+    return str(path)
+
+
 TEXT = Kind("text", _read_text)
+PROJECT_FILE = Kind("a file of the project, relative to its folder", _read_project_file)
 SECRET = Kind("text", _source)
 BOOLEAN = Kind("true or false", _read_boolean)
 TEXTS = Kind("a list of texts", _read_texts, "one item a line, each after '- '")

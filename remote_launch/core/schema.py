@@ -39,7 +39,7 @@ SERVER_KEYS: Mapping[str, Kind] = {
 ENVIRONMENT_KEYS: Mapping[str, Kind] = {
     "manager": kinds.choice("conda", "uv", "venv", "none"),
     "python": kinds.TEXT,
-    "requirements": kinds.TEXT,
+    "requirements": kinds.PROJECT_FILE,
     "pip_args": kinds.TEXTS,
     "name": kinds.FOLDER_NAME,
     "prefix": kinds.SERVER_PATH,

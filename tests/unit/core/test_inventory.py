@@ -121,7 +121,7 @@ servers:
     ssh_config: ssh/config
     connect_timeout_s: 3
 environment:
-  {manager: uv, python: 3.10, requirements: req.txt, pip_args: [--pre, -v], name: e, prefix: ~/envs/e}
+  {manager: uv, python: 3.10, requirements: ./req.txt, pip_args: [--pre, -v], name: e, prefix: ~/envs/e}
 sync:
   {gitignore: true, exclude: [data/, "*.ckpt"], compress: false, max_warn_bytes: 1.5 GB, max_warn_files: 10}
 """,
@@ -395,6 +395,7 @@ MISTAKES = [
         "environment.pip_args.1",
         "expected text",
     ),
+    ("servers: {a: h}\nenvironment: {requirements: ../r.txt}\n", 2, "environment.requirements", "a file of"),
     ("servers: {a: h}\nsync: {exclude: data}\n", 2, "sync.exclude", "expected a list of texts"),
     ("servers: {a: h}\nsync: {gitignore: 1}\n", 2, "sync.gitignore", "expected true or false, found 1"),
     ("servers: {a: h}\nsync: {max_warn_bytes: lots}\n", 2, "sync.max_warn_bytes", "expected a size"),
