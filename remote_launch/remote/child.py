@@ -20,7 +20,7 @@ _OURS = ("RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT"
 
 def environment(spec: dict[str, Any], workdir: str, job: JobDir, login: dict[str, str]) -> dict[str, str]:
     """Given the login environment, return the job's: what the spec unsets, sets, prepends and appends; secrets included."""
-    unset = [name for name in spec.get("unset_env") or ()] + list(_OURS)
+    unset = [*(spec.get("unset_env") or ()), *_OURS]
     env = {name: value for name, value in login.items() if not _matches(name, unset)}
     env.update(spec.get("env") or {})
     env.update(spec.get("secret_env") or {})

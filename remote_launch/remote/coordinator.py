@@ -61,6 +61,8 @@ class Coordinator:
         self._ended(self._nodes[0], failure, asked, 0.0 if not failure else time.time() - (number(failure, "time") or time.time()))
 
     def tree_gone(self, left_over: int) -> None:
+        if left_over:
+            self._host.log(f"{left_over} processes are left on this node")
         self._nodes[0].stopped = True
 
     def kill(self, kill: dict[str, Any]) -> None:
@@ -78,7 +80,7 @@ class Coordinator:
             self._drop_pending(self._pending[0])  # the oldest: a member needs milliseconds, a stranger sits
         link = Link(sock, self._settings.launch, self._settings.token)
         self._pending.append(link)
-        self._watched.watch(link, lambda events: self._on_pending(link, events))
+        self._watched.watch(link, lambda _: self._on_pending(link))
         try:
             link.challenge()
         except LinkError:
@@ -89,7 +91,7 @@ class Coordinator:
             self._pending.remove(link)
         self._watched.drop(link)
 
-    def _on_pending(self, link: Link, events: int) -> None:
+    def _on_pending(self, link: Link) -> None:
         try:
             lines = link.lines()
             if not lines:

@@ -20,17 +20,19 @@ A member tells its state again after each reconnection, and the coordinator its 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
 import time
 
 from .jobdir import Refusal, number
-from .link import Link
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
+
+    from .link import Link
 
     class Host(Protocol):
         """What a gang needs of its supervisor."""
@@ -131,10 +133,8 @@ class Watched:
             self._selector.modify(link.sock, events, key.data)
 
     def drop(self, link: Link) -> None:
-        try:
+        with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(link.sock)
-        except (KeyError, ValueError):
-            pass
         link.close()
 
 

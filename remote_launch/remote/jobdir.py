@@ -6,6 +6,7 @@ CorruptError, never with a crash.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -113,10 +114,8 @@ def write_bytes_atomic(path: str, content: bytes, durable: bool = True) -> None:
                 os.fsync(file.fileno())
         os.replace(aside, path)
     except BaseException:
-        try:
+        with contextlib.suppress(OSError):
             os.unlink(aside)
-        except OSError:
-            pass
         raise
     if durable:
         folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)

@@ -7,7 +7,17 @@ import signal
 import time
 
 from . import procs
-from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, number, read_object, text, write_atomic
+from .jobdir import (
+    CorruptError,
+    JobDir,
+    Refusal,
+    job_dir,
+    jobs_folder,
+    number,
+    read_object,
+    text,
+    write_atomic,
+)
 from .states import TERMINAL, state_of, supervisor_lives
 
 TYPE_CHECKING = False

@@ -12,6 +12,7 @@ forged, replayed, reordered or reflected. It is signed, not encrypted: nothing s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -55,10 +56,8 @@ class Link:
         self._in = b""
         self._out = b""
         sock.setblocking(False)
-        try:
+        with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except OSError:
-            pass
 
     # -- bytes
 
@@ -86,23 +85,21 @@ class Link:
 
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it. Raises LinkError."""
-        while self._out:
-            try:
+        try:
+            while self._out:
                 self._out = self._out[self.sock.send(self._out):]
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                raise LinkError(str(error)) from error
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            raise LinkError(str(error)) from error
 
     @property
     def wants_to_write(self) -> bool:
         return bool(self._out)
 
     def close(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self.sock.close()
-        except OSError:
-            pass
 
     # -- the handshake, node 0's side
 

@@ -6,11 +6,13 @@ of the user's code runs. A second start finds one of them and says ALREADY. A st
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import time
+import traceback
 
 from . import child, procs
 from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
@@ -55,10 +57,8 @@ def _claim(job: JobDir) -> int | None:
     while True:
         try:
             os.makedirs(os.path.dirname(job.path), 0o755, exist_ok=True)
-            try:
+            with contextlib.suppress(FileExistsError):
                 os.mkdir(job.path, 0o700)
-            except FileExistsError:
-                pass
             lock = os.open(job.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue  # a start that failed has just removed the folder
@@ -107,10 +107,8 @@ def _already(job: JobDir) -> dict[str, Any]:
 def _clear_remains(job: JobDir) -> None:
     """A supervisor that died between its claim and its record may have left log files; its child never ran (see ``child.Child``)."""
     for name in (job.out, job.err, job.log, job.kill, job.failures):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
-        except FileNotFoundError:
-            pass
 
 
 def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
@@ -164,10 +162,8 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
             os.dup2(fd, target)
         for name in os.listdir("/proc/self/fd"):
             if int(name) > 2 and int(name) not in keep:
-                try:
+                with contextlib.suppress(OSError):  # the listing's own is closed already
                     os.close(int(name))
-                except OSError:
-                    pass  # the listing's own
         supervisor = Supervisor(spec, job, root, login, umask)
         try:
             report = supervisor.start()
@@ -180,9 +176,7 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
         if "error" not in report:
             supervisor.run()
         code = 0
-    except BaseException:
-        import traceback
-
+    except BaseException:  # noqa: BLE001 - nobody above; supervisor.log keeps it
         traceback.print_exc()
     finally:
         os._exit(code)

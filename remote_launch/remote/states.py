@@ -7,7 +7,15 @@ import time
 
 from . import procs
 from .jobdir import (
-    JOB_ID, SPEC_LIMIT_BYTES, CorruptError, JobDir, job_dir, jobs_folder, number, read_object, text,
+    JOB_ID,
+    SPEC_LIMIT_BYTES,
+    CorruptError,
+    JobDir,
+    job_dir,
+    jobs_folder,
+    number,
+    read_object,
+    text,
 )
 
 TYPE_CHECKING = False
@@ -47,9 +55,9 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
         "time": time.time(),
     }
     if request.get("facts"):
-        from . import facts
+        from .facts import facts
 
-        answer["facts"] = facts.facts(request)
+        answer["facts"] = facts(request)
     return answer
 
 
@@ -144,17 +152,18 @@ def log_bytes(job: JobDir) -> int:
     """Return the size of all logs of a job."""
     total = 0
     for path in (job.out, job.err):
-        try:
-            total += os.stat(path).st_size
-        except OSError:
-            pass
+        total += _size(path)
     for folder, _, files in os.walk(job.ranks):
         for name in files:
             if name.endswith(".log"):
-                try:
-                    total += os.lstat(os.path.join(folder, name)).st_size
-                except OSError:
-                    pass
+                total += _size(os.path.join(folder, name))
     return total
+
+
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
 
 

@@ -6,6 +6,7 @@ launch comes through ``gang``, a Coordinator (node 0) or a Member.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -164,10 +165,8 @@ class Supervisor:
 
     def log(self, message: str) -> None:
         """Write a line to supervisor.log; a full disk is no reason to stop."""
-        try:
+        with contextlib.suppress(OSError):
             os.write(2, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n".encode("utf-8", "replace"))
-        except OSError:
-            pass
 
     # -- the end
 

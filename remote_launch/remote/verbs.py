@@ -6,12 +6,13 @@ import json
 import os
 import sys
 
-from .jobdir import SPEC_LIMIT_BYTES, Refusal
+from .jobdir import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "torchrun")
 
 
@@ -68,9 +69,9 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def read_request() -> dict[str, Any]:
     """Return the object on stdin. Raises Refusal for anything else, so for what a broken connection cut off."""
-    content = os.fdopen(0, "rb", closefd=False).read(SPEC_LIMIT_BYTES + 1)
-    if len(content) > SPEC_LIMIT_BYTES:
-        raise Refusal("RequestError", f"the request is larger than {SPEC_LIMIT_BYTES} bytes")
+    content = os.fdopen(0, "rb", closefd=False).read(REQUEST_LIMIT_BYTES + 1)
+    if len(content) > REQUEST_LIMIT_BYTES:
+        raise Refusal("RequestError", f"the request is larger than {REQUEST_LIMIT_BYTES} bytes")
     try:
         request = json.loads(content)
     except (ValueError, RecursionError):

@@ -67,7 +67,7 @@ def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, A
         first = failures[0]
         failure.update({name: first.get(name) for name in ("rank", "exit_code", "signal")})
         failure["time"] = number(first, "time", tree.ended_at)
-        failure["tail"] = rank_tail(job, spec, first)
+        failure["tail"] = rank_tail(job, first)
         failure["message"] = f"rank {first.get('rank')} {ended_in_words(failure['exit_code'], failure['signal'])}"
     else:
         failure.update(exit_code=tree.exit_code, signal=tree.signal, time=tree.ended_at)
@@ -109,7 +109,7 @@ def read_failures(job: JobDir) -> list[dict[str, Any]]:
     return [entry for entry in data if isinstance(entry, dict)][:_FAILURES_KEPT] if isinstance(data, list) else []
 
 
-def rank_tail(job: JobDir, spec: dict[str, Any], failure: dict[str, Any]) -> str:
+def rank_tail(job: JobDir, failure: dict[str, Any]) -> str:
     """Return the last lines that a failing rank wrote to stderr (to stdout, when stderr is empty)."""
     local_rank = failure.get("local_rank")
     for name in ("stderr.log", "stdout.log"):

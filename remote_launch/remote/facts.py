@@ -1,0 +1,75 @@
+"""Facts about a server for ``probe``: each asked by itself, so that a broken driver or disk hides nothing else."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import shutil
+import sys
+import time
+
+from . import machine, procs
+from .jobdir import workdir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+RSYNC_TIMEOUT_S = 5.0
+
+
+def facts(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts by name; what could not be found out is None (GPUs: an empty list)."""
+    folder = existing(workdir(request))
+    memory = _guarded(machine.memory) or {}
+    disk = _guarded(lambda: shutil.disk_usage(folder))
+    return {
+        "hostname": _guarded(platform.node), "user": _guarded(getpass.getuser), "os": _guarded(os_name),
+        "arch": platform.machine(), "kernel": platform.release(),
+        "python": sys.executable, "python_version": platform.python_version(),
+        "cpus": _guarded(machine.cpus), "load": _guarded(lambda: list(os.getloadavg())),
+        "memory_total_bytes": memory.get("total_bytes"), "memory_available_bytes": memory.get("available_bytes"),
+        "disk_free_bytes": disk.free if disk else None, "disk_total_bytes": disk.total if disk else None,
+        "gpus": _guarded(machine.gpus) or [], "rsync": _guarded(rsync_version), "uv": _guarded(uv_path),
+        "boot_id": _guarded(procs.boot_id), "time": time.time(),
+    }
+
+
+def _guarded(question: Callable[[], Any]) -> Any:
+    try:
+        return question()
+    except Exception:  # noqa: BLE001 - a fact that can't be had is None, whatever the machine throws
+        return None
+
+
+def existing(path: str) -> str:
+    """Given a path, return it or its nearest parent that is there."""
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path)
+    return path
+
+
+def os_name() -> str:
+    """Return "Debian GNU/Linux 12 (bookworm)", or what the kernel calls itself."""
+    try:
+        with open("/etc/os-release", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                if line.startswith("PRETTY_NAME="):
+                    return line.split("=", 1)[1].strip().strip("\"'")
+    except OSError:
+        pass
+    return platform.system()
+
+
+def rsync_version() -> str | None:
+    """Return "3.2.7"; None when there is no rsync."""
+    program = shutil.which("rsync")
+    words = machine.output([program, "--version"], RSYNC_TIMEOUT_S).split() if program else []
+    return words[words.index("version") + 1].lstrip("v") if "version" in words[:-1] else None
+
+
+def uv_path() -> str | None:
+    """Return where uv is: on PATH or where its installers put it; None when it is nowhere."""
+    places = [os.path.expanduser(f"~/{folder}/uv") for folder in (".local/bin", ".cargo/bin")]
+    return shutil.which("uv") or next((place for place in places if os.access(place, os.X_OK)), None)

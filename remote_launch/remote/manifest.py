@@ -1,0 +1,135 @@
+"""Which files a sync has put into a workdir, and the deletion of those that it no longer sends.
+
+``.rl/manifest.json`` is {"digest", "files"} of the last sync that came through; ``.rl/manifest.pending`` names, beside the new files, all
+that any sync may have put there: one that broke off forgets nothing. Only what stands there is ever deleted: never a
+checkpoint, never what the user made on the server.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .jobdir import CorruptError, Refusal, read_object, safe_relative, write_atomic
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LIMIT_BYTES = 128 << 20
+PROTECTED = (".rl", ".jobs")
+
+
+class Manifest:
+    """The manifest of one workdir."""
+
+    def __init__(self, workdir: str, jobs_folder: str = ".jobs") -> None:
+        self.workdir = workdir
+        self._protected = {*PROTECTED, jobs_folder.strip("/").split("/")[0]}
+        self._path = os.path.join(workdir, ".rl", "manifest.json")
+        self._pending = os.path.join(workdir, ".rl", "manifest.pending")
+
+    def digest(self) -> str | None:
+        """Return the digest of the last committed manifest, None when there is none (or only rubbish)."""
+        try:
+            digest = (read_object(self._path, LIMIT_BYTES) or {}).get("digest")
+        except CorruptError:
+            return None
+        return digest if isinstance(digest, str) else None
+
+    def begin(self, files: Any, digest: Any) -> dict[str, Any]:
+        """Note what a sync is about to send. Raises Refusal when a path is not one inside the workdir."""
+        if not isinstance(files, list) or not isinstance(digest, str):
+            raise Refusal("RequestError", "a sync begins with its files and their digest")
+        for name in files:
+            if not self._is_ours(name):
+                raise Refusal("RequestError", f"{name!r} is not a path that a sync may write in the workdir")
+        old = self._files(self._path, "files") | self._files(self._pending, "all")
+        write_atomic(self._pending, {"digest": digest, "files": files, "all": sorted(old | set(files))})
+        return {"files": len(files), "digest": digest}
+
+    def commit(self, digest: Any) -> dict[str, Any]:
+        """The files have come: delete those that no longer belong, and install the new manifest."""
+        try:
+            pending = read_object(self._pending, LIMIT_BYTES)
+        except CorruptError as error:
+            raise Refusal("WorkspaceError", f"{self._pending}: {error}", "run: rl sync") from error
+        if pending is None and digest is not None and digest == self.digest():
+            return {"deleted": 0, "digest": digest}  # said twice
+        if pending is None or pending.get("digest") != digest:
+            raise Refusal("WorkspaceError", "another sync came between: its files and this one's are mixed", "run: rl sync")
+        new = self._files(self._pending, "files")
+        deleted = 0
+        folders: set[str] = set()
+        for name in sorted(self._files(self._pending, "all") - new):
+            if self._delete(name):
+                deleted += 1
+                folders.add(os.path.dirname(name))
+        for folder in folders:
+            self._remove_empty(folder)
+        write_atomic(self._path, {"digest": digest, "files": sorted(new)})
+        os.unlink(self._pending)
+        return {"deleted": deleted, "digest": digest}
+
+    def _files(self, path: str, field: str) -> set[str]:
+        """Return the paths that a manifest names, those that it must not name left out: the file may have been tampered with."""
+        try:
+            names = (read_object(path, LIMIT_BYTES) or {}).get(field)
+        except CorruptError:
+            return set()
+        return {name for name in names if self._is_ours(name)} if isinstance(names, list) else set()
+
+    def _is_ours(self, name: Any) -> bool:
+        if not isinstance(name, str) or not safe_relative(name):
+            return False
+        parts = name.split("/")
+        return "" not in parts and "." not in parts and parts[0] not in self._protected
+
+    def _delete(self, name: str) -> bool:
+        """Delete one file or link, through real folders only; True when it was there."""
+        folder = self._open_folder(os.path.dirname(name))
+        if folder is None:
+            return False
+        try:
+            base = os.path.basename(name)
+            mode = os.stat(base, dir_fd=folder, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+                return False
+            os.unlink(base, dir_fd=folder)
+        except (OSError, ValueError):
+            return False
+        else:
+            return True
+        finally:
+            os.close(folder)
+
+    def _open_folder(self, name: str) -> int | None:
+        """Open a folder below the workdir part by part; None when a part is missing or a symbolic link."""
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        try:
+            folder = os.open(self.workdir, flags)
+        except OSError:
+            return None
+        for part in filter(None, name.split("/")):
+            try:
+                below = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
+            except (OSError, ValueError):
+                return None
+            finally:
+                os.close(folder)
+            folder = below
+        return folder
+
+    def _remove_empty(self, name: str) -> None:
+        """Remove a folder that a deletion has emptied, and its parents that are empty then."""
+        while name:
+            parent = self._open_folder(os.path.dirname(name))
+            if parent is None:
+                return
+            try:
+                os.rmdir(os.path.basename(name), dir_fd=parent)
+            except OSError:
+                return
+            finally:
+                os.close(parent)
+            name = os.path.dirname(name)

@@ -1,0 +1,112 @@
+"""What a launch must know of a server before it starts anything there."""
+
+from __future__ import annotations
+
+import getpass
+import glob
+import os
+import random
+import shutil
+import socket
+import time
+
+from . import machine
+from .child import DEFAULT_PATH
+from .jobdir import Refusal, expand, workdir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Below the kernel's range for outgoing connections (32768 on): none of those takes the port before the job does.
+PORT_RANGE = (20000, 32000)
+PORTS_LIMIT = 64
+
+
+def preflight(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend"}, return what the package's docstring lists.
+
+    "script_exists" is None for a module that isn't in the workdir (it may be installed); "torch" is None when it can't be known.
+    """
+    root = workdir(request)
+    base = os.path.normpath(os.path.join(root, request.get("cwd") or "."))
+    python = find_python(request.get("python") or "python3", request.get("path_prepend") or [])
+    address = request.get("address") or own_address()
+    return {
+        "hostname": socket.gethostname(), "user": _user(), "workdir": root, "workdir_exists": os.path.isdir(root),
+        "workspace": os.path.isfile(os.path.join(root, ".rl", "workspace.json")), "script_exists": _script_exists(request, base),
+        "python": python, "torch": has_torch(python) if python else None,
+        "address": address, "interface": machine.interface_of(address), "ports": free_ports(request.get("ports") or 0),
+        "cpus": machine.cpus(), "gpus": machine.gpu_count(), "time": time.time(),
+    }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a uid without a name: containers
+        return str(os.getuid())
+
+
+def _script_exists(request: dict[str, Any], base: str) -> bool | None:
+    script, module = request.get("script"), request.get("module")
+    if script:
+        path = expand(script) if script.startswith("~") else os.path.join(base, script)
+        return os.path.isfile(path)
+    if module:
+        path = os.path.join(base, *module.split("."))
+        return True if os.path.isfile(path + ".py") or os.path.isfile(os.path.join(path, "__main__.py")) else None
+    return None
+
+
+def find_python(python: str, path_prepend: list[str]) -> str | None:
+    """Given an interpreter as the inventory names it, return its absolute path (links not resolved: a venv is where its link is)."""
+    path = ":".join([*(expand(folder) for folder in path_prepend), os.environ.get("PATH") or DEFAULT_PATH])
+    found = shutil.which(expand(python) if python.startswith("~") else python, path=path)
+    return os.path.abspath(found) if found else None
+
+
+def has_torch(python: str) -> bool | None:
+    """Say whether an interpreter has torch, from its folders alone: importing it takes seconds."""
+    prefix = os.path.dirname(os.path.dirname(python))
+    config = os.path.join(prefix, "pyvenv.cfg")
+    closed = os.path.isdir(os.path.join(prefix, "conda-meta"))
+    if os.path.isfile(config):
+        with open(config, encoding="utf-8", errors="replace") as file:
+            closed = "include-system-site-packages=true" not in file.read().lower().replace(" ", "")
+    elif os.path.islink(python):
+        prefix = os.path.dirname(os.path.dirname(os.path.realpath(python)))
+    folders = [os.path.join(prefix, "lib*", "python3*", "site-packages"), os.path.join(prefix, "lib*", "python3*", "dist-packages")]
+    if not closed:
+        folders += ["/usr/local/lib/python3*/dist-packages", os.path.expanduser("~/.local/lib/python3*/site-packages")]
+    if any(glob.glob(os.path.join(folder, "torch", "__init__.py")) for folder in folders):
+        return True
+    return False if closed else None
+
+
+def own_address() -> str:
+    """Return the address that the ssh client reached, or 127.0.0.1 when nobody came by ssh."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 else "127.0.0.1"
+
+
+def free_ports(count: int) -> list[int]:
+    """Return distinct TCP ports that could be listened on just now. Raises Refusal when there are not so many."""
+    if not isinstance(count, int) or not 0 <= count <= PORTS_LIMIT:
+        raise Refusal("RequestError", f"{count!r} ports are not between 0 and {PORTS_LIMIT}")
+    held: list[socket.socket] = []
+    try:
+        for _ in range(PORTS_LIMIT * 20):
+            if len(held) == count:
+                return [sock.getsockname()[1] for sock in held]
+            sock = socket.socket()
+            try:
+                sock.bind(("", random.randrange(*PORT_RANGE)))
+                sock.listen(1)
+                held.append(sock)
+            except OSError:
+                sock.close()
+    finally:
+        for sock in held:
+            sock.close()
+    raise Refusal("ServerError", f"no {count} free TCP ports between {PORT_RANGE[0]} and {PORT_RANGE[1]}")
