@@ -183,12 +183,13 @@ def _click_colour(state: str) -> str:
 @jobs_option
 @tags_option
 @click.option("--all-ranks", is_flag=True, help="Every rank of every node of the launch.")
+@click.option("--launcher", "show_launcher", is_flag=True, help="Also what torchrun itself prints.")
 @click.option("-n", "--lines", default=20, show_default=True, help="Begin with this many last lines; -1: from the start.")
 @click.option("--no-follow", is_flag=True, help="Print what is there and end.")
 @click.option("--delay", type=int, default=5, hidden=True, help="labml_remote's; 0 is --no-follow.")
 @click.pass_context
 def job_tail(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], all_ranks: bool, lines: int,
+    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], all_ranks: bool, show_launcher: bool, lines: int,
     no_follow: bool, delay: int,
 ) -> int:
     """Show a job's output as it is written, until it ends. Default: the newest launch's master; of it, the first rank.
@@ -203,12 +204,13 @@ def job_tail(
     launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
     watched = launch if all_ranks else [job]
     ranks = None if all_ranks or not job.is_master else (0,)
+    launcher = show_launcher or job.launch_id is None  # torchrun's own words bury the ranks'; the verdict has them when they matter
     if no_follow or delay <= 0:
         printer = Printer(watched, prefixes=len(watched) > 1 or ranks is None)
-        for event in follow(fleet, watched, Selection(ranks=ranks, lines=lines), until_end=False):
+        for event in follow(fleet, watched, Selection(ranks=ranks, launcher=launcher, lines=lines), until_end=False):
             printer.show(event)
         return 1 if printer.failed else 0
-    return follow_to_end(fleet, launch, as_json=False, ranks=ranks, lines=lines, watched=watched)
+    return follow_to_end(fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched)
 
 
 def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:

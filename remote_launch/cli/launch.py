@@ -138,7 +138,7 @@ def _launch(
         return 0
     from remote_launch.cli.following import follow_to_end
 
-    return follow_to_end(fleet, jobs, as_json=as_json, ranks=None, lines=-1)
+    return follow_to_end(fleet, jobs, as_json=as_json, ranks=None, lines=-1, launcher=False)
 
 
 def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:

@@ -53,12 +53,14 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
 
 def describe_cause(cause: dict[str, Any]) -> str:
     """Given a cause, return it in a sentence: "rank 3 on gpu-b exited with 37"."""
-    who = f"rank {cause['rank']} on {cause.get('server')}" if cause.get("rank") is not None else f"{cause.get('server')}"
+    if cause.get("rank") is None:
+        return f"{cause.get('server')}: {cause.get('message') or 'failed'}"
+    who = f"rank {cause['rank']} on {cause.get('server')}"
     if cause.get("signal"):
         return f"{who} was ended by signal {cause['signal']}"
     if cause.get("exit_code") is not None:
         return f"{who} exited with {cause['exit_code']}"
-    return f"{who}: {cause.get('reason') or 'lost'}"
+    return f"{who}: {cause.get('message') or 'lost'}"
 
 
 def _exit_code(cause: dict[str, Any]) -> int:

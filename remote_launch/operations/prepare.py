@@ -136,17 +136,24 @@ def _run_step(fleet: Fleet, server: Server, step: Step, on_progress: Callable[[P
     lines: list[str] = []
     with path.open("wb") as file:
 
-        def on_output(chunk: bytes) -> None:
+        held = {1: b"", 2: b""}  # a line that the next chunk goes on with, by stream
+
+        def on_output(chunk: bytes, stream: int) -> None:
             file.write(chunk)
-            text = chunk.decode("utf-8", "replace").replace("\r", "\n")
-            for line in text.splitlines():
-                if line.strip():
-                    lines.append(line.rstrip())
+            *whole, held[stream] = (held[stream] + chunk.replace(b"\r", b"\n")).split(b"\n")
+            for line in whole:
+                text = line.decode("utf-8", "replace").strip()
+                if text:
+                    lines.append(text)
                     del lines[:-200]
-                    on_progress(Progress(server=server.name, step=step.name, text=line.rstrip()))
+                    on_progress(Progress(server=server.name, step=step.name, text=text))
 
         command = Command(step.args, cwd=server.workdir, env=env, shell=step.script, label=step.name)
-        done = fleet.transport(server.name).run(command, on_stdout=on_output, on_stderr=on_output)
+        done = fleet.transport(server.name).run(
+            command, on_stdout=lambda chunk: on_output(chunk, 1), on_stderr=lambda chunk: on_output(chunk, 2)
+        )
+        for stream in held:
+            on_output(b"\n", stream)
     seconds = time.monotonic() - begun
     fleet.log(server.name, step.name, exit_code=done.exit_code, duration_s=round(seconds, 3), output=path.name)
     if not done.ok:

@@ -30,7 +30,7 @@ def exit_record(
     """
     failures = read_failures(job)
     own = own_failure(tree, spec, job)
-    cause = (launch or {}).get("cause")
+    cause = own if launch is None and not tree.asked else (launch or {}).get("cause")  # a job alone is its own cause
     record = {
         "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(), "started_at": started_at,
         "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures, "cause": cause,

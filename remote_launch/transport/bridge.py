@@ -1,7 +1,8 @@
-"""What rsync starts in place of ssh when the connection is held by another process: ``bridge.py <socket> <host> <command …>``.
+"""What rsync starts in place of ssh when another process holds the connection: ``<socket> <host> <command
+…>``.
 
-Joins rsync's stdin and stdout to a unix socket, behind which ``rsync_bridge`` runs the command on the server. Run by its path
-and isolated (``python -I -S``), so that it starts in some 15 ms: standard library only, nothing of ours.
+Joins rsync's stdin and stdout to a unix socket, behind which ``rsync_bridge`` runs the command on the server.
+Run by its path and isolated (``python -I -S``), so that it starts in some 15 ms: standard library only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Open one authenticated ssh connection by fabric, for the fabric transport: sockets, jump hosts, host keys, logins.
+"""Open one authenticated ssh connection by fabric: sockets, jump hosts, host keys, logins.
 
-fabric picks no known_hosts file and accepts any host key, opens its socket without TCP_NODELAY (47 ms a command instead of 3),
-and walks a ProxyJump of several hops backwards: these three are done here, the rest is fabric's.
+fabric picks no known_hosts file and accepts any host key, opens its socket without TCP_NODELAY (47 ms a
+command instead of 3), and walks a ProxyJump of several hops backwards: these are done here, the rest is
+fabric's.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Connection:
 
 @dataclasses.dataclass(slots=True, kw_only=True)
 class Carrier:
-    """The stream that ssh is spoken over: a socket of our own, a channel of a jump host's connection, or a ProxyCommand's."""
+    """What ssh is spoken over: a socket of our own, a channel of a jump host's connection, or a
+    ProxyCommand's.
+    """
 
     sock: socket.socket | paramiko.Channel
     jump: Connection | None = None
@@ -90,7 +93,7 @@ def close_client(client: SSHClient) -> None:
 
 
 def open_connection(target: Target) -> Connection:
-    """Return a new connection to the target. Raises ConnectError or a subclass, MissingProgramError, TransportError."""
+    """Return a new connection to the target. Raises ConnectError (or a subclass), TransportError."""
     try:
         config = load_ssh_config(target.ssh_config)
         return _Login(target, config).open()
@@ -102,7 +105,8 @@ def open_connection(target: Target) -> Connection:
 
 
 class _Login:
-    """One hop: where it goes, as whom, through what. For a jump host the target is the server's, with another hostname."""
+    """One hop: where to, as whom, through what. A jump host's target is the server's with another hostname.
+    """
 
     def __init__(self, target: Target, config: SSHConfig, depth: int = 0) -> None:
         self.target = target
@@ -130,11 +134,13 @@ class _Login:
         client: SSHClient = self.fabric.client
         try:
             self.fabric.connect_kwargs = self._connect_options(carrier)
-            self.fabric.connect_timeout = 2 * self.target.connect_timeout_s + 5  # of the handshake; each step has its own
+            # Of the whole handshake; its steps have their own.
+            self.fabric.connect_timeout = 2 * self.target.connect_timeout_s + 5
             self.fabric.open()
             transport = cast(paramiko.Transport, client.get_transport())
             transport.set_keepalive(KEEPALIVE_S)
-            return Connection(client=client, transport=transport, carrier=carrier, reverse=ReverseListeners(transport))
+            reverse = ReverseListeners(transport)
+            return Connection(client=client, transport=transport, carrier=carrier, reverse=reverse)
         except BaseException as error:
             close_client(client)
             carrier.close()
@@ -162,7 +168,7 @@ class _Login:
                       or str(self.options.get("identityagent", "")).lower() == "none")
         return {
             "sock": carrier.sock, "transport_factory": make_transport,
-            "banner_timeout": timeout_s, "auth_timeout": max(AUTH_TIMEOUT_S, timeout_s), "channel_timeout": 2 * timeout_s,
+            "banner_timeout": timeout_s, "auth_timeout": max(AUTH_TIMEOUT_S, timeout_s),
             "password": self.target.password, "key_filename": self.keys,
             # With a password and no key, keys are not tried first: servers end a login after six refusals.
             "allow_agent": not only_password and not only_these,
@@ -170,7 +176,9 @@ class _Login:
         }
 
     def _key_files(self) -> list[str]:
-        """Return the key files to offer: the target's, else (unless a password is given) ssh_config's that exist."""
+        """Return the key files to offer: the target's, else ssh_config's that exist; with a password none of
+        these.
+        """
         if self.target.private_key is not None:
             path = self.target.private_key.expanduser()
             if not path.is_file():
@@ -184,7 +192,8 @@ class _Login:
 
     def _carrier(self) -> Carrier:
         jumps = str(self.options.get("proxyjump", "none"))
-        itself = jumps.rpartition("@")[2].partition(":")[0] in (self.host, self.target.hostname)  # by a "Host *"
+        # By a "Host *" the jump host is told to jump through itself; as ssh, it does not.
+        itself = jumps.rpartition("@")[2].partition(":")[0] in (self.host, self.target.hostname)
         if jumps.lower() != "none" and not itself:
             return self._jump(jumps.split(","))
         command = self.options.get("proxycommand")
@@ -195,9 +204,11 @@ class _Login:
     def _jump(self, hops: list[str]) -> Carrier:
         """Connect through jump hosts, the first one first, as ssh does (fabric starts with the last)."""
         if self.depth >= MAX_JUMPS:
-            raise ConnectError(self.target.name, f"more than {MAX_JUMPS} jump hosts: does ProxyJump lead back to itself?")
+            raise ConnectError(
+                self.target.name, f"more than {MAX_JUMPS} jump hosts: does ProxyJump lead back to itself?")
         *before, last = [hop.strip().removeprefix("ssh://") for hop in hops]
-        parts = fabric.Connection(last, config=fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True), gateway=False)
+        plain = fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True)
+        parts = fabric.Connection(last, config=plain, gateway=False)
         user = parts.user if "@" in last else None
         port = parts.port if parts.host != last.rpartition("@")[2] else None
         hop = dataclasses.replace(
@@ -209,7 +220,9 @@ class _Login:
         connection = login.open()
         try:
             channel = connection.transport.open_channel(
-                "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0), timeout=self.target.connect_timeout_s)
+                "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0),
+                timeout=self.target.connect_timeout_s,
+            )
         except BaseException:
             connection.close()
             raise
@@ -227,7 +240,7 @@ class _Policy(paramiko.MissingHostKeyPolicy):
         self.known = known
         self.name = name
 
-    def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:  # noqa: ARG002 - paramiko's signature
+    def missing_host_key(self, client: SSHClient, hostname: str, key: PKey) -> None:  # noqa: ARG002
         self.known.check(self.name, key)
 
 
@@ -254,8 +267,8 @@ def _proxy_command(command: str) -> Carrier:
     try:
         # A session of its own: Ctrl-C must not cut the connection over which the command is then stopped.
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {command}"], stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            ["/bin/sh", "-c", f"exec {command}"], stdin=theirs.fileno(), stdout=theirs.fileno(),
+            stderr=subprocess.DEVNULL, start_new_session=True,
         )
     except BaseException:
         ours.close()

@@ -1,6 +1,8 @@
-"""The second transport: paramiko, connected by fabric. For logins by password and machines without an ssh program.
+"""The second transport: paramiko, connected by fabric. For logins by password, and where there is no ssh
+program.
 
-One connection, made at first use and again after it broke; a channel a command. Commands, files and rsync all go over it.
+One connection, made at first use and again after it broke; a channel a command. Files and rsync go over it
+too.
 """
 
 from __future__ import annotations
@@ -98,7 +100,8 @@ class FabricTransport:
         try:
             return LocalForward(local_port, open_channel)
         except OSError as error:
-            raise ConnectError(self.target.name, f"can't listen on port {local_port} of this machine: {error}") from None
+            why = f"can't listen on port {local_port} of this machine: {error}"
+            raise ConnectError(self.target.name, why) from None
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``. Ends with the connection."""
@@ -115,7 +118,7 @@ class FabricTransport:
 
     @contextlib.contextmanager
     def rsync_route(self) -> Iterator[RsyncRoute]:
-        """See ``base.Transport.rsync_route``. Each rsync takes a channel; more than four at a time wait for their turn."""
+        """See ``base.Transport.rsync_route``. Each rsync takes a channel; a fifth one waits for its turn."""
         self._connected()
         with BridgeServer(self.channel) as server:
             yield RsyncRoute(shell=server.shell, prefix="server:")
@@ -142,24 +145,30 @@ class FabricTransport:
     @contextlib.contextmanager
     def channel(self, watch: Watch) -> Iterator[paramiko.Channel]:
         """For the length of a ``with``: a channel for one command, within the limit."""
-        with self._slot(watch), contextlib.closing(self.open_session(watch)) as channel:
-            yield channel
+        with self._slot(watch):
+            channel = self.open_session(watch)
+            try:
+                yield channel
+            finally:
+                with contextlib.suppress(*BROKEN):
+                    channel.close()
 
     def open_session(self, watch: Watch) -> paramiko.Channel:
-        """Return a new channel; on a connection that turns out dead, once more on a new one (nothing was started yet)."""
+        """Return a new channel; where the connection turns out dead, one on a new connection."""
         for last_try in (False, True):
             connection = self._connected()
             left_s = watch.check()
             try:
-                return connection.transport.open_session(timeout=min(OPEN_TIMEOUT_S, left_s or OPEN_TIMEOUT_S))
+                timeout_s = min(OPEN_TIMEOUT_S, left_s or OPEN_TIMEOUT_S)
+                return connection.transport.open_session(timeout=timeout_s)
             except paramiko.ChannelException as error:
                 raise TransportError(
                     self.target.name, f"the server refused one more session on the connection: {error.text}",
                     hint="MaxSessions in its sshd_config should be 10, as it is by default",
                 ) from error
             except BROKEN as error:
+                watch.check()  # short of time, not broken: others may be using the connection
                 self._drop(connection)
-                watch.check()
                 if last_try:
                     raise ConnectError(self.target.name, f"no session could be opened: {error}") from error
         raise AssertionError("unreachable")
@@ -173,7 +182,8 @@ class FabricTransport:
     def stop(self, command: Command) -> bool:
         """Stop a command's processes, outside the limit of channels. True when the sweep went through."""
         try:
-            done = _Run(self, stop_command(command), Watch(STOP_TIMEOUT_S), None, None).complete(None, stoppable=False)
+            sweep = _Run(self, stop_command(command), Watch(STOP_TIMEOUT_S), None, None)
+            done = sweep.complete(None, stoppable=False)
         except (RemoteLaunchError, DeadlinePassedError, OutputOverflow):
             return False
         return done.ok
@@ -229,7 +239,7 @@ class _Run:
         self.stopped = True  # as long as it was never started
 
     def complete(self, stdin: bytes | None, *, stoppable: bool = True) -> Completed:
-        """Run it to its end. Whatever cuts that short, but a lost connection, stops it on the server and goes on."""
+        """Run it to its end. What cuts that short, except a lost connection, first stops it on the server."""
         started = time.monotonic()
         channel = self._transport.open_session(self._watch)
         try:

@@ -1,5 +1,7 @@
-"""paramiko's exceptions as our errors, in one place. What ssh would have said is put into ssh's words, so that both
-transports tell the same story."""
+"""paramiko's exceptions as our errors, in one place.
+
+What ssh would have said is put into ssh's words, so that both transports tell the same story.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ LOGIN_FAILURES = (OSError, EOFError, paramiko.SSHException, HostKeyChangedError,
 def login_error(
     target: Target, host: str, port: int, user: str, error: BaseException, *, keys: Sequence[str], late: bool
 ) -> TransportError:
-    """Given what a login raised, return our error. ``late`` says that the time for connecting had passed by then."""
+    """Given what a login raised, return our error. ``late``: the time for connecting had passed by then."""
     place = {"hostname": host, "port": str(port), "user": user}
     if isinstance(error, (HostKeyChangedError, HostKeyUnknownError)):
         return _host_key_error(target, place, error)
@@ -42,10 +44,11 @@ def login_error(
     if isinstance(error, FileNotFoundError):
         return MissingProgramError(target.name, f"{error.filename}: no such file or program")
     if isinstance(error, paramiko.ChannelException):  # only jump hosts open channels while connecting
-        return ConnectError(target.name, f"the jump host could not reach {ssh_errors.place(target, place)}: {error.text}")
+        where = ssh_errors.place(target, place)
+        return ConnectError(target.name, f"the jump host could not reach {where}: {error.text}")
     if isinstance(error, IncompatiblePeer):
         return ConnectError(
-            target.name, f"{ssh_errors.place(target, place)} speaks only algorithms that paramiko does not: {error}",
+            target.name, f"no algorithm in common with {ssh_errors.place(target, place)}: {error}",
             hint="transport: openssh knows more of them",
         )
     return ssh_errors.connect_error(target, _as_ssh_says(host, error, late=late), place)
@@ -62,7 +65,7 @@ def _as_ssh_says(host: str, error: BaseException, *, late: bool) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, EOFError) or "protocol banner" in str(error):
-        return "Connection closed by remote host before the login (no ssh server, or MaxStartups in its sshd_config is reached)"
+        return "Connection closed by remote host before the login (no ssh server, or one at its MaxStartups)"
     return str(error) or type(error).__name__
 
 
@@ -74,7 +77,8 @@ def _host_key_error(
     elif error.revoked:
         said = f"{error.path} has it as a revoked host key"
     else:
-        said = f"Offending {error.key.get_name()} key in {error.path}:1\nHost key for {error.name} has changed"
+        kind = error.key.get_name()
+        said = f"Offending {kind} key in {error.path}:1\nHost key for {error.name} has changed"
     mapped = ssh_errors.connect_error(target, said, place)
     return mapped if isinstance(mapped, HostKeyError) else HostKeyError(target.name, said)
 
@@ -98,7 +102,8 @@ def _authentication_error(
         tried.append("the agent's and the default keys")
     if isinstance(error, paramiko.BadAuthenticationType):
         tried.append(f"the server takes: {','.join(error.allowed_types)}")
-    hint = f"check `username:`, `password:` and `private_key:` of {target.name}; ssh {ssh_errors.login(target)} must work"
+    by_hand = f"ssh {ssh_errors.login(target)}"
+    hint = f"check `username:`, `password:` and `private_key:` of {target.name}; {by_hand} must work"
     if target.username is None:
         hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
     return AuthenticationError(target.name, f"{where} denied the login ({'; '.join(tried)})", hint=hint)

@@ -1,11 +1,11 @@
-"""OpenSSH's known_hosts files, checked as ``StrictHostKeyChecking=accept-new`` does, for the fabric transport.
+"""OpenSSH's known_hosts files, checked as ``StrictHostKeyChecking=accept-new`` does.
 
-paramiko's own reader gives up on a whole file over one ``@cert-authority`` line, knows no wildcards, and fabric adds any key unasked.
+paramiko's own reader gives up on a whole file over one ``@cert-authority`` line and knows no wildcards, and
+fabric adds any key unasked.
 """
 
 from __future__ import annotations
 
-import binascii
 import dataclasses
 import fnmatch
 import os
@@ -19,11 +19,14 @@ from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+USER_FILES = (Path("~/.ssh/known_hosts"), Path("~/.ssh/known_hosts2"))
 SYSTEM_FILES = (Path("/etc/ssh/ssh_known_hosts"), Path("/etc/ssh/ssh_known_hosts2"))
 
 
 class HostKeyChangedError(Exception):
-    """The key offered is not one that is known. ``path`` is the file that knows others, ``revoked`` that it says never."""
+    """The key offered is not one that is known. ``path`` is the file that knows others, or says never:
+    ``revoked``.
+    """
 
     def __init__(self, name: str, path: Path, key: PKey, *, revoked: bool = False) -> None:
         super().__init__(name)
@@ -44,7 +47,9 @@ class HostKeyUnknownError(Exception):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class KnownHosts:
-    """The files of one host: the user's (the first one takes new keys) and the system's. Read afresh at each question."""
+    """The files of one host: the user's (the first one takes new keys) and the system's. Read at each
+    question.
+    """
 
     user_files: Sequence[Path]
     system_files: Sequence[Path] = SYSTEM_FILES
@@ -54,7 +59,7 @@ class KnownHosts:
     @classmethod
     def from_ssh_config(cls, options: Mapping[str, object]) -> KnownHosts:
         """Given a host's options (keys in lower case), return its known_hosts files."""
-        user = _paths(options.get("userknownhostsfile"), [Path("~/.ssh/known_hosts"), Path("~/.ssh/known_hosts2")])
+        user = _paths(options.get("userknownhostsfile"), list(USER_FILES))
         system = _paths(options.get("globalknownhostsfile"), list(SYSTEM_FILES))
         return cls(
             user_files=user, system_files=system,
@@ -67,10 +72,11 @@ class KnownHosts:
         return [key.get_name() for _, key, revoked in self._known(name) if not revoked]
 
     def check(self, name: str, key: PKey) -> None:
-        """Return when the key is known, or new and now added. Raises HostKeyChangedError, HostKeyUnknownError.
+        """Return when the key is known, or new and now added; else raise HostKeyChangedError,
+        HostKeyUnknownError.
 
-        A key of a type that isn't known yet, on a host of which other keys are, counts as changed: the server was asked
-        for the known types first.
+        A key of a type that isn't known yet, on a host of which other keys are, counts as changed: the server
+        was asked for the known types first.
         """
         known = list(self._known(name))
         for path, _, _ in [entry for entry in known if entry[2] and entry[1] == key]:
@@ -91,12 +97,13 @@ class KnownHosts:
 
     def _known(self, name: str) -> Iterator[tuple[Path, PKey, bool]]:
         for path in [*self.user_files, *self.system_files]:
-            for hosts, key, revoked in _read(path):
-                if _matches(name, hosts):
-                    yield path, key, revoked
+            for key, revoked in _read(path, name):
+                yield path, key, revoked
 
     def _add(self, name: str, key: PKey) -> None:
-        """Append the key to the user's first file. A file that can't be written is no reason not to connect, as in ssh."""
+        """Append the key to the user's first file. As in ssh, one that can't be written is no reason not to
+        connect.
+        """
         if not self.user_files:
             return
         path = self.user_files[0]
@@ -124,24 +131,25 @@ def host_key_name(hostname: str, port: int, alias: str | None = None) -> str:
     return hostname if port == 22 else f"[{hostname}]:{port}"
 
 
-def _read(path: Path) -> Iterator[tuple[list[str], PKey, bool]]:
-    """Yield (host patterns, key, revoked) of a file, skipping every line that isn't a plain or a revoked key."""
+def _read(path: Path, name: str) -> Iterator[tuple[PKey, bool]]:
+    """Yield (key, revoked) of a file's lines for a name; a line that isn't understood is skipped."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return
-    for number, raw in enumerate(text.splitlines(), 1):
+    for raw in text.splitlines():
         fields = raw.split()
         revoked = bool(fields) and fields[0] == "@revoked"
         fields = fields[revoked:]
-        if len(fields) < 3 or fields[0].startswith(("#", "@")):  # @cert-authority: paramiko checks no host certificates
+        # @cert-authority is left out: paramiko checks no host certificates.
+        if len(fields) < 3 or fields[0].startswith(("#", "@")) or not _matches(name, fields[0].split(",")):
             continue
         try:
-            entry = HostKeyEntry.from_line(" ".join(fields[:3]), number)
-        except (InvalidHostKey, SSHException, binascii.Error, ValueError, UnicodeError):
+            entry = HostKeyEntry.from_line(" ".join(fields[:3]))
+        except (InvalidHostKey, SSHException, ValueError):
             continue
-        if entry is not None and entry.hostnames and entry.key is not None:
-            yield entry.hostnames, entry.key, revoked
+        if entry is not None and entry.key is not None:
+            yield entry.key, revoked
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

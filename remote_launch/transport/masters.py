@@ -164,6 +164,7 @@ class Master:
             "-o", "ControlMaster=yes",
             "-o", f"ControlPersist={PERSIST_S}",  # stays for the next process
             "-f", "-N",  # into the background once logged in; no command
+            "-o", "LogLevel=INFO",  # its errors are read below; a QUIET of the user's would hide them
             *trust, *options(self.target), "--", self.target.hostname,
         ]
         limit_s = 2 * self.target.connect_timeout_s + 10  # ConnectTimeout ends with the banner; logging in can hang too

@@ -1,7 +1,8 @@
-"""Lets rsync use a connection that this process holds: no second login, so no password in any argv or environment.
+"""Lets rsync use a connection that this process holds: no second login, no password in any argv or
+environment.
 
-rsync starts ``bridge.py``, which joins rsync's stdin and stdout to a unix socket in a 0700 folder; here each such connection
-gets a channel, on which the command that rsync asked for runs.
+rsync starts ``bridge.py``, which joins rsync's stdin and stdout to a unix socket in a 0700 folder; here each
+such connection gets a channel, on which the command that rsync asked for runs.
 """
 
 from __future__ import annotations
@@ -87,14 +88,16 @@ class BridgeServer:
                 client.close()
                 return
             watch = Watch(None)
-            thread = threading.Thread(target=self._serve, args=(client, watch), name="rl-bridge-client", daemon=True)
+            thread = threading.Thread(target=self._serve, args=(client, watch), name="rl-bridge", daemon=True)
             with self._lock:
                 self._clients[client] = watch
             self._threads.append(thread)
             thread.start()
 
     def _serve(self, client: socket.socket, watch: Watch) -> None:
-        """Run one rsync's command. Whatever goes wrong is told to rsync as ssh would tell it: on stderr, with 255."""
+        """Run one rsync's command. What goes wrong is told to rsync as ssh would tell it: on stderr, with
+        255.
+        """
         try:
             command = _read_command(client)
             if command is None:
@@ -116,7 +119,7 @@ class BridgeServer:
         with self._open_channel(watch) as channel:
             with lost_when_broken():
                 channel.exec_command(command)
-            feeder = threading.Thread(target=_feed, args=(client, channel), name="rl-bridge-stdin", daemon=True)
+            feeder = threading.Thread(target=_feed, args=(client, channel), name="rl-bridge-in", daemon=True)
             feeder.start()
             try:
                 return drain(channel, watch, lambda data: _send(client, bridge.STDOUT, data),

@@ -1,7 +1,8 @@
-"""One command on a paramiko channel: its input fed, both outputs drained as they come, its end told. For the fabric transport.
+"""One command on a paramiko channel: its input fed, both outputs drained as they come, its end told.
 
-``recv_exit_status`` before the output is drained blocks for ever (paramiko#448), and fabric's own runner takes 80 s for 20 MB:
-so the channel's two buffers wake one loop here, in the caller's thread, and callbacks run there.
+``recv_exit_status`` before the output is drained blocks for ever (paramiko#448), and fabric's own runner
+takes 80 s for 20 MB: so the channel's two buffers wake one loop here, in the caller's thread, and callbacks
+run there.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class DeadlinePassedError(Exception):
 class Watch:
     """When a command has to end: at a deadline, or when ``cancel`` is called from another thread.
 
-    Stands where paramiko's buffers take a ``threading.Event``: either of them sets it, and ``clear`` does nothing, because
-    one empty buffer says nothing about the other.
+    Stands where paramiko's buffers take a ``threading.Event``: either of them sets it, and ``clear`` does
+    nothing, because one empty buffer says nothing about the other.
     """
 
     def __init__(self, timeout_s: float | None) -> None:
@@ -82,18 +83,20 @@ def lost_when_broken() -> Iterator[None]:
 
 
 def drain(
-    channel: paramiko.Channel, watch: Watch, on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None]
+    channel: paramiko.Channel, watch: Watch,
+    on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None],
 ) -> int:
-    """Hand over both outputs until the command has ended; return its exit code. What a callback raises goes on unchanged.
+    """Hand over both outputs until the command has ended; return its exit code.
 
-    Raises ChannelLostError, and what ``Watch.check`` raises.
+    What a callback raises goes on unchanged. Raises ChannelLostError, and what ``Watch.check`` raises.
     """
     buffers: Any = channel
     buffers.in_buffer.set_event(watch)
     buffers.in_stderr_buffer.set_event(watch)
     while True:
         watch.check()
-        ended = channel.eof_received or channel.closed  # asked before the buffers: nothing is added to them after
+        # Asked before the buffers: once it is so, nothing is added to them.
+        ended = channel.eof_received or channel.closed
         busy = False
         if channel.recv_ready():
             on_stdout(_received(channel.recv))
@@ -123,7 +126,7 @@ def _ended(channel: paramiko.Channel, watch: Watch) -> int:
 
 @contextlib.contextmanager
 def fed(channel: paramiko.Channel, content: bytes) -> Iterator[None]:
-    """For the length of a ``with``, write the content to the command's stdin and end it. The channel is closed at the end."""
+    """For the length of a ``with``, write the content to the command's stdin; then close the channel."""
     feeder = threading.Thread(target=_feed, args=(channel, content), name="rl-stdin", daemon=True)
     inline = len(content) <= INLINE_STDIN_BYTES
     if inline:

@@ -1,7 +1,8 @@
 """ssh's configuration files for the fabric transport: paramiko's reader, with ``Include`` done before it.
 
-paramiko stores ``Include`` as an unknown option and ignores it. What is included is put in its place as text, so a file included
-inside a ``Host`` block that opens blocks of its own ends that block; in OpenSSH it doesn't.
+paramiko stores ``Include`` as an unknown option and ignores it. What is included is put in its place as text,
+so a file included inside a ``Host`` block that opens blocks of its own ends that block; in OpenSSH it
+doesn't.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ _INCLUDE = re.compile(r"\s*include(?:\s*=\s*|\s+)(.+)", re.IGNORECASE)
 
 
 def load_ssh_config(path: Path | None) -> SSHConfig:
-    """Given a file (None: the user's, then the system's), return what it says. Raises OSError for a given file that can't
-    be read, paramiko.ConfigParseError for one that can't be understood."""
+    """Given a file (None: the user's, then the system's), return what it says.
+
+    Raises OSError for a given file that isn't there, ConfigParseError for what can't be understood.
+    """
     config = SSHConfig()
     if path is not None:
         files = [path.expanduser()]

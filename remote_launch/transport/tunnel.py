@@ -1,4 +1,4 @@
-"""Tunnels over a paramiko connection: sockets and channels joined by threads that end when the tunnel is closed."""
+"""Tunnels over a paramiko connection: sockets and channels joined by threads that end with the tunnel."""
 
 from __future__ import annotations
 
@@ -83,14 +83,12 @@ class _Joints:
     def add(self, sock: socket.socket, channel: paramiko.Channel) -> None:
         joint = Joint(sock, channel, self._remove)
         with self._lock:
-            closed = self._closed
-            if not closed:
+            if not self._closed:
                 self._open.add(joint)
-        if closed:
-            channel.close()
-            sock.close()
-        else:
-            joint.start()
+                joint.start()  # within the lock: close() waits for threads, which must have started
+                return
+        channel.close()
+        sock.close()
 
     def _remove(self, joint: Joint) -> None:
         with self._lock:
@@ -181,7 +179,8 @@ class ReverseForward:
 
 
 class ReverseListeners:
-    """The ports that one connection's server listens on for us. paramiko knows a single handler for all of them."""
+    """The ports that one connection's server listens on for us. paramiko knows one handler for all of them.
+    """
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
