@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from remote_launch.transport.base import Target, Transport
 
+    Opener = Callable[[Target], Transport]
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[PasswordServer]:
@@ -32,7 +34,7 @@ def server(tmp_path: Path) -> Iterator[PasswordServer]:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[[Target], Transport]]:
+def opened() -> Iterator[Opener]:
     with contextlib.ExitStack() as stack:
 
         def open_one(target: Target) -> Transport:
@@ -43,7 +45,7 @@ def opened() -> Iterator[Callable[[Target], Transport]]:
         yield open_one
 
 
-def test_runs_commands_after_a_login_by_password(server: PasswordServer, opened: Callable[[Target], Transport]) -> None:
+def test_runs_commands_after_a_login_by_password(server: PasswordServer, opened: Opener) -> None:
     transport = opened(server.target())
     done = transport.run(Command(["sh", "-c", "cat; echo err >&2; exit 3"]), stdin=b"in")
     assert (done.exit_code, done.stdout, done.stderr) == (3, b"in", b"err\n")
@@ -52,7 +54,7 @@ def test_runs_commands_after_a_login_by_password(server: PasswordServer, opened:
 
 
 def test_tries_no_key_before_the_password(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: PasswordServer, opened: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
@@ -62,25 +64,26 @@ def test_tries_no_key_before_the_password(
 
 
 def test_tries_the_key_of_the_inventory_first_and_then_the_password(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path
+    server: PasswordServer, opened: Opener, tmp_path: Path
 ) -> None:
     opened(server.target(private_key=make_key(tmp_path / "id"))).connect()
     assert server.logins == [("publickey", False), ("password", True)]
 
 
 def test_a_wrong_password_is_an_authentication_error_that_does_not_tell_it(
-    server: PasswordServer, opened: Callable[[Target], Transport], caplog: pytest.LogCaptureFixture
+    server: PasswordServer, opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     target = server.target(password="wr0ng-secret")
     with pytest.raises(AuthenticationError, match="denied the login") as caught:
         opened(target).connect()
-    said = [str(caught.value), str(caught.value.hint), str(caught.value.to_dict()), repr(caught.value.__cause__), repr(target)]
+    error = caught.value
+    said = [str(error), str(error.hint), str(error.to_dict()), repr(error.__cause__), repr(target)]
     assert not [text for text in [*said, caplog.text] if "wr0ng-secret" in text]
 
 
 def test_a_good_password_is_in_no_log(
-    server: PasswordServer, opened: Callable[[Target], Transport], caplog: pytest.LogCaptureFixture
+    server: PasswordServer, opened: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     opened(server.target()).run(Command(["true"]))
@@ -89,7 +92,7 @@ def test_a_good_password_is_in_no_log(
 
 
 def test_a_new_host_key_is_kept_and_a_changed_one_refused_with_the_line_that_forgets_it(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path
+    server: PasswordServer, opened: Opener, tmp_path: Path
 ) -> None:
     import paramiko
 
@@ -109,7 +112,7 @@ def test_a_new_host_key_is_kept_and_a_changed_one_refused_with_the_line_that_for
 
 
 def test_connects_again_after_the_connection_was_lost(
-    server: PasswordServer, opened: Callable[[Target], Transport]
+    server: PasswordServer, opened: Opener
 ) -> None:
     transport = opened(server.target())
     with pytest.raises(ConnectionLostError, match="may still be running"):
@@ -119,7 +122,7 @@ def test_connects_again_after_the_connection_was_lost(
 
 @pytest.mark.parametrize("direction", ["push", "pull"])
 def test_rsync_goes_over_the_same_connection(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path, direction: str
+    server: PasswordServer, opened: Opener, tmp_path: Path, direction: str
 ) -> None:
     transport = opened(server.target())
     source, copy = tmp_path / "a source", tmp_path / "a copy"
@@ -129,25 +132,27 @@ def test_rsync_goes_over_the_same_connection(
     with transport.rsync_route() as route:
         there = f"{route.prefix}{source if direction == 'pull' else copy}/"
         ends = [f"{source}/", there] if direction == "push" else [there, f"{copy}/"]
-        subprocess.run(["rsync", "-as", "-e", shlex.join(route.shell), *ends], check=True, env={**os.environ, **route.env})
-    assert {file.name: file.read_bytes() for file in copy.iterdir()} == {file.name: file.read_bytes() for file in source.iterdir()}
+        subprocess.run(["rsync", "-as", "-e", shlex.join(route.shell), *ends], check=True)
+    sent, came = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in (source, copy))
+    assert came == sent
     assert server.logins == [("password", True)]
 
 
-def test_several_rsyncs_at_once(server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path) -> None:
+def test_several_rsyncs_at_once(server: PasswordServer, opened: Opener, tmp_path: Path) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_bytes(os.urandom(1_000_000))
     with opened(server.target()).rsync_route() as route:
+        shell = shlex.join(route.shell)
         rsyncs = [
-            subprocess.Popen(["rsync", "-a", "-e", shlex.join(route.shell), f"{tmp_path}/source/", f"{route.prefix}copy{number}/"])
+            subprocess.Popen(["rsync", "-a", "-e", shell, f"{tmp_path}/source/", f"{route.prefix}{number}/"])
             for number in range(6)
         ]
         assert [rsync.wait(60) for rsync in rsyncs] == [0] * 6
-    assert len({(tmp_path / f"copy{number}" / "file").read_bytes() for number in range(6)}) == 1
+    assert len({(tmp_path / f"{number}" / "file").read_bytes() for number in range(6)}) == 1
 
 
 def test_the_password_is_in_no_process_while_rsync_runs(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path
+    server: PasswordServer, opened: Opener, tmp_path: Path
 ) -> None:
     if not Path("/proc/self/environ").exists():
         pytest.skip("no /proc on this machine")
@@ -158,10 +163,12 @@ def test_the_password_is_in_no_process_while_rsync_runs(
     remote.chmod(0o700)
     (tmp_path / "file").write_bytes(b"x")
     with opened(server.target()).rsync_route() as route:
-        argv = ["rsync", "-a", f"--rsync-path={remote}", "-e", shlex.join(route.shell), f"{tmp_path}/file", f"{route.prefix}copy"]
+        argv = ["rsync", "-a", f"--rsync-path={remote}", "-e", shlex.join(route.shell)]
+        argv += [f"{tmp_path}/file", f"{route.prefix}copy"]
         rsync = subprocess.Popen(argv, env={**os.environ, **route.env})
-        wait_for(lambda: any("bridge" in line for line in _cmdlines(rsync.pid)), 10, "rsync to start the bridge")
-        seen = [_proc(pid, "cmdline") + _proc(pid, "environ") for pid in [os.getpid(), rsync.pid, *descendants(os.getpid())]]
+        wait_for(lambda: any("bridge" in line for line in _cmdlines(rsync.pid)), 10, "the bridge to start")
+        pids = [os.getpid(), *descendants(os.getpid())]
+        seen = [_proc(pid, "cmdline") + _proc(pid, "environ") for pid in pids]
         assert len(seen) >= 3
         with fifo.open("w") as gate:
             gate.write("\n")
@@ -171,7 +178,7 @@ def test_the_password_is_in_no_process_while_rsync_runs(
 
 
 def test_nothing_is_left_of_a_route_and_a_connection(
-    server: PasswordServer, opened: Callable[[Target], Transport], tmp_path: Path
+    server: PasswordServer, opened: Opener, tmp_path: Path
 ) -> None:
     before = set(threading.enumerate())
     transport = opened(server.target())
@@ -180,7 +187,10 @@ def test_nothing_is_left_of_a_route_and_a_connection(
         assert socket_path.parent.stat().st_mode & 0o777 == 0o700
     assert not socket_path.parent.exists()
     transport.close()
-    wait_for(lambda: {t for t in threading.enumerate() if t.name.startswith("rl-")} <= before, 5, "threads to end")
+    wait_for(
+        lambda: {thread for thread in threading.enumerate() if thread.name.startswith("rl-")} <= before, 5,
+        "threads to end",
+    )
 
 
 def _cmdlines(pid: int) -> list[str]:

@@ -1,4 +1,6 @@
-"""An ssh server that takes passwords, inside the test process: sshd takes them only as root, from the system's accounts."""
+"""An ssh server that takes passwords, inside the test process: sshd takes them only as root, from the
+system's accounts.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ PASSWORD = "correct horse/battery'staple"
 
 
 class PasswordServer:
-    """Listens on 127.0.0.1; use as a context manager. ``logins`` lists the attempts as (method, succeeded)."""
+    """Listens on 127.0.0.1; use as a context manager. ``logins`` lists the attempts as (method, succeeded).
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,8 +44,9 @@ class PasswordServer:
     def target(self, **changes: Any) -> Target:
         """Return the target for this server; ``changes`` replace its fields."""
         fields: dict[str, Any] = {
-            "name": "pw", "hostname": "127.0.0.1", "port": self.port, "username": USERNAME, "password": PASSWORD,
-            "ssh_config": self.ssh_config, "transport": "fabric", "connect_timeout_s": 5,
+            "name": "pw", "hostname": "127.0.0.1", "port": self.port, "username": USERNAME,
+            "password": PASSWORD, "ssh_config": self.ssh_config, "transport": "fabric",
+            "connect_timeout_s": 5,
         }
         return Target(**{**fields, **changes})
 
@@ -120,7 +124,8 @@ class _Session(paramiko.ServerInterface):
     def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
         process = subprocess.Popen(
             ["/bin/sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True, env={**os.environ, "HOME": str(self.server.folder)}, cwd=self.server.folder, bufsize=0,
+            start_new_session=True, env={**os.environ, "HOME": str(self.server.folder)},
+            cwd=self.server.folder, bufsize=0,
         )
         self.processes.append(process)
         for work in (self._stdin, self._serve):
