@@ -42,7 +42,10 @@ def check(request: dict[str, Any], root: str) -> dict[str, Any]:
         raise Refusal("RequestError", "the check names no project_id")
     status, reason = _judge(root, request)
     if status != "refused" and request.get("create"):
-        _mark(root, request)
+        try:
+            _mark(root, request)
+        except OSError as error:
+            status, reason = "refused", f"it can't be written to: {error.strerror}: {error.filename or root}"
     filesystem = os.statvfs(existing(root))
     return {
         "workdir": root, "status": status, "reason": reason, "digest": Manifest(root).digest(),

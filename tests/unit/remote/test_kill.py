@@ -1,0 +1,120 @@
+"""Stopping jobs: everything of them is gone, and the answer says what was done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+from remote_launch.remote import procs
+from tests.support.served import until
+
+if TYPE_CHECKING:
+    from tests.support.served import Served
+
+STUBBORN = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 71' & setsid env -i sleep 72 & echo $! > wiped; setsid sleep 73 & touch up; sleep 74; sleep 75"
+
+
+def _is_up(served: Served, name: str = "up") -> None:
+    until((served.workdir / name).exists, "the job gets going")
+
+
+def test_a_stubborn_tree_is_killed_to_the_last(served: Served) -> None:
+    job_id = served.start(STUBBORN)
+    _is_up(served)
+    supervisor = served.read(job_id, "started.json")["supervisor_pid"]
+    before = set(procs.members(job_id, supervisor))
+    assert len(before) >= 5
+    answer = served.kill(job_id, grace_s=0.5)
+    assert answer == {
+        "job_id": job_id, "outcome": "killed", "state": "KILLED", "exit_code": None, "signal": "KILL", "left_over": 0, "message": None,
+    }
+    assert [pid for pid in before if procs.start_ticks(pid) is not None] == []
+    assert served.probe(job_id)["reason"] == "killed by me@laptop"
+    until(lambda: procs.start_ticks(supervisor) is None, "the supervisor ends")
+
+
+def test_the_child_gets_term_first_and_its_grace(served: Served) -> None:
+    job_id = served.start("trap 'echo saved; exit 9' TERM; touch up; while :; do sleep 0.05; done")
+    _is_up(served)
+    answer = served.kill(job_id)
+    assert (answer["outcome"], answer["exit_code"], answer["signal"]) == ("killed", 9, None)
+    assert served.out(job_id) == "saved\n"
+
+
+def test_another_first_signal(served: Served) -> None:
+    job_id = served.start("trap 'exit 5' INT; trap 'exit 6' TERM; touch up; while :; do sleep 0.05; done")
+    _is_up(served)
+    assert served.kill(job_id, signal="INT")["exit_code"] == 5
+
+
+def test_kill_goes_to_the_whole_tree_at_once(served: Served) -> None:
+    job_id = served.start(STUBBORN)
+    _is_up(served)
+    at = time.monotonic()
+    answer = served.kill(job_id, signal="KILL", grace_s=30)
+    assert (answer["outcome"], answer["signal"], answer["left_over"]) == ("killed", "KILL", 0)
+    assert time.monotonic() - at < 5
+    assert served.pids(job_id) == []
+
+
+def test_the_dead_the_unknown_and_the_living_in_one_call(served: Served) -> None:
+    ended, alive, unknown = served.start("exit 3"), served.start("exec sleep 60"), uuid.uuid4().hex
+    served.wait(ended)
+    jobs = [{"job_id": job_id, "grace_s": 5} for job_id in (ended, unknown, alive)]
+    answers = served.call("kill", jobs=jobs, by="me@laptop")["jobs"]
+    assert [answer["outcome"] for answer in answers] == ["already_ended", "not_found", "killed"]
+    assert (answers[0]["state"], answers[0]["exit_code"]) == ("FAILED", 3)
+
+
+def test_a_job_whose_supervisor_died_is_killed_all_the_same(served: Served) -> None:
+    job_id = served.start("trap '' TERM; sh -c 'trap \"\" TERM; touch up; sleep 76' & while :; do sleep 0.1; done")
+    _is_up(served)
+    os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
+    lost = until(lambda: (found := served.probe(job_id))["state"] == "LOST" and found, "the job is lost")
+    assert lost["left_over"] >= 2
+    assert "its supervisor died" in lost["reason"]
+    assert "still run" in lost["reason"]
+    answer = served.kill(job_id, grace_s=0.3)
+    assert (answer["outcome"], answer["state"], answer["left_over"]) == ("killed", "KILLED", 0)
+    assert served.pids(job_id) == []
+    assert served.probe(job_id)["state"] == "KILLED"
+
+
+def test_a_supervisor_that_is_stopped_is_not_waited_for_forever(served: Served, monkeypatch) -> None:
+    job_id = served.start("exec sleep 60")
+    supervisor = served.read(job_id, "started.json")["supervisor_pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    from remote_launch.remote import kill
+
+    monkeypatch.setattr(kill, "PATIENCE_S", 0.5)
+    request = {"workdir": str(served.workdir), "jobs": [{"job_id": job_id, "grace_s": 0.2}], "by": "me@laptop"}
+    answer = kill.kill(request)["jobs"][0]
+    assert (answer["outcome"], answer["state"]) == ("killed", "KILLED")
+    assert procs.start_ticks(supervisor) is None
+    assert served.pids(job_id) == []
+
+
+def test_a_stop_that_rl_did_not_ask_for_is_no_kill(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGTERM)
+    end = served.wait(job_id)
+    assert (end["state"], end["signal"]) == ("FAILED", "TERM")
+    assert "not by rl" in end["reason"]
+
+
+def test_the_supervisors_death_ends_the_child(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
+    until(lambda: served.pids(job_id) == [], "the child ends")
+    job = served.probe(job_id)
+    assert (job["state"], job["reason"], job["exit_code"], job["left_over"]) == ("LOST", "its supervisor died", None, 0)
+    assert served.kill(job_id)["outcome"] == "already_ended"
+
+
+def test_a_wrong_signal_is_refused(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    assert served.call("kill", jobs=[{"job_id": job_id, "signal": "NOPE"}])["error"]["type"] == "RequestError"
+    assert served.probe(job_id)["state"] == "RUNNING"

@@ -1,0 +1,80 @@
+"""What a launch asks of a server first."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_launch.remote import machine, preflight
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.served import Served
+
+
+def test_what_is_there(served: Served) -> None:
+    (served.workdir / "train.py").touch()
+    answer = served.call("preflight", script="train.py", python=sys.executable, ports=3)
+    assert (answer["workdir"], answer["workdir_exists"], answer["workspace"]) == (str(served.workdir), True, False)
+    assert (answer["script_exists"], answer["python"]) == (True, sys.executable)
+    assert (answer["address"], answer["interface"]) == ("127.0.0.1", "lo")
+    assert len(set(answer["ports"])) == 3
+    for port in answer["ports"]:
+        socket.create_server(("", port)).close()
+
+
+def test_what_is_not_there(served: Served) -> None:
+    answer = served.call("preflight", script="nope.py", python="~/no/python", address="192.0.2.7")
+    assert (answer["script_exists"], answer["python"], answer["torch"], answer["interface"]) == (False, None, None, None)
+    assert served.call("preflight", workdir="/no/such")["workdir_exists"] is False
+
+
+def test_modules_and_subfolders(served: Served) -> None:
+    package = served.workdir / "src" / "proj"
+    package.mkdir(parents=True)
+    (package / "train.py").touch()
+    assert served.call("preflight", module="proj.train", cwd="src")["script_exists"] is True
+    assert served.call("preflight", module="proj.other", cwd="src")["script_exists"] is None
+
+
+def test_the_address_that_ssh_reached(served: Served) -> None:
+    served.env["SSH_CONNECTION"] = "192.0.2.1 50000 127.0.0.3 22"
+    answer = served.call("preflight")
+    assert (answer["address"], answer["interface"]) == ("127.0.0.3", "lo")
+
+
+def test_every_own_address_has_its_interface() -> None:
+    for name, address in machine.interfaces():
+        if not address.startswith(("127.", "::1", "fe80")):
+            assert machine.interface_of(address) == name
+
+
+@pytest.mark.parametrize(("config", "files", "expected"), [
+    ("", ["lib/python3.11/site-packages/torch/__init__.py"], True),
+    ("include-system-site-packages = false", [], False),
+    ("include-system-site-packages = false", ["lib/python3.11/site-packages/torchvision/__init__.py"], False),
+])
+def test_torch_is_found_without_importing_it(tmp_path: Path, config: str, files: list[str], expected: bool) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "pyvenv.cfg").write_text(config)
+    os.symlink(sys.executable, tmp_path / "bin" / "python")
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert preflight.has_torch(str(tmp_path / "bin" / "python")) is expected
+
+
+def test_it_is_quick(served: Served) -> None:
+    served.env["PATH"] = "/usr/bin:/bin"
+    best = 9.0
+    for _ in range(5):
+        at = time.perf_counter()
+        served.call("preflight", ports=2)
+        best = min(best, time.perf_counter() - at)
+    assert best < 0.5  # 0.05 on a machine at rest; a machine under load must not fail the tests

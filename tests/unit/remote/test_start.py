@@ -1,0 +1,193 @@
+"""Starting a job: exactly once, really spawned, with the environment and the exit code told exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from remote_launch.remote import procs
+from tests.support.served import until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.served import Served
+
+
+def test_start_reports_the_child_and_a_second_start_says_already(served: Served) -> None:
+    spec = served.spec("echo once; exec sleep 60")
+    first = served.call("start", spec=spec)
+    second = served.call("start", spec=spec)
+    assert first["state"] == "STARTED"
+    assert second == {**first, "state": "ALREADY"}
+    assert procs.start_ticks(first["child_pid"]) is not None
+    served.kill(spec["job_id"])
+    assert served.call("start", spec=spec)["state"] == "ALREADY"  # also after its end
+    assert served.out(spec["job_id"]) == "once\n"
+
+
+def test_ten_starts_at_once_make_one_child(served: Served) -> None:
+    spec = served.spec("echo run >> count; exec sleep 60")
+    rivals = [served.popen("start") for _ in range(10)]
+    for rival in rivals:
+        rival.stdin.write(json.dumps({"spec": spec}).encode())
+    for rival in rivals:
+        rival.stdin.close()
+    answers = [json.loads(rival.stdout.read()) for rival in rivals]
+    for rival in rivals:
+        rival.wait()
+        rival.stdout.close()
+        rival.stderr.close()
+    assert sorted(answer["state"] for answer in answers) == ["ALREADY"] * 9 + ["STARTED"]
+    assert len({answer["child_pid"] for answer in answers}) == 1
+    until((served.workdir / "count").exists, "the child writes")
+    assert (served.workdir / "count").read_text() == "run\n"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_truncated_request_creates_nothing(served: Served, cut: int) -> None:
+    whole = json.dumps({"spec": served.spec("true")}).encode()
+    answer = served.raw("start", whole[:cut])
+    assert answer["error"]["type"] == "RequestError"
+    assert not (served.workdir / ".jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("job_id", "../../etc"), ("job_id", None), ("version", 2), ("env", {"A=B": "1"}), ("env", {"A": 1}), ("torchrun", ["x"]),
+     ("unset_env", "PATH"), ("shell", None), ("cwd", 3)],
+)
+def test_a_wrong_spec_creates_nothing(served: Served, field: str, value: object) -> None:
+    spec = {**served.spec("true"), field: value}
+    assert served.call("start", spec=spec)["error"]["type"] == "RequestError"
+    assert not (served.workdir / ".jobs").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "words"),
+    [
+        ({"argv": ["no-such-program"]}, "MissingProgramError", "command not found: no-such-program"),
+        ({"argv": ["/etc/passwd"]}, "StartError", "Permission denied"),
+        ({"shell": "true", "cwd": "not/there"}, "WorkspaceError", "not/there"),
+        ({"torchrun": ["x.py"], "python": "~/no/such/python"}, "MissingProgramError", "the interpreter ~/no/such/python is not there"),
+    ],
+)
+def test_a_start_that_fails_says_why_and_leaves_nothing(served: Served, fields: dict, kind: str, words: str) -> None:
+    spec = served.spec(**fields)
+    error = served.call("start", spec=spec)["error"]
+    assert error["type"] == kind
+    assert words in error["message"]
+    assert os.listdir(served.workdir / ".jobs") == []
+    good = served.spec("true", job_id=spec["job_id"])  # the same id can be started once the cause is mended
+    assert served.call("start", spec=good)["state"] == "STARTED"
+
+
+def test_a_missing_workdir_is_refused(served: Served, tmp_path: Path) -> None:
+    spec = {**served.spec("true"), "workdir": str(tmp_path / "nowhere")}
+    error = served.raw("start", json.dumps({"spec": spec}).encode())["error"]
+    assert error["type"] == "WorkspaceError"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_remains_of_a_start_that_died_do_not_count_as_started(served: Served) -> None:
+    spec = served.spec("echo fresh")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    (folder / "lock").touch()
+    (folder / "job.out").write_text("stale")
+    assert served.probe(spec["job_id"])["state"] == "CREATED"
+    assert served.call("start", spec=spec)["state"] == "STARTED"
+    served.wait(spec["job_id"])
+    assert served.out(spec["job_id"]) == "fresh\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "state", "exit_code", "killed_by", "reason"),
+    [
+        ("true", "SUCCEEDED", 0, None, None),
+        ("exit 37", "FAILED", 37, None, "exited with 37"),
+        ("kill -SEGV $$", "FAILED", None, "SEGV", "was killed by signal SEGV"),
+        ("kill -KILL $$", "FAILED", None, "KILL", "was killed by signal KILL (the kernel does that when memory runs out)"),
+        ("sh -c 'kill -TERM $$'; exit $?", "FAILED", 143, None, "exited with 143 (signal TERM)"),
+        ("surely-not-a-command --x", "FAILED", 127, None, "command not found: surely-not-a-command (exit 127)"),
+    ],
+)
+def test_the_exact_end_is_recorded(
+    served: Served, shell: str, state: str, exit_code: int | None, killed_by: str | None, reason: str | None
+) -> None:
+    end = served.wait(served.start(shell))
+    assert (end["state"], end["exit_code"], end["signal"], end["reason"]) == (state, exit_code, killed_by, reason)
+    assert end["left_over"] == 0
+    assert end["started_at"] <= end["ended_at"]
+
+
+def test_the_environment_of_the_job(served: Served, tmp_path: Path) -> None:
+    prefix = tmp_path / "venv"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "pyvenv.cfg").touch()
+    served.env.update({"PET_NNODES": "9", "GONE": "1", "KEPT": "yes", "PYTHONPATH": "/theirs", "RL_COMMAND_ID": "c" * 32})
+    (served.workdir / "sub").mkdir()
+    job_id = served.start(
+        argv=["env", "-0"], cwd="sub", env={"PLAIN": "a $b 'c'\nd"}, secret_env={"API_KEY": "s3cret"}, unset_env=["PET_*", "GONE"],
+        python=str(prefix / "bin" / "python"), path_prepend=["~/tools", str(prefix / "bin")], pythonpath_append=[".", "lib"],
+        launch_id="f" * 32, run_id="run-1", node_rank=1, attempt=2,
+    )
+    served.wait(job_id)
+    env = dict(entry.split("=", 1) for entry in served.out(job_id).split("\0") if entry)
+    expected = {
+        "PLAIN": "a $b 'c'\nd", "API_KEY": "s3cret", "KEPT": "yes", "VIRTUAL_ENV": str(prefix), "RL_JOB_ID": job_id,
+        "RL_LAUNCH_ID": "f" * 32, "RL_RUN_ID": "run-1", "RL_ATTEMPT": "2", "RL_NODE_RANK": "1", "RL_JOB_DIR": str(served.folder(job_id)),
+        "PYTHONPATH": f"/theirs:{served.workdir}:{served.workdir}/lib",
+        "PATH": f"{os.path.expanduser('~/tools')}:{prefix}/bin:{served.env['PATH']}",
+    }
+    assert {name: env.get(name) for name in expected} == expected
+    assert not {"PET_NNODES", "GONE", "RL_COMMAND_ID"} & set(env)
+
+
+def test_secrets_are_not_written_down(served: Served) -> None:
+    spec = served.spec("exec sleep 60", secret_env={"API_KEY": "s3cret-value"})
+    spec["gang"] = {"token": "s3cret-token", "nnodes": 1}
+    assert served.call("start", spec=spec)["state"] == "STARTED"
+    for path in served.folder(spec["job_id"]).rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
+    assert stat.S_IMODE(served.folder(spec["job_id"]).stat().st_mode) == 0o700
+
+
+def test_the_job_has_the_users_umask_and_folder(served: Served) -> None:
+    job_id = served.start("umask; pwd; touch made; readlink /proc/self/fd/0; ps -o sid= -p $$")
+    assert served.wait(job_id)["state"] == "SUCCEEDED"
+    umask = os.umask(0o022)
+    os.umask(umask)
+    lines = served.out(job_id).split("\n")
+    assert lines[:3] == [f"{umask:04o}", str(served.workdir), "/dev/null"]
+    assert int(lines[3]) == served.read(job_id, "started.json")["child_pid"]  # a session of its own
+
+
+def test_the_supervisor_is_detached(served: Served) -> None:
+    """Nothing of the connection is held, and the transport's sweep for its command id does not find the supervisor."""
+    served.env["RL_COMMAND_ID"] = "d" * 32
+    job_id = served.start("exec sleep 60")
+    started = served.read(job_id, "started.json")
+    pid = started["supervisor_pid"]
+    assert os.getsid(pid) != os.getsid(0)
+    targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in ("0", "1", "2")}
+    assert targets == {"/dev/null", str(served.folder(job_id) / "supervisor.log")}
+    for process in (pid, started["child_pid"]):
+        with open(f"/proc/{process}/environ", "rb") as file:
+            assert b"RL_COMMAND_ID=" not in file.read()
+    os.kill(pid, signal.SIGHUP)  # as a closing terminal would
+    assert served.probe(job_id)["state"] == "RUNNING"
+
+
+def test_processes_left_by_a_child_that_ended_are_swept(served: Served) -> None:
+    """A background process that ignores TERM, and one in a session of its own without the job's environment."""
+    job_id = served.start("sh -c 'trap \"\" TERM; sleep 61' & setsid env -i sleep 62 & echo $! > wiped; sleep 0.2; exit 4")
+    end = served.wait(job_id)
+    assert (end["state"], end["exit_code"], end["left_over"]) == ("FAILED", 4, 0)
+    assert served.pids(job_id) == []
+    assert procs.start_ticks(int((served.workdir / "wiped").read_text())) is None

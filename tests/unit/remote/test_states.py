@@ -1,0 +1,142 @@
+"""What probe tells of jobs, and of folders that are none."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import uuid
+from typing import TYPE_CHECKING
+
+from tests.support.served import until
+
+if TYPE_CHECKING:
+    from tests.support.served import Served
+
+
+def test_a_running_job_and_what_its_spec_says(served: Served) -> None:
+    job_id = served.start("echo 12345; exec sleep 60", command="train me", tags=("a",), node_rank=0, created_at=5.0)
+    until(lambda: served.probe(job_id)["log_bytes"] == 6, "the log grows")
+    answer = served.call("probe", job_ids=[job_id], specs=True)
+    job = answer["jobs"][0]
+    assert (job["state"], job["exit_code"], job["reason"], job["attempt"]) == ("RUNNING", None, None, 0)
+    assert job["supervisor_pid"] == served.read(job_id, "started.json")["supervisor_pid"]
+    assert job["spec"]["command"] == "train me"
+    assert (job["spec"]["tags"], job["spec"]["created_at"], job["spec"]["workdir"]) == (["a"], 5.0, str(served.workdir))
+    assert "secret_env" not in job["spec"]
+    assert (answer["bad"], answer["others"], answer["missing"]) == ([], [], [])
+
+
+def test_a_job_started_in_an_earlier_boot_is_lost(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    path = served.folder(job_id) / "started.json"
+    started = served.read(job_id, "started.json")
+    path.write_text(json.dumps({**started, "boot_id": "another"}))
+    job = served.probe(job_id)
+    assert job["state"] == "LOST"
+    assert job["reason"].startswith("the server was restarted at 2")
+    path.write_text(json.dumps(started))
+
+
+def test_a_recycled_pid_is_not_the_supervisor(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    started = served.read(job_id, "started.json")
+    path = served.folder(job_id) / "started.json"
+    path.write_text(json.dumps({**started, "supervisor_pid": os.getpid()}))
+    assert served.probe(job_id)["state"] == "LOST"
+    path.write_text(json.dumps(started))
+
+
+def test_discovery_names_the_others_and_the_missing(served: Served) -> None:
+    first, second = served.start("true"), served.start("true")
+    unknown = uuid.uuid4().hex
+    answer = served.call("probe", job_ids=[first, unknown], discover=True)
+    assert [job["job_id"] for job in answer["jobs"]] == [first]
+    assert (answer["others"], answer["missing"]) == ([second], [unknown])
+    everything = served.call("probe", job_ids=None)
+    assert {job["job_id"] for job in everything["jobs"]} == {first, second}
+
+
+def test_no_jobs_folder_is_no_error(served: Served) -> None:
+    answer = served.call("probe", job_ids=None, discover=True)
+    assert (answer["jobs"], answer["bad"]) == ([], [])
+
+
+def test_corrupt_folders_are_told_and_hide_nothing(served: Served) -> None:
+    good = served.start("true")
+    served.wait(good)
+    jobs = served.workdir / ".jobs"
+
+    def folder(name: str, **files: bytes) -> str:
+        (jobs / name).mkdir()
+        for file, content in files.items():
+            (jobs / name / f"{file}.json").write_bytes(content)
+        return name
+
+    ids = [uuid.uuid4().hex for _ in range(8)]
+    folder(ids[0], exit=b"{half")
+    folder(ids[1], exit=b"[1, 2]")
+    folder(ids[2], exit=b'{"state": "NAPPING"}')
+    folder(ids[3], exit=b"x" * (2 << 20))
+    folder(ids[4], started=b"\xff\xfe\x00")
+    folder(ids[5])
+    os.mkfifo(jobs / ids[5] / "exit.json")
+    folder(ids[6], exit=b'{"state": "FAILED", "exit_code": "many", "reason": 7, "failures": 3, "cause": "x", "ended_at": NaN}')
+    folder(ids[7], started=b'{"supervisor_pid": "1", "supervisor_ticks": null, "boot_id": 4}')
+    folder("../.jobs/not-an-id")
+    (jobs / uuid.uuid4().hex).write_text("a file")
+    (jobs / "évil\nname").mkdir()
+    os.symlink("/etc", jobs / uuid.uuid4().hex)
+    answer = served.call("probe", job_ids=None, discover=True, specs=True)
+    states = {job["job_id"]: job["state"] for job in answer["jobs"]}
+    assert states == {good: "SUCCEEDED", ids[6]: "FAILED", ids[7]: "LOST"}
+    assert {entry["name"] for entry in answer["bad"]} >= {*ids[:6], "not-an-id", "évil\nname"}
+    assert len(answer["bad"]) == 10
+    odd = next(job for job in answer["jobs"] if job["job_id"] == ids[6])
+    assert (odd["exit_code"], odd["reason"], odd["failures"], odd["cause"], odd["ended_at"]) == (None, None, [], None, None)
+
+
+def test_odd_requests_are_refused(served: Served) -> None:
+    assert served.call("probe", job_ids=["../x"])["error"]["type"] == "RequestError"
+    assert served.call("probe", job_ids=None, jobs_folder="../../tmp")["error"]["type"] == "RequestError"
+    assert served.raw("probe", b"{}")["error"]["type"] == "RequestError"
+    assert served.raw("probe", b"[" * 100000)["error"]["type"] == "RequestError"
+
+
+def test_facts_of_the_machine(served: Served) -> None:
+    facts = served.call("probe", job_ids=[], facts=True)["facts"]
+    assert facts["cpus"] >= 1
+    assert 0 < facts["memory_available_bytes"] <= facts["memory_total_bytes"]
+    assert 0 < facts["disk_free_bytes"] <= facts["disk_total_bytes"]
+    assert facts["boot_id"]
+    assert isinstance(facts["gpus"], list)
+
+
+def test_gpus_come_from_nvidia_smi(served: Served, tmp_path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(
+        '#!/bin/sh\ncase "$*" in -L) echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)";; '
+        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA A100, 40960, [N/A], [N/A]"; echo "oops";; esac\n'
+    )
+    tool.chmod(0o755)
+    served.env.update(PATH=f"{tmp_path}:{served.env['PATH']}")
+    served.env.pop("CUDA_VISIBLE_DEVICES", None)
+    gpus = served.call("probe", job_ids=[], facts=True)["facts"]["gpus"]
+    assert gpus[0] == {
+        "index": 0, "name": "NVIDIA A100", "memory_total_mib": 40960, "memory_used_mib": 1024, "utilization_percent": 37,
+    }
+    assert (len(gpus), gpus[1]["memory_used_mib"]) == (2, None)
+    served.env["CUDA_VISIBLE_DEVICES"] = "3,1,0"
+    assert served.call("preflight")["gpus"] == 3
+
+
+def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> None:
+    """A child that ended by itself keeps its own end, though a kill was asked for a moment later."""
+    job_id = served.start("touch up; exec sleep 0.3")
+    supervisor = served.read(job_id, "started.json")["supervisor_pid"]
+    os.kill(supervisor, signal.SIGSTOP)
+    until(lambda: not served.pids(job_id), "the child ends")
+    (served.folder(job_id) / "kill.json").write_text('{"signal": "TERM", "grace_s": 1, "by": "me"}')
+    os.kill(supervisor, signal.SIGTERM)
+    os.kill(supervisor, signal.SIGCONT)
+    assert served.wait(job_id)["state"] == "SUCCEEDED"
