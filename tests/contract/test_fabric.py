@@ -246,10 +246,9 @@ class TestLimits:
 
     def test_a_reverse_port_that_is_taken(self, sshd: SshdServer, opened: Opener) -> None:
         transport = opened(sshd.target("fabric"))
-        with socket.create_server(("127.0.0.1", 0)) as taken:
-            port = taken.getsockname()[1]
-            error = pytest.raises(ConnectError, transport.reverse_forward, 1, remote_port=port)
-        error.match("won't listen")
+        refused = pytest.raises(ConnectError, match="won't listen")
+        with socket.create_server(("127.0.0.1", 0)) as taken, refused:
+            transport.reverse_forward(1, remote_port=taken.getsockname()[1])
 
 
 def _echo_once(listener: socket.socket) -> None:
