@@ -155,9 +155,12 @@ class OpensshTransport:
         )
 
     def _forward(self, flag: str, spec: str, port: int) -> Forward:
-        done = self._master.control("forward", flag, spec)
-        if done.returncode != 0:
-            said = plain(done.stderr.decode("utf-8", "replace"))
+        try:
+            done = self._master.control("forward", flag, spec)
+            said = "" if done.returncode == 0 else plain(done.stderr.decode("utf-8", "replace")) or "ssh did not say why"
+        except subprocess.TimeoutExpired:
+            said = "ssh's master did not answer"
+        if said:
             raise ConnectError(self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?")
         forward = _MasterForward(port=port, flag=flag, spec=spec, master=self._master)
         self._forwards.append(forward)

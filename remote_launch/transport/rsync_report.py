@@ -133,6 +133,8 @@ def sync_error(server: str, what: str, code: int, stderr: str) -> RemoteLaunchEr
         return ConnectionLostError(
             server, f"{what}: the connection failed\n{tail}", hint="run it again: it goes on where it stopped"
         )
+    elif "is your shell clean" in stderr or "unexpected tag" in stderr:
+        hint = "the login shell prints something there: make ~/.bashrc silent for shells that aren't interactive"
     elif "Permission denied" in stderr:
         hint = "look at who owns these files, on both sides"
     elif re.search(r"can't cd to|cd: .*No such file|change_dir .* failed: No such file", stderr):

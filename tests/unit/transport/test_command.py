@@ -1,0 +1,109 @@
+"""Commands as values: what a shell is given, what travels on stdin, what people see."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from remote_launch.errors import UsageError
+from remote_launch.transport.command import (
+    MASK,
+    Command,
+    is_secret_name,
+    mask_env,
+    quote,
+    quote_path,
+    read_exit,
+    stop_command,
+)
+
+
+def run(command: Command, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command as a login shell would, with what is sent on stdin."""
+    return subprocess.run(["/bin/sh", "-c", command.remote()], input=command.stdin(content), capture_output=True, timeout=20)
+
+
+def test_the_login_shell_sees_a_reader_that_every_shell_takes_alike() -> None:
+    command = Command(["echo", "it's\n!"], env={"TOKEN": "secret"}, cwd="/tmp")
+    assert "secret" not in command.remote()
+    assert command.remote() == f"exec /bin/sh -c 'eval \"$(dd bs=1 count={len(command.header())} 2>/dev/null)\"'"
+
+
+def test_the_command_s_own_stdin_begins_right_after_the_command() -> None:
+    assert run(Command(["cat"]), b"\n\nbinary \x00\xff\n").stdout == b"\n\nbinary \x00\xff\n"
+
+
+def test_a_connection_that_breaks_in_the_header_runs_nothing() -> None:
+    command = Command(["echo", "ran"], env={"A": "1", "B": "2"})
+    whole = command.header()
+    for length in range(len(whole) - 2):  # without the last newline it is whole
+        done = subprocess.run(["/bin/sh", "-c", command.script()], input=whole[:length], capture_output=True, timeout=20)
+        assert done.stdout == b"", whole[:length]
+
+
+@pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=", "Ä", "A\n"])
+def test_a_name_that_no_shell_takes_is_refused(name: str) -> None:
+    with pytest.raises(UsageError):
+        Command(["true"], env={name: "x"}).stdin(None)
+
+
+def test_a_nul_is_refused() -> None:
+    with pytest.raises(UsageError, match="NUL"):
+        Command(["echo", "a\0b"]).stdin(None)
+
+
+def test_bytes_that_are_no_text_go_through() -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert run(Command(["printf", "%s", name], env={"A": name})).stdout == b"caf\xe9"
+
+
+def test_the_id_is_in_the_environment() -> None:
+    command = Command(["printenv", "RL_COMMAND_ID"])
+    assert run(command).stdout.decode().strip() == command.command_id
+
+
+def test_every_command_has_its_own_id() -> None:
+    assert Command(["true"]).command_id != Command(["true"]).command_id
+
+
+def test_a_command_killed_says_nothing_of_the_shell_s() -> None:
+    done = run(Command([], shell="kill -KILL $$"))
+    assert (done.returncode, done.stderr) == (137, b"")
+
+
+@pytest.mark.parametrize(
+    ("code", "read"),
+    [(0, (0, None)), (1, (1, None)), (128, (128, None)), (129, (None, "HUP")), (137, (None, "KILL")), (139, (None, "SEGV")),
+     (143, (None, "TERM")), (159, (None, "SYS")), (160, (160, None)), (255, (255, None))],
+)
+def test_exit_codes_and_signals(code: int, read: tuple[int | None, str | None]) -> None:
+    assert read_exit(code) == read
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [("~", '"$HOME"'), ("~/", '"$HOME"/'), ("~/a b", "\"$HOME\"/'a b'"), ("~x/y", "'~x/y'"), ("/a", "/a"), ("", "''"), ("$(id)", "'$(id)'")],
+)
+def test_paths(path: str, word: str) -> None:
+    assert quote_path(path) == word
+
+
+def test_quote_is_one_word() -> None:
+    assert quote("a b;c") == "'a b;c'"
+
+
+def test_what_people_see() -> None:
+    assert Command(["echo", "a b"], env={"TOKEN": "x"}).masked() == "echo 'a b'"
+    assert Command(["x"], shell="a long script", label="probe").masked() == "probe"
+    assert Command([], shell="echo hi").masked() == "echo hi"
+
+
+@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "password", "DB_PASSWD", "AUTH", "GOOGLE_CREDENTIALS"])
+def test_secret_names(name: str) -> None:
+    assert is_secret_name(name)
+    assert mask_env({name: "x", "PATH": "/bin"}) == {name: MASK, "PATH": "/bin"}
+
+
+def test_stopping_nothing_is_well() -> None:
+    assert run(stop_command(Command(["true"]))).returncode == 0
