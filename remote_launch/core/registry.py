@@ -127,7 +127,7 @@ class Registry:
     def get(self, word: str) -> JobRecord:
         """Given a key, a job_id or its beginning (4 digits or more), return the job. Raises UnknownJobError, naming near keys."""
         word = str(word).strip()
-        if word.isdigit() and len(word) < 8:
+        if word.isdecimal() and len(word) < 8:
             found = self._select("SELECT key, record FROM jobs WHERE key = ?", [int(word)])
         elif len(word) >= 4 and all(c in "0123456789abcdef" for c in word):
             found = self._select("SELECT key, record FROM jobs WHERE job_id LIKE ?", [word + "%"])

@@ -65,7 +65,7 @@ def order_servers(names: Sequence[str], master: str | None) -> list[str]:
 def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
     """Given torchrun's --nproc-per-node (a number, gpu, cpu or auto), return the number of ranks for one server."""
     word = str(wanted).strip().lower()
-    if word.isdigit() and int(word) > 0:
+    if word.isdecimal() and int(word) > 0:
         return int(word)
     if word == "cpu":
         return facts.cpus
@@ -104,9 +104,12 @@ def lay_out(
     ports = list(facts[0].ports)
     if len(ports) < 2:
         raise TopologyError(f"{facts[0].server}: no free port was found on the master")
+    master_port = master_port or ports[0]
+    # A port that the user chose may be one of those that were found free.
+    gang_port = ports[1] if ports[1] != master_port else ports[0]
     return Topology(
         nodes=tuple(nodes),
         master_addr=master_addr or facts[0].address,
-        master_port=master_port or ports[0],
-        gang_port=ports[1],
+        master_port=master_port,
+        gang_port=gang_port,
     )

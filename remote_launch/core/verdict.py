@@ -39,7 +39,9 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
     failed = [job for job in jobs if job.state is not JobState.SUCCEEDED]
     if not failed:
         return Verdict(state=JobState.SUCCEEDED, exit_code=0, text="succeeded")
-    cause = next((dict(job.details["cause"]) for job in failed if job.details.get("cause")), None)
+    # Causes are what servers told: one without a shape counts for nothing.
+    causes = [job.details.get("cause") for job in failed]
+    cause = next((dict(one) for one in causes if isinstance(one, dict) and one), None)
     if cause is not None:
         return Verdict(state=JobState.FAILED, exit_code=_exit_code(cause), text=describe_cause(cause), cause=cause)
     first = min(failed, key=lambda job: (job.signal == "TERM", job.ended_at or 0.0))
@@ -53,9 +55,9 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
 
 def describe_cause(cause: dict[str, Any]) -> str:
     """Given a cause, return it in a sentence: "rank 3 on gpu-b exited with 37"."""
-    if cause.get("rank") is None:
-        return f"{cause.get('server')}: {cause.get('message') or 'failed'}"
-    who = f"rank {cause['rank']} on {cause.get('server')}"
+    if cause.get("rank") is None and cause.get("message"):
+        return f"{cause.get('server')}: {cause['message']}"
+    who = f"{cause.get('server')}" if cause.get("rank") is None else f"rank {cause['rank']} on {cause.get('server')}"
     if cause.get("signal"):
         return f"{who} was ended by signal {cause['signal']}"
     if cause.get("exit_code") is not None:
@@ -64,8 +66,9 @@ def describe_cause(cause: dict[str, Any]) -> str:
 
 
 def _exit_code(cause: dict[str, Any]) -> int:
-    if cause.get("exit_code"):
-        return int(cause["exit_code"]) & 0xFF or 1
+    code = cause.get("exit_code")
+    if isinstance(code, int) and code:
+        return code & 0xFF or 1
     name = cause.get("signal")
     if name:
         number = getattr(signal, f"SIG{name}", None)

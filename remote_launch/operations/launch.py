@@ -175,7 +175,7 @@ def _user_port(request: LaunchRequest, env: Mapping[str, str]) -> int | None:
     if request.master_port is not None:
         return request.master_port
     port = env.get("MASTER_PORT")
-    if port is not None and not port.isdigit():
+    if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
         raise UsageError(f"MASTER_PORT={port!r} is not a port", hint="leave it out: rl asks the master for a free one")
     return int(port) if port else None
 

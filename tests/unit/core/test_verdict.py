@@ -1,0 +1,98 @@
+"""What a launch came to, from the records of its jobs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+
+from remote_launch.core.jobs import JobRecord, JobState
+from remote_launch.core.verdict import describe_cause, verdict_of
+
+_NUMBERS = itertools.count(1)
+
+
+def job(state: JobState, **fields: Any) -> JobRecord:
+    number = next(_NUMBERS)
+    return JobRecord(
+        **{"job_id": f"{number:032x}", "server": f"s{number}", "command": "x", "state": state, **fields}
+    )
+
+
+def test_success_is_when_all_succeeded() -> None:
+    verdict = verdict_of([job(JobState.SUCCEEDED, exit_code=0), job(JobState.SUCCEEDED, exit_code=0)])
+    assert (verdict.state, verdict.exit_code, verdict.cause) == (JobState.SUCCEEDED, 0, None)
+
+
+def test_one_that_is_unfinished_keeps_the_launch_unfinished() -> None:
+    verdict = verdict_of([job(JobState.FAILED, exit_code=1), job(JobState.RUNNING)])
+    assert verdict.state is JobState.RUNNING
+    assert verdict.text == "1 of 2 jobs unfinished"
+
+
+def test_a_persons_kill_wins_over_what_it_did_to_the_others() -> None:
+    verdict = verdict_of([job(JobState.FAILED, signal="TERM"), job(JobState.KILLED, signal="TERM")])
+    assert (verdict.state, verdict.exit_code) == (JobState.KILLED, 143)
+
+
+def test_the_cause_that_the_supervisors_agreed_on_decides() -> None:
+    cause = {"rank": 3, "server": "gpu-b", "exit_code": 37, "tail": "ValueError"}
+    verdict = verdict_of(
+        [
+            job(JobState.FAILED, exit_code=1, ended_at=1.0),
+            job(JobState.FAILED, exit_code=1, ended_at=2.0, details={"cause": cause}),
+        ]
+    )
+    assert (verdict.exit_code, verdict.text, verdict.cause) == (37, "rank 3 on gpu-b exited with 37", cause)
+
+
+def test_without_a_cause_the_earliest_failure_that_was_no_stop_decides() -> None:
+    stopped = job(JobState.FAILED, signal="TERM", ended_at=1.0)
+    later = job(JobState.FAILED, exit_code=9, ended_at=3.0)
+    first = job(JobState.FAILED, exit_code=7, ended_at=2.0)
+    verdict = verdict_of([stopped, later, first])
+    assert (verdict.exit_code, verdict.text) == (7, f"{first.server}: exited with 7")
+
+
+def test_a_signal_is_128_and_its_number() -> None:
+    assert verdict_of([job(JobState.FAILED, signal="KILL", reason="ended by KILL")]).exit_code == 137
+    assert verdict_of([job(JobState.FAILED, signal="NOSUCH")]).exit_code == 1
+
+
+def test_lost_is_said_and_is_a_failure() -> None:
+    verdict = verdict_of([job(JobState.LOST, reason="the server rebooted", server="gpu-a")])
+    assert (verdict.state, verdict.exit_code) == (JobState.LOST, 1)
+    assert verdict.text == "lost on gpu-a: the server rebooted"
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "expected"),
+    [(256, 1), (257, 1), (255, 255), (-1, 255), (0, 1), (None, 1), ("37", 1), ([], 1)],
+)
+def test_a_failure_never_reads_as_success(exit_code: Any, expected: int) -> None:
+    cause = {"server": "s", "exit_code": exit_code}
+    assert verdict_of([job(JobState.FAILED, details={"cause": cause})]).exit_code == expected
+
+
+@pytest.mark.parametrize(
+    "cause", ["rubbish", ["x"], 3, {"rank": {}, "signal": 9}, {"exit_code": "x", "tail": 4}]
+)
+def test_what_a_server_says_is_not_trusted_to_have_a_shape(cause: Any) -> None:
+    verdict = verdict_of([job(JobState.FAILED, exit_code=5, details={"cause": cause})])
+    assert verdict.state is JobState.FAILED
+    assert verdict.exit_code != 0
+
+
+@pytest.mark.parametrize(
+    ("cause", "text"),
+    [
+        ({"rank": 0, "server": "a", "signal": "SEGV"}, "rank 0 on a was ended by signal SEGV"),
+        ({"server": "a", "exit_code": 2}, "a exited with 2"),
+        ({"server": "a", "message": "fell silent", "signal": "KILL"}, "a: fell silent"),
+        ({"server": "a", "rank": 1, "message": "gone"}, "rank 1 on a: gone"),
+        ({"server": "a"}, "a: lost"),
+    ],
+)
+def test_a_cause_in_a_sentence(cause: dict[str, Any], text: str) -> None:
+    assert describe_cause(cause) == text
