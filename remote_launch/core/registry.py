@@ -192,6 +192,8 @@ def _dump(record: JobRecord) -> str:
 
 def _load(key: int, text: str) -> JobRecord:
     data = json.loads(text)
+    if not isinstance(data, dict):
+        raise TypeError("not a record")
     # A column of a newer version is left out rather than refused.
     known = {name: value for name, value in data.items() if name in _FIELDS}
     known["state"] = JobState(known["state"])

@@ -1,0 +1,217 @@
+"""The local index of jobs, also under many processes at once."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.core.jobs import JobRecord, JobState
+from remote_launch.core.registry import Registry, new_record, select_by_tags
+from remote_launch.errors import RegistryError, UnknownJobError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ADD_FIFTY = """
+import sys
+from pathlib import Path
+from remote_launch.core.registry import Registry, new_record
+registry = Registry(Path(sys.argv[1]))
+sys.stdin.readline()
+for number in range(50):
+    [record] = registry.add([new_record(server="s", command=f"{sys.argv[2]}-{number}")])
+    print(record.key)
+"""
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / ".remote" / "jobs.sqlite3")
+
+
+def add(registry: Registry, **fields: Any) -> JobRecord:
+    return registry.add([new_record(**{"server": "s", "command": "c", **fields})])[0]
+
+
+class TestKeys:
+    def test_are_1_2_3_over_several_additions(self, registry: Registry) -> None:
+        assert [add(registry).key for _ in range(2)] == [1, 2]
+        both = registry.add([new_record(server="s", command="c"), new_record(server="t", command="c")])
+        assert [job.key for job in both] == [3, 4]
+        assert [job.key for job in Registry(registry.path).all()] == [1, 2, 3, 4]
+
+    def test_a_job_that_is_known_keeps_its_row(self, registry: Registry) -> None:
+        first = add(registry, command="first")
+        again = registry.add([new_record(job_id=first.job_id, server="s", command="second")])
+        assert [(job.key, job.command) for job in again] == [(1, "first")]
+        assert len(registry.all()) == 1
+
+    def test_all_or_none(self, registry: Registry) -> None:
+        def records() -> Any:
+            yield new_record(server="s", command="c")
+            raise RuntimeError("in the middle")
+
+        with pytest.raises(RuntimeError):
+            registry.add(records())
+        assert registry.all() == []
+        assert add(registry).key == 1
+
+    def test_ten_processes_lose_nothing_and_give_no_key_twice(self, registry: Registry) -> None:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", ADD_FIFTY, str(registry.path), str(number)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for number in range(10)
+        ]
+        try:
+            answers = [process.communicate("go\n", timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        assert [process.returncode for process in processes] == [0] * 10
+        told = sorted(int(line) for answer in answers for line in answer.split())
+        assert told == list(range(1, 501))
+        jobs = registry.all()
+        assert [job.key for job in jobs] == told
+        assert {job.command for job in jobs} == {f"{p}-{n}" for p in range(10) for n in range(50)}
+
+
+class TestGet:
+    def test_by_key_by_id_and_by_its_beginning(self, registry: Registry) -> None:
+        job = add(registry, job_id="abcd1234" + "0" * 24)
+        for word in ("1", " 1 ", job.job_id, "abcd", "abcd1234"):
+            assert registry.get(word) == job
+
+    def test_a_beginning_of_two_ids_is_refused(self, registry: Registry) -> None:
+        add(registry, job_id="abcd" + "0" * 28)
+        add(registry, job_id="abcd" + "1" * 28)
+        with pytest.raises(UnknownJobError, match="beginning of 2 job ids") as caught:
+            registry.get("abcd")
+        assert caught.value.hint
+
+    def test_an_unknown_key_names_near_ones(self, registry: Registry) -> None:
+        for _ in range(12):
+            add(registry)
+        with pytest.raises(UnknownJobError, match="unknown job '112', did you mean '12'") as caught:
+            registry.get("112")
+        assert caught.value.exit_code == 2
+        assert "12, 11, 10" in str(caught.value.hint)
+
+    @pytest.mark.parametrize(
+        "word", ["", "0", "-1", "²", "%", "%%%%", "'; --", "99999999999999999999", "zzzz", "\0"]
+    )
+    def test_anything_else_is_unknown(self, registry: Registry, word: str) -> None:
+        add(registry)
+        with pytest.raises(UnknownJobError):
+            registry.get(word)
+
+    def test_without_jobs_it_says_how_to_start_one(self, registry: Registry) -> None:
+        with pytest.raises(UnknownJobError, match="no jobs yet") as caught:
+            registry.get("1")
+        assert "rl job-run" in str(caught.value.hint)
+
+
+class TestUpdate:
+    def change(self, registry: Registry, job: JobRecord, state: JobState, **fields: Any) -> JobRecord:
+        import dataclasses
+
+        registry.update([dataclasses.replace(job, state=state, **fields)])
+        return registry.get(str(job.key))
+
+    @pytest.mark.parametrize("end", [JobState.SUCCEEDED, JobState.FAILED, JobState.KILLED])
+    def test_an_older_answer_does_not_undo_an_end(self, registry: Registry, end: JobState) -> None:
+        job = add(registry)
+        self.change(registry, job, end, exit_code=7)
+        later = self.change(registry, job, JobState.RUNNING)
+        assert (later.state, later.exit_code) == (end, 7)
+
+    def test_lost_can_be_found_again(self, registry: Registry) -> None:
+        job = add(registry)
+        self.change(registry, job, JobState.LOST)
+        assert self.change(registry, job, JobState.SUCCEEDED).state is JobState.SUCCEEDED
+
+    def test_everything_of_a_record_comes_back(self, registry: Registry) -> None:
+        job = add(
+            registry,
+            tags=("a", "b"),
+            env={"LR": "0.1"},
+            launch_id="l" * 32,
+            node_rank=1,
+            nnodes=2,
+            name="ünï",
+            details={"cause": {"rank": 3}},
+        )
+        found = self.change(registry, job, JobState.FAILED, signal="KILL", ended_at=5.0)
+        assert found.tags == ("a", "b")
+        assert (found.name, found.signal, found.details) == ("ünï", "KILL", {"cause": {"rank": 3}})
+
+    def test_lists(self, registry: Registry) -> None:
+        first = add(registry, launch_id="l", node_rank=1)
+        second = add(registry, launch_id="l", node_rank=0)
+        self.change(registry, first, JobState.SUCCEEDED)
+        assert registry.unfinished() == [second]
+        assert [job.node_rank for job in registry.launch("l")] == [0, 1]
+        assert registry.ids() == {first.job_id, second.job_id}
+
+    def test_log_sizes_begin_at_none_yet(self, registry: Registry) -> None:
+        job = add(registry)
+        assert registry.synced_bytes() == {job.job_id: -1}
+        registry.set_synced_bytes({job.job_id: 42})
+        assert registry.synced_bytes() == {job.job_id: 42}
+
+
+class TestDamage:
+    def write(self, registry: Registry, key: int, record: str) -> None:
+        with sqlite3.connect(registry.path) as connection:
+            connection.execute("UPDATE jobs SET record = ? WHERE key = ?", (record, key))
+        connection.close()
+
+    @pytest.mark.parametrize(
+        "record", ["", "{", "[]", "null", "3", "{}", '{"state": "DANCING"}', '{"state": 5, "tags": 3}']
+    )
+    def test_a_row_that_cannot_be_read_is_skipped_and_said(self, registry: Registry, record: str) -> None:
+        add(registry)
+        add(registry, command="good")
+        self.write(registry, 1, record)
+        assert [job.command for job in registry.all()] == ["good"]
+        assert len(registry.skipped) == 1
+        assert "job 1" in registry.skipped[0]
+        assert add(registry).key == 3
+
+    def test_a_newer_versions_columns_are_left_out(self, registry: Registry) -> None:
+        job = add(registry)
+        record = {"job_id": job.job_id, "server": "s", "command": "c", "state": "RUNNING", "colour": "blue"}
+        self.write(registry, 1, json.dumps(record))
+        assert registry.get("1").state is JobState.RUNNING
+
+    @pytest.mark.parametrize(
+        "content", [b"not a database, but long enough to look at it" * 40, b"SQLite format 3\0" + b"x" * 500]
+    )
+    def test_a_broken_file_is_an_error_that_says_how_to_rebuild(
+        self, registry: Registry, content: bytes
+    ) -> None:
+        registry.path.parent.mkdir()
+        registry.path.write_bytes(content)
+        with pytest.raises(RegistryError, match=r"jobs\.sqlite3") as caught:
+            registry.all()
+        assert "rebuilt" in str(caught.value.hint)
+
+    def test_a_place_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(RegistryError):
+            Registry(tmp_path / "file" / "jobs.sqlite3").all()
+
+
+def test_tags_must_all_match() -> None:
+    jobs = [new_record(server="s", command="c", tags=tags) for tags in (("a",), ("a", "b"), ())]
+    assert select_by_tags(jobs, ["a", "b"]) == [jobs[1]]
+    assert select_by_tags(jobs, []) == jobs
