@@ -47,19 +47,37 @@ _HINTS = (
     ("No solution found", "the requirements conflict: see the last lines"),
     ("ResolutionImpossible", "the requirements conflict: see the last lines"),
     ("Temporary failure in name resolution", "the server has no internet, or no DNS"),
+    ("not made by rl", "environment.prefix: a folder of rl's own; for an environment that exists: manager: none, python: PATH"),
+    ("Could not open requirements file", "send it first: rl rsync, or rl prepare"),
     ("no such python", "environment.python asks for a Python that is not on that server; manager: uv can install it"),
 )
 
-_VENV = """
-[ -x "$1/bin/python" ] && [ -f "$1/.rl-ready" ] && { echo "environment found: $1"; exit 0; }
-python=; for p in "$2" python3; do command -v "$p" >/dev/null 2>&1 && { python=$p; break; }; done
-[ -n "$3" ] && [ "$python" != "$2" ] && { echo "no such python on this server: $2" >&2; exit 1; }
-[ -n "$python" ] || { echo "no such python on this server: $2" >&2; exit 1; }
-echo "creating $1 with $python"; "$python" -m venv --clear "$1" && : > "$1/.rl-ready"
+# $1 the environment's folder, $2 the python asked for ("" for none). The last thing that is made of an environment is .rl-ready,
+# which says by what it was made; .rl-env marks a folder as rl's: no other may be emptied.
+_FOUND = """
+[ -x "$1/bin/python" ] && [ "$(cat "$1/.rl-ready" 2>/dev/null)" = "$made" ] && { echo "environment found: $1"; exit 0; }
 """
-_UV_VENV = """
-[ -x "$1/bin/python" ] && [ -f "$1/.rl-ready" ] && { echo "environment found: $1"; exit 0; }
-if [ -n "$2" ]; then "$UV" venv --clear --python "$2" "$1"; else "$UV" venv --clear "$1"; fi && : > "$1/.rl-ready"
+_EMPTY = """
+if [ -n "$(ls -A "$1" 2>/dev/null)" ] && [ ! -e "$1/.rl-env" ]; then
+  case $1 in */.rl/env) ;; *) echo "not empty, and not made by rl: $1" >&2; exit 1 ;; esac
+fi
+mkdir -p "$1" && : > "$1/.rl-env" || exit 1
+find "$1" -mindepth 1 -maxdepth 1 ! -name .rl-env -exec rm -rf {} +
+"""
+_VENV = f"""
+made="venv $2"
+{_FOUND.strip()}
+python=${{2:-python3}}
+command -v "$python" >/dev/null 2>&1 || {{ echo "no such python on this server: $python" >&2; exit 1; }}
+{_EMPTY.strip()}
+echo "creating $1 with $python"; "$python" -m venv "$1" && printf %s "$made" > "$1/.rl-ready"
+"""
+_UV_VENV = f"""
+made="uv $2"
+{_FOUND.strip()}
+{_EMPTY.strip()}
+if [ -n "$2" ]; then "$UV" venv --allow-existing --python "$2" "$1"; else "$UV" venv --allow-existing "$1"; fi &&
+printf %s "$made" > "$1/.rl-ready"
 """
 _CHECK = """
 command -v "$1" >/dev/null 2>&1 || { echo "no such python on this server: $1" >&2; exit 1; }
@@ -103,15 +121,12 @@ def setup_steps(server: Server, environment: Environment) -> list[Step]:
         return [Step(name="check python", script=_CHECK, args=(environment_python(server, environment),), hints=_HINTS)]
     wanted = environment.python or ""
     if environment.manager == "uv":
-        return [
-            Step(
-                name="create environment (uv)", script=_UV_VENV, args=(prefix, server.python or wanted), env=server.env, needs_uv=True,
-                hints=_HINTS,
-            )
-        ]
+        args = (prefix, server.python or wanted)
+        return [Step(name="create environment (uv)", script=_UV_VENV, args=args, env=server.env, needs_uv=True, hints=_HINTS)]
     if environment.manager == "venv":
-        python = server.python or (f"python{wanted}" if wanted and "/" not in wanted else wanted) or "python3"
-        return [Step(name="create environment (venv)", script=_VENV, args=(prefix, python, wanted), env=server.env, hints=_HINTS)]
+        named = wanted if "/" in wanted or not wanted else f"python{wanted}"
+        args = (prefix, server.python or named)
+        return [Step(name="create environment (venv)", script=_VENV, args=args, env=server.env, hints=_HINTS)]
     raise ConfigError(
         f"environment.manager: {environment.manager} can't be prepared yet", key="environment.manager",
         hint="use uv, venv or none; with none, python: names an interpreter of your conda environment",
