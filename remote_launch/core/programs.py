@@ -16,8 +16,8 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 def pack() -> tuple[str, bytes]:
     """Return the archive's name, ``rl-<first 16 hex digits of its sha256>.pyz``, and its content.
 
-    The same sources give the same bytes on every machine: sorted, with fixed times, stored uncompressed (zlib's output differs
-    between versions, and a server's python may lack zlib).
+    The same sources give the same bytes on every machine: sorted, with fixed times, stored uncompressed
+    (zlib's output differs between versions, and a server's python may lack zlib).
     """
     sources = {"__main__.py": _MAIN}
     for item in resources.files("remote_launch.remote").iterdir():

@@ -1,31 +1,38 @@
-"""The programs that run ON a server. Python >= 3.8 and the standard library only; they import nothing of ours but each other.
+"""The programs that run ON a server. Python >= 3.8 and the standard library only; they import nothing of ours
+but each other.
 
-They are packed (``core/programs.py``) into one zip archive named by its content's hash, ``<workdir>/.rl/bin/rl-<hash>.pyz``, and run
-as ``python3 rl-<hash>.pyz <verb>``. A verb reads one JSON object on stdin and prints one JSON object as one line on stdout
-(``follow`` prints frames). A refusal is ``{"error": {"type": …, "message": …, "hint": …}}`` with exit code 0; a bug is a
-traceback on stderr and exit code 1.
+They are packed (``core/programs.py``) into one zip archive named by its content's hash,
+``<workdir>/.rl/bin/rl-<hash>.pyz``, and run as ``python3 rl-<hash>.pyz <verb>``. A verb reads one JSON object
+on stdin and prints one JSON object as one line on stdout (``follow`` prints frames). Every request but
+``start``'s names "workdir" and may name "jobs_folder" (".jobs"). A refusal is ``{"error": {"type": …,
+"message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError, MissingProgramError,
+PortTakenError, StartError or ServerError; a bug is a traceback on stderr and exit code 1.
 
 verb            does
---------------  ---------------------------------------------------------------------------------------------------
+--------------  ----------------------------------------------------------------------------------------------
 start           start one job from its spec, detached; idempotent by job_id
-probe           the states of jobs, their log sizes; optionally facts about the machine. One round trip for all jobs
-preflight       what a launch must know first: workdir, script and interpreter there? address, interface, free ports
+probe           the states of jobs, their log sizes; optionally facts of the machine. One round trip for all
+preflight       what a launch must know first: workdir, script, interpreter? address, interface, free ports
 kill            stop jobs: TERM, grace, KILL, verified gone
 follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
 torchrun        (run by the environment's own python) torchrun, with its ChildFailedError written down
 
-The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by ``os.replace``.
+The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by
+``os.replace``. A process that a signal ended has "exit_code" null and the signal's name, as "KILL".
 
 file            content
---------------  ---------------------------------------------------------------------------------------------------
+--------------  ----------------------------------------------------------------------------------------------
 lock            flocked by the supervisor for its life
 spec.json       the spec as received, without "secret_env" and "gang.token"
-started.json    supervisor_pid, supervisor_ticks, boot_id, child_pid, child_ticks, started_at (epoch seconds), attempt, hostname
+started.json    supervisor_pid, supervisor_ticks, boot_id, child_pid, child_ticks, started_at (epoch seconds),
+                attempt, hostname
 kill.json       a kill was asked for: signal, grace_s, by, at
-failures.json   written by the torchrun verb: [{rank, local_rank, pid, exit_code, signal, time, error_file, message}]
-exit.json       state (SUCCEEDED|FAILED|KILLED), exit_code, signal, reason, ended_at, started_at, attempt, left_over (processes
-                that could not be ended; 0), failures, cause (of the launch: node_rank, server, rank, exit_code, signal, tail)
+failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
+                time, error_file, message}]
+exit.json       state (SUCCEEDED|FAILED|KILLED), exit_code, signal, reason, ended_at, started_at, attempt,
+                left_over (processes that could not be ended; 0), failures, cause (of the launch: node_rank,
+                server, rank, exit_code, signal, tail, message, time, lost)
 job.out job.err stdout and stderr of the command (of torchrun itself for a launch)
 ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
 supervisor.log  what the supervisor did, for people

@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
-_OURS = ("RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR")
+_OURS = (
+    "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR"
+)
 
 
 def environment(spec: dict[str, Any], workdir: str, job: JobDir, login: dict[str, str]) -> dict[str, str]:
-    """Given the login environment, return the job's: what the spec unsets, sets, prepends and appends; secrets included."""
+    """Given the login environment, return the job's: what the spec unsets, sets, prepends and appends;
+    secrets included."""
     unset = [*(spec.get("unset_env") or ()), *_OURS]
     env = {name: value for name, value in login.items() if not _matches(name, unset)}
     env.update(spec.get("env") or {})
@@ -49,7 +52,8 @@ def _in_workdir(path: str, workdir: str) -> str:
 
 
 def arguments(spec: dict[str, Any], job: JobDir, env: dict[str, str], program: str) -> list[str]:
-    """Given a spec, return the argv to execute. Raises Refusal when the environment's interpreter isn't there (torchrun jobs)."""
+    """Given a spec, return the argv to execute. Raises Refusal when the environment's interpreter isn't there
+    (torchrun jobs)."""
     if spec.get("argv"):
         first, *rest = spec["argv"]
         return [expand(first) if first.startswith("~/") else first, *rest]
@@ -65,7 +69,8 @@ def arguments(spec: dict[str, Any], job: JobDir, env: dict[str, str], program: s
 class Child:
     """A forked process that waits for ``release`` before it becomes the user's program.
 
-    The supervisor can so write down the child's pid before any of the user's code runs: a job is never running unrecorded.
+    The supervisor can so write down the child's pid before any of the user's code runs: a job is never
+    running unrecorded.
     """
 
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, job: JobDir, umask: int) -> None:
@@ -85,7 +90,8 @@ class Child:
             os.close(fd)
 
     def release(self) -> None:
-        """Let it become the program. Raises Refusal, with the child ended and reaped, when that is impossible."""
+        """Let it become the program. Raises Refusal, with the child ended and reaped, when that is
+        impossible."""
         os.write(self._go, b"g")
         os.close(self._go)
         answer = b""
@@ -109,7 +115,9 @@ class Child:
     def _refusal(self, where: str, code: int) -> Refusal:
         reason = os.strerror(code)
         if where == "chdir":
-            return Refusal("WorkspaceError", f"the folder {self.cwd} can't be entered: {reason}", "run: rl sync")
+            return Refusal(
+                "WorkspaceError", f"the folder {self.cwd} can't be entered: {reason}", "run: rl sync"
+            )
         program = self.argv[0]
         if code == errno.ENOENT:
             return Refusal("MissingProgramError", f"command not found: {program}")
@@ -117,13 +125,14 @@ class Child:
 
 
 def _become(
-    argv: list[str], env: dict[str, str], cwd: str, outputs: tuple[int, int], umask: int, parent: int, go: int, status: int,
+    argv: list[str], env: dict[str, str], cwd: str, outputs: tuple[int, int], umask: int, parent: int,
+    go: int, status: int,
 ) -> None:
     """In the forked child: set the stage, wait for the word, execute. Never returns."""
     where = "start"
     try:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
+        for name in ("TERM", "INT", "HUP", "QUIT", "CHLD", "PIPE", "XFSZ"):
+            signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
         procs.die_with_parent(parent)
         os.setsid()
         null = os.open(os.devnull, os.O_RDONLY)
@@ -145,17 +154,22 @@ def _become(
 
 
 def check_spec(spec: Any) -> dict[str, Any]:
-    """Given what came on stdin, return it when it is a job spec. Raises Refusal, saying which field is wrong, before anything is made."""
+    """Given what came on stdin, return it when it is a job spec. Raises Refusal, saying which field is wrong,
+    before anything is made."""
     if not isinstance(spec, dict):
         raise Refusal("RequestError", "the request holds no job spec")
     if spec.get("version") != 1:
-        raise Refusal("RequestError", f"job spec version {spec.get('version')!r} is not known here (1 is)", "update rl")
+        raise Refusal(
+            "RequestError", f"job spec version {spec.get('version')!r} is not known here (1 is)", "update rl"
+        )
     given = [name for name in ("argv", "shell", "torchrun") if spec.get(name) is not None]
     if len(given) != 1:
         raise Refusal("RequestError", "a job spec has exactly one of argv, shell and torchrun")
     for name in ("argv", "torchrun", "unset_env", "path_prepend", "pythonpath_append"):
         value = spec.get(name) or []
-        if not isinstance(value, list) or not all(isinstance(word, str) and "\0" not in word for word in value):
+        if not isinstance(value, list) or not all(
+            isinstance(word, str) and "\0" not in word for word in value
+        ):
             raise Refusal("RequestError", f"{name} is not a list of texts")
     for name in ("shell", "cwd", "launch_id", "run_id", "python", "server"):
         if not isinstance(spec.get(name) or "", str) or "\0" in (spec.get(name) or ""):

@@ -38,7 +38,8 @@ class Node:
 
 
 class Coordinator:
-    """Phases: RUN (joins included) -> STOP (all are told; waiting until each is stopped or lost) -> ``verdict``."""
+    """Phases: RUN (joins included) -> STOP (all are told; waiting until each is stopped or lost) ->
+    ``verdict``."""
 
     def __init__(self, settings: GangSettings, host: Host) -> None:
         self.verdict: dict[str, Any] | None = None
@@ -58,7 +59,8 @@ class Coordinator:
     # -- what the own node tells
 
     def child_ended(self, failure: dict[str, Any] | None, asked: bool) -> None:
-        self._ended(self._nodes[0], failure, asked, 0.0 if not failure else time.time() - (number(failure, "time") or time.time()))
+        failed_at = number(failure, "time") if failure else None
+        self._ended(self._nodes[0], failure, asked, time.time() - failed_at if failed_at else 0.0)
 
     def tree_gone(self, left_over: int) -> None:
         if left_over:
@@ -103,7 +105,9 @@ class Coordinator:
             return
         self._pending.remove(link)
         self._join(self._nodes[rank], link)
-        self._host.selector.modify(link.sock, selectors.EVENT_READ, lambda mask: self._on_link(self._nodes[rank], link, mask))
+        self._host.selector.modify(
+            link.sock, selectors.EVENT_READ, lambda mask: self._on_link(self._nodes[rank], link, mask)
+        )
         self._handle(self._nodes[rank], link, lines[1:])
 
     def _join(self, node: Node, link: Link) -> None:
@@ -165,7 +169,8 @@ class Coordinator:
             return
         if kind == "ended":
             failure = message.get("failure")
-            self._ended(node, failure if isinstance(failure, dict) else None, bool(message.get("asked")), number(message, "age_s") or 0.0)
+            failure = failure if isinstance(failure, dict) else None
+            self._ended(node, failure, bool(message.get("asked")), number(message, "age_s") or 0.0)
         elif kind == "stopped":
             node.stopped = True
         elif kind == "kill":
@@ -177,8 +182,8 @@ class Coordinator:
         elif counts(failure, asked) and not node.failed and failure is not None:
             node.failed = True
             # On one clock, ours: the servers' clocks may differ by more than the failures are apart.
-            failure = {**failure, "node_rank": node.rank, "server": self._host.server_name(node.rank), "time": time.time() - age_s}
-            self._fail(failure)
+            server = self._host.server_name(node.rank)
+            self._fail({**failure, "node_rank": node.rank, "server": server, "time": time.time() - age_s})
 
     def _fail(self, failure: dict[str, Any]) -> None:
         self._failures.append(failure)
@@ -190,10 +195,15 @@ class Coordinator:
             return
         self._stop_at = time.monotonic()
         grace_s = min(self._host.grace_s, GANG_GRACE_S)
-        self._stop = {"killed": killed is not None, "by": None, "signal": "TERM", "grace_s": grace_s, "cause": choose_cause(self._failures)}
+        self._stop = {
+            "killed": killed is not None, "by": None, "signal": "TERM", "grace_s": grace_s,
+            "cause": choose_cause(self._failures),
+        }
         if killed is not None:
             asked_grace_s = number(killed, "grace_s", grace_s)
-            self._stop.update(by=text(killed, "by"), signal=text(killed, "signal") or "TERM", grace_s=asked_grace_s)
+            self._stop.update(
+                by=text(killed, "by"), signal=text(killed, "signal") or "TERM", grace_s=asked_grace_s
+            )
         self._broadcast("stop", self._stop)
         first = procs.signal_number(self._stop["signal"]) or signal.SIGTERM
         if not self._nodes[0].stopped:
@@ -218,16 +228,19 @@ class Coordinator:
             self._end({"state": "KILLED" if killed else "FAILED", "by": self._stop["by"], "cause": cause})
 
     def _look_after(self, node: Node, now: float) -> None:
-        """Lose a node that never joined, is silent, or whose connection stays broken. One that has said it is done may be gone."""
+        """Lose a node that never joined, is silent, or whose connection stays broken. One that has said it is
+        done may be gone."""
         if node.lost or node.stopped:
             return
         settings = self._settings
         why = ""
         if not node.joined and self._stop is not None:
-            node.lost = now - self._stop_at > ABSENT_PATIENCE_S  # it has no part in the failure, and nothing to stop that we know of
+            # It has no part in the failure, and nothing to stop that we know of.
+            node.lost = now - self._stop_at > ABSENT_PATIENCE_S
         elif not node.joined:
             if now - self._started_at > settings.join_timeout_s:
-                why = f"its supervisor did not reach node 0 ({settings.address}:{settings.port}) within {settings.join_timeout_s:g} s"
+                where = f"{settings.address}:{settings.port}"
+                why = f"its supervisor did not reach node 0 ({where}) within {settings.join_timeout_s:g} s"
         elif node.eof_at is not None and now - node.eof_at > EOF_PATIENCE_S:
             why = "its supervisor is gone, or the network to it"
         elif now - node.heard_at > settings.silence_s:
@@ -248,7 +261,8 @@ class Coordinator:
         return max(0.0, min(self._next_beat - now, BEAT_S / 4 if self._stop else BEAT_S))
 
     def close(self) -> None:
-        """Wait (shortly) until the members have read the verdict: closing on unread beats would reset the connection under it."""
+        """Wait (shortly) until the members have read the verdict: closing on unread beats would reset the
+        connection under it."""
         deadline = time.monotonic() + LINGER_S
         while any(node.link for node in self._nodes) and time.monotonic() < deadline:
             for key, events in self._host.selector.select(0.1):

@@ -1,4 +1,5 @@
-"""Facts about a server for ``probe``: each asked by itself, so that a broken driver or disk hides nothing else."""
+"""Facts about a server for ``probe``: each asked by itself, so that a broken driver or disk hides nothing
+else."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
         "arch": platform.machine(), "kernel": platform.release(),
         "python": sys.executable, "python_version": platform.python_version(),
         "cpus": _guarded(machine.cpus), "load": _guarded(lambda: list(os.getloadavg())),
-        "memory_total_bytes": memory.get("total_bytes"), "memory_available_bytes": memory.get("available_bytes"),
+        "memory_total_bytes": memory.get("total_bytes"),
+        "memory_available_bytes": memory.get("available_bytes"),
         "disk_free_bytes": disk.free if disk else None, "disk_total_bytes": disk.total if disk else None,
         "gpus": _guarded(machine.gpus) or [], "rsync": _guarded(rsync_version), "uv": _guarded(uv_path),
         "boot_id": _guarded(procs.boot_id), "time": time.time(),

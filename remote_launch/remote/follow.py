@@ -1,6 +1,8 @@
-"""Stream log files as they grow, from given offsets, until their jobs end. Frames: one JSON line, then ``length`` raw bytes.
+"""Stream log files as they grow, from given offsets, until their jobs end. Frames: one JSON line, then
+``length`` raw bytes.
 
-Files are polled (fstat only, 20 to 50 ms): inotify is silent on NFS, and the cost is some microseconds a file.
+Files are polled (fstat only, 20 to 50 ms): inotify is silent on NFS, and the cost is some microseconds a
+file.
 """
 
 from __future__ import annotations
@@ -32,8 +34,9 @@ class _Closed(Exception):  # noqa: N818 - the normal end
 
 
 def follow(request: dict[str, Any]) -> int:
-    """Given {"jobs": [{"job_id", "ranks", "launcher", "offsets", "lines"}], "follow"}, write frames to stdout until all jobs have ended
-    (or, without "follow", to the ends that the files have now). ``ranks`` are global ranks, null all of them."""
+    """Given {"jobs": [{"job_id", "ranks", "launcher", "offsets", "lines"}], "follow"}, write frames to stdout
+    until all jobs have ended (or, without "follow", to the ends that the files have now). ``ranks`` are
+    global ranks, null all of them."""
     folder = jobdir.jobs_folder(request)
     items = request.get("jobs")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -114,9 +117,13 @@ class _Job:
         self._job = job
         offsets = item.get("offsets") or {}
         ranks, lines = item.get("ranks"), item.get("lines", 10)
-        if not isinstance(offsets, dict) or not (ranks is None or isinstance(ranks, list)) or not isinstance(lines, int):
+        if not isinstance(offsets, dict) or not (
+            ranks is None or isinstance(ranks, list)
+        ) or not isinstance(lines, int):
             raise Refusal("RequestError", "offsets is an object, ranks a list or null, lines a number")
-        self._offsets = {str(name): max(0, int(offset)) for name, offset in offsets.items() if isinstance(offset, int)}
+        self._offsets = {
+            str(name): max(0, int(offset)) for name, offset in offsets.items() if isinstance(offset, int)
+        }
         self._ranks: list[int] | None = ranks
         self._launcher = bool(item.get("launcher"))
         self._lines = lines
@@ -127,7 +134,8 @@ class _Job:
         self._state: dict[str, Any] | None = None  # once terminal
 
     def step(self) -> bool:
-        """Send a chunk of each file that has grown; after the last byte of an ended job, its end. True when anything was sent."""
+        """Send a chunk of each file that has grown; after the last byte of an ended job, its end. True when
+        anything was sent."""
         now = time.monotonic()
         if not os.path.isdir(self._job.path):
             self._end({"state": None, "reason": "there is no such job on this server"})
@@ -160,10 +168,12 @@ class _Job:
     def _end(self, state: dict[str, Any]) -> None:
         self.ended = True
         self.close()
-        put({"end": True, "job": self._job.job_id, **{name: state.get(name) for name in ("state", "exit_code", "signal", "reason")}})
+        fields = {name: state.get(name) for name in ("state", "exit_code", "signal", "reason")}
+        put({"end": True, "job": self._job.job_id, **fields})
 
     def _list(self, now: float) -> None:
-        """Open the files that have come since the last look. At the first look a file starts at its last lines; a later one at 0."""
+        """Open the files that have come since the last look. At the first look a file starts at its last
+        lines; a later one at 0."""
         self._listed_at = now
         if self._spec is None:
             try:
@@ -204,7 +214,8 @@ class _Job:
 
 
 def rank_files(job: JobDir) -> list[tuple[str, str, int]]:
-    """Return (path, stream, local rank) of torchrun's logs: ranks/<run>/attempt_<n>/<local rank>/<stream>.log."""
+    """Return (path, stream, local rank) of torchrun's logs: ranks/<run>/attempt_<n>/<local
+    rank>/<stream>.log."""
     found = []
     for attempt in _folders(job.ranks, depth=2):
         for entry in _scan(attempt):
@@ -220,7 +231,9 @@ def _folders(path: str, depth: int) -> list[str]:
     if depth == 0:
         return [path]
     return [
-        found for entry in _scan(path) if entry.is_dir(follow_symlinks=False) for found in _folders(entry.path, depth - 1)
+        found for entry in _scan(path) if entry.is_dir(
+            follow_symlinks=False
+        ) for found in _folders(entry.path, depth - 1)
     ]
 
 
@@ -232,7 +245,8 @@ def _scan(path: str) -> list[os.DirEntry[str]]:
 
 
 def start_of_last_lines(fd: int, lines: int) -> int:
-    """Given an open file, return the offset at which its last ``lines`` lines start; 0 for -1. Reads blocks from the end."""
+    """Given an open file, return the offset at which its last ``lines`` lines start; 0 for -1. Reads blocks
+    from the end."""
     size = os.fstat(fd).st_size
     if lines < 0:
         return 0

@@ -1,21 +1,24 @@
-"""The supervisors of one launch watch each other: node 0 coordinates, the others are members. The laptop has no part in it.
+"""The supervisors of one launch watch each other: node 0 coordinates, the others are members. The laptop has
+no part in it.
 
-The first failure on any node, a node that is silent, gone or never came, and a person's kill of any node stop all nodes. The
-coordinator decides what the cause was only when every node is stopped or lost: the first report is often the wrong node's (torchrun on
-a healthy node exits a moment before the dead node is missed).
+The first failure on any node, a node that is silent, gone or never came, and a person's kill of any node stop
+all nodes. The coordinator decides what the cause was only when every node is stopped or lost: the first
+report is often the wrong node's (torchrun on a healthy node exits a moment before the dead node is missed).
 
 Messages (each carries "attempt"; see ``link`` for how they are signed):
 
-kind      from        fields                                 says
---------  ----------  -------------------------------------  -------------------------------------------------------------------
-beat      both                                               I am there; once a second
-ended     member      failure (or null), age_s, asked        my child ended; how long ago the failure was, on my clock; was it stopped
-stopped   member      left_over                              nothing of the job is left on my node
-kill      member      by, signal, grace_s                    a person killed my job: kill the launch
-stop      node 0      killed, by, signal, grace_s, cause     stop your tree; cause as far as it is known
-end       node 0      state, by, cause                       the verdict on the launch; the last message
+kind      from     fields                              says
+--------  -------  ----------------------------------  -------------------------------------------------------
+beat      both                                         I am there; once a second
+ended     member   failure (or null), age_s, asked     my child ended; how long ago the failure was, on my
+                                                       clock; had it been told to stop
+stopped   member   left_over                           nothing of the job is left on my node
+kill      member   by, signal, grace_s                 a person killed my job: kill the launch
+stop      node 0   killed, by, signal, grace_s, cause  stop your tree; cause as far as it is known
+end       node 0   state, by, cause                    the verdict on the launch; the last message
 
-A member tells its state again after each reconnection, and the coordinator its own, so no message is lost with a connection.
+A member tells its state again after each reconnection, and the coordinator its own, so no message is lost
+with a connection.
 """
 
 from __future__ import annotations
@@ -76,11 +79,11 @@ class GangSettings:
 
 
 def choose_cause(failures: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Given all failures of a launch, return its cause: a lost node, else a worker ended by a signal that is not a mere consequence,
-    else the earliest.
+    """Given all failures of a launch, return its cause: a lost node, else a worker ended by a signal that is
+    not a mere consequence, else the earliest.
 
-    A node is missed seconds after it is gone, and what it took down with it fails before that; but a node that was heard from well
-    after a failure is not the cause of that failure.
+    A node is missed seconds after it is gone, and what it took down with it fails before that; but a node
+    that was heard from well after a failure is not the cause of that failure.
     """
     others = [number(failure, "time", 0.0) or 0.0 for failure in failures if not failure.get("lost")]
     first_other = min(others) if others else float("inf")
@@ -108,7 +111,8 @@ def counts(failure: dict[str, Any] | None, asked: bool) -> bool:
 def lost(node: int, server: str, message: str, heard_s_ago: float) -> dict[str, Any]:
     """Return the failure record of a node that was lost; its time is when it was last heard."""
     return {
-        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": None, "tail": "", "lost": True,
+        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": None, "tail": "",
+        "lost": True,
         "message": f"node {node} ({server}) was lost: {message}", "time": time.time() - heard_s_ago,
     }
 
@@ -139,7 +143,8 @@ class Watched:
 
 
 def listen(address: str, port: int) -> socket.socket:
-    """Return a socket that listens on the address when it is one of ours, else (names, NAT) on all. Raises Refusal."""
+    """Return a socket that listens on the address when it is one of ours, else (names, NAT) on all. Raises
+    Refusal."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     hosts = [address, ""] if address.replace(".", "").isdigit() or ":" in address else [""]
     for host in hosts:
@@ -154,7 +159,8 @@ def listen(address: str, port: int) -> socket.socket:
             sock.close()
             if host and error.errno == errno.EADDRNOTAVAIL:  # an address that is mapped to this machine
                 continue
-            raise Refusal("PortTakenError", f"port {port} on {address}: {error.strerror}", "try again: another port is chosen") from error
+            message = f"port {port} on {address}: {error.strerror}"
+            raise Refusal("PortTakenError", message, "try again: another port is chosen") from error
     raise Refusal("PortTakenError", f"port {port} on {address} can't be listened on")
 
 

@@ -1,7 +1,7 @@
 """The job folder: its paths, and JSON files that are written whole and read with suspicion.
 
-Users, full disks and crashes write into these folders too: a reader meets half files, links, pipes and rubbish, and answers with
-CorruptError, never with a crash.
+Users, full disks and crashes write into these folders too: a reader meets half files, links, pipes and
+rubbish, and answers with CorruptError, never with a crash.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer to the caller, not an error of ours
-    """A request that can't be met. ``type`` is one of RequestError, WorkspaceError, MissingProgramError, PortTakenError, StartError."""
+    """A request that can't be met. ``type`` is one of RequestError, WorkspaceError, MissingProgramError,
+    PortTakenError, StartError."""
 
     def __init__(self, kind: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -74,13 +75,15 @@ def workdir(request: dict[str, Any]) -> str:
 
 
 def expand(path: str) -> str:
-    """Given a path of the user's, return it absolute, "~" being the home folder here; links are not resolved."""
+    """Given a path of the user's, return it absolute, "~" being the home folder here; links are not
+    resolved."""
     path = os.path.expanduser(path)
     return os.path.normpath(os.path.join(os.path.expanduser("~"), path))
 
 
 def job_dir(folder: str, job_id: Any) -> JobDir:
-    """Given the jobs folder and an id, return the job's folder. Raises Refusal for an id that isn't 32 hex digits."""
+    """Given the jobs folder and an id, return the job's folder. Raises Refusal for an id that isn't 32 hex
+    digits."""
     if not isinstance(job_id, str) or not JOB_ID.match(job_id):
         raise Refusal("RequestError", f"{job_id!r} is not a job id (32 hex digits)")
     return JobDir(os.path.join(folder, job_id))
@@ -89,7 +92,7 @@ def job_dir(folder: str, job_id: Any) -> JobDir:
 def safe_relative(path: str) -> bool:
     """True for a relative path that can't leave its folder: no "..", no leading "/", no NUL, not empty."""
     parts = path.split("/")
-    return bool(path) and not path.startswith("/") and "\0" not in path and ".." not in parts and parts != ["."]
+    return bool(path) and path[0] != "/" and "\0" not in path and ".." not in parts and parts != ["."]
 
 
 def is_env_name(name: Any) -> bool:
@@ -98,7 +101,8 @@ def is_env_name(name: Any) -> bool:
 
 
 def write_atomic(path: str, data: Any, durable: bool = True) -> None:
-    """Write JSON aside, then rename: a reader sees the old file or the new one. ``durable``: it survives a power cut."""
+    """Write JSON aside, then rename: a reader sees the old file or the new one. ``durable``: it survives a
+    power cut."""
     write_bytes_atomic(path, (json.dumps(data) + "\n").encode(), durable)
 
 
@@ -126,7 +130,8 @@ def write_bytes_atomic(path: str, content: bytes, durable: bool = True) -> None:
 
 
 def read_bytes(path: str, limit: int = STATE_LIMIT_BYTES) -> bytes | None:
-    """Return a regular file's content, None when there is none. Raises CorruptError when it is too large or no regular file."""
+    """Return a regular file's content, None when there is none. Raises CorruptError when it is too large or
+    no regular file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
@@ -143,7 +148,8 @@ def read_bytes(path: str, limit: int = STATE_LIMIT_BYTES) -> bytes | None:
 
 
 def read_json(path: str, limit: int = STATE_LIMIT_BYTES) -> Any:
-    """Return what a JSON file holds, None when it isn't there. Raises CorruptError for anything else than JSON."""
+    """Return what a JSON file holds, None when it isn't there. Raises CorruptError for anything else than
+    JSON."""
     content = read_bytes(path, limit)
     if content is None:
         return None
@@ -162,7 +168,8 @@ def read_object(path: str, limit: int = STATE_LIMIT_BYTES) -> dict[str, Any] | N
 
 
 def number(data: dict[str, Any], name: str, default: float | None = None) -> float | None:
-    """Given an object from a file, return a field that must be a finite number; anything else is ``default``."""
+    """Given an object from a file, return a field that must be a finite number; anything else is
+    ``default``."""
     value = data.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) > 1e15:
         return default
@@ -170,6 +177,7 @@ def number(data: dict[str, Any], name: str, default: float | None = None) -> flo
 
 
 def text(data: dict[str, Any], name: str) -> str | None:
-    """Given an object from a file, return a field that must be text (at most 4000 characters of it), else None."""
+    """Given an object from a file, return a field that must be text (at most 4000 characters of it), else
+    None."""
     value = data.get(name)
     return value[:4000] if isinstance(value, str) else None

@@ -1,4 +1,5 @@
-"""Stop jobs: ask their supervisors, wait for exit.json; where a supervisor is dead or deaf, end the processes from here."""
+"""Stop jobs: ask their supervisors, wait for exit.json; where a supervisor is dead or deaf, end the processes
+from here."""
 
 from __future__ import annotations
 
@@ -31,10 +32,13 @@ _POLL_S = 0.02
 
 
 def kill(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"jobs": [{"job_id", "signal", "grace_s"}], "by"}, return {"jobs": [{job_id, outcome, state, exit_code, signal, left_over,
-    message}]}, in the same order. All are asked first, then waited for together."""
+    """Given {"jobs": [{"job_id", "signal", "grace_s"}], "by"}, return {"jobs": [{job_id, outcome, state,
+    exit_code, signal, left_over, message}]}, in the same order. All are asked first, then waited for
+    together."""
     folder = jobs_folder(request)
-    kills = [_Kill(job_dir(folder, item.get("job_id")), item, text(request, "by")) for item in _items(request)]
+    kills = [
+        _Kill(job_dir(folder, item.get("job_id")), item, text(request, "by")) for item in _items(request)
+    ]
     for one in kills:
         one.guarded(one.ask)
     while any(one.outcome is None for one in kills):
@@ -110,18 +114,22 @@ class _Kill:
 
     def _write_kill(self) -> None:
         write_atomic(self.job.kill, {
-            "signal": procs.signal_name(self.first), "grace_s": self.grace_s, "by": self.by, "at": time.time(),
+            "signal": procs.signal_name(self.first), "grace_s": self.grace_s, "by": self.by,
+            "at": time.time(),
         })
 
     def _when_nobody_supervises(self) -> None:
-        """The job is ended, lost, or its start never got through: end what still runs, and record what was ended."""
+        """The job is ended, lost, or its start never got through: end what still runs, and record what was
+        ended."""
         ended = self.state["state"] in TERMINAL
         if ended and not self._survivors():
             self._done("already_ended", self.state["reason"])
         elif ended and self.state["state"] != "LOST":
             left = self._sweep()
             self.state["left_over"] = left
-            self._done("failed" if left else "already_ended", "processes that it had left over were ended now")
+            self._done(
+                "failed" if left else "already_ended", "processes that it had left over were ended now"
+            )
         else:
             self._end_from_here("its supervisor died" if ended else "it had not started")
 
@@ -130,7 +138,8 @@ class _Kill:
         found = procs.members(self.job.job_id)
         if self.started or self.state["state"] == "LOST":
             started = self.started or read_object(self.job.started) or {}
-            pid, ticks = int(number(started, "child_pid", 0) or 0), int(number(started, "child_ticks", -1) or -1)
+            pid = int(number(started, "child_pid", 0) or 0)
+            ticks = int(number(started, "child_ticks", -1) or -1)
             if started.get("boot_id") == procs.boot_id() and procs.is_alive(pid, ticks):
                 found.update(procs.members(self.job.job_id, pid))
                 found[pid] = ticks
@@ -142,7 +151,8 @@ class _Kill:
             self._write_kill()
         left = self._sweep()
         self.state = {
-            "state": "KILLED", "exit_code": None, "signal": None, "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
+            "state": "KILLED", "exit_code": None, "signal": None,
+            "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
         }
         write_atomic(self.job.exit, {
             **self.state, "ended_at": time.time(), "started_at": number(self.started, "started_at"),
@@ -151,7 +161,8 @@ class _Kill:
         self._done("failed" if left else "killed", why)
 
     def _sweep(self) -> int:
-        """End what is left; return how many could not be ended. A supervisor that is deaf goes first: it would only see its job die."""
+        """End what is left; return how many could not be ended. A supervisor that is deaf goes first: it
+        would only see its job die."""
         processes = self._survivors()
         if self.started and supervisor_lives(self.started):
             supervisor = int(self.started["supervisor_pid"])
@@ -160,7 +171,8 @@ class _Kill:
         procs.signal_all(processes, self.first)
         hard = time.monotonic() + (0.0 if self.first == signal.SIGKILL else self.grace_s)
         while True:
-            processes = {pid: ticks for pid, ticks in {**processes, **self._survivors()}.items() if procs.is_alive(pid, ticks)}
+            processes.update(self._survivors())
+            processes = {pid: ticks for pid, ticks in processes.items() if procs.is_alive(pid, ticks)}
             now = time.monotonic()
             if not processes or now > hard + SWEEP_S:
                 return len(processes)
@@ -176,6 +188,7 @@ class _Kill:
     def to_wire(self) -> dict[str, Any]:
         state = self.state
         return {
-            "job_id": self.job.job_id, "outcome": self.outcome, "message": self.message, "left_over": state.get("left_over") or 0,
+            "job_id": self.job.job_id, "outcome": self.outcome, "message": self.message,
+            "left_over": state.get("left_over") or 0,
             **{name: state.get(name) for name in ("state", "exit_code", "signal")},
         }

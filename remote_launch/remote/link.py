@@ -1,4 +1,5 @@
-"""One authenticated connection between two supervisors: lines of JSON over TCP, each signed, none ever blocking.
+"""One authenticated connection between two supervisors: lines of JSON over TCP, each signed, none ever
+blocking.
 
 Handshake, by the launch's token (which is never sent):
 
@@ -6,8 +7,9 @@ Handshake, by the launch's token (which is never sent):
     node i -> node 0    {"node": i, "nonce": nc, "mac": HMAC(token, "hello"|launch|ns|nc|i)}
     node 0 -> node i    {"mac": HMAC(token, "welcome"|launch|nc|ns|i)}
 
-Then both sign with key = HMAC(token, "key"|ns|nc); each line is ``HMAC(key, direction|sequence|json) json``, so that nothing can be
-forged, replayed, reordered or reflected. It is signed, not encrypted: nothing secret is said.
+Then both sign with key = HMAC(token, "key"|ns|nc); each line is ``HMAC(key, direction|sequence|json) json``,
+so that nothing can be forged, replayed, reordered or reflected. It is signed, not encrypted: nothing secret
+is said.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def sign(key: bytes, *parts: object) -> str:
 
 
 class Link:
-    """A socket with its buffers. ``node`` is the other side's rank once the handshake is through, None before."""
+    """A socket with its buffers. ``node`` is the other side's rank once the handshake is through, None
+    before."""
 
     def __init__(self, sock: socket.socket, launch: str, token: str) -> None:
         self.sock = sock
@@ -62,7 +65,8 @@ class Link:
     # -- bytes
 
     def lines(self) -> list[bytes]:
-        """Return the complete lines that have come. Raises LinkError at the end of the connection or past LINE_LIMIT_BYTES."""
+        """Return the complete lines that have come. Raises LinkError at the end of the connection or past
+        LINE_LIMIT_BYTES."""
         try:
             data = self.sock.recv(65536)
         except (BlockingIOError, InterruptedError):
@@ -107,13 +111,16 @@ class Link:
         self._put(json.dumps({"nonce": self._nonce}).encode())
 
     def accept_hello(self, line: bytes, nnodes: int) -> int:
-        """Given the first line of a newcomer, return its node rank and welcome it. Raises LinkError for a stranger."""
+        """Given the first line of a newcomer, return its node rank and welcome it. Raises LinkError for a
+        stranger."""
         hello = _parse(line)
         node, nonce = hello.get("node"), hello.get("nonce")
-        if not isinstance(node, int) or isinstance(node, bool) or not 0 < node < nnodes or not isinstance(nonce, str):
+        if type(node) is not int or not 0 < node < nnodes or not isinstance(nonce, str):
             raise LinkError("not a hello")
         self._check(hello, sign(self._token, "hello", self._launch, self._nonce, nonce, node))
-        self._put(json.dumps({"mac": sign(self._token, "welcome", self._launch, nonce, self._nonce, node)}).encode())
+        self._put(
+            json.dumps({"mac": sign(self._token, "welcome", self._launch, nonce, self._nonce, node)}).encode()
+        )
         self._key = sign(self._token, "key", self._nonce, nonce).encode()
         self._says, self._hears = "S", "C"
         self.node = node
@@ -137,7 +144,9 @@ class Link:
 
     def accept_welcome(self, line: bytes, node: int) -> None:
         """Given node 0's welcome, check that it knows the token too. Raises LinkError."""
-        self._check(_parse(line), sign(self._token, "welcome", self._launch, self._nonce, self._other_nonce, node))
+        self._check(
+            _parse(line), sign(self._token, "welcome", self._launch, self._nonce, self._other_nonce, node)
+        )
         self._key = sign(self._token, "key", self._other_nonce, self._nonce).encode()
         self._says, self._hears = "C", "S"
         self.node = 0
@@ -156,7 +165,8 @@ class Link:
         self._put(sign(self._key, self._says, self._sent, body).encode() + b" " + body)
 
     def open(self, line: bytes) -> dict[str, Any]:
-        """Given a received line, return its message. Raises LinkError when it was not signed by the other side, next in order."""
+        """Given a received line, return its message. Raises LinkError when it was not signed by the other
+        side, next in order."""
         mac, _, body = line.partition(b" ")
         self._received += 1
         if not hmac.compare_digest(mac, sign(self._key, self._hears, self._received, body).encode()):

@@ -1,4 +1,5 @@
-"""What a server is made of: processors, memory, GPUs, network interfaces. Each question answered fast, and without root."""
+"""What a server is made of: processors, memory, GPUs, network interfaces. Each question answered fast, and
+without root."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _GPU_FIELDS = "index,name,memory.total,memory.used,utilization.gpu"
 
 
 def cpus() -> int:
-    """Return the processors that this process may use: affinity, and the cgroup's quota (containers, Slurm)."""
+    """Return the processors that this process may use: affinity, and the cgroup's quota (containers,
+    Slurm)."""
     count = len(os.sched_getaffinity(0))
     quota = _cgroup_cpus()
     return max(1, min(count, -int(-quota // 1))) if quota else count
@@ -30,14 +32,17 @@ def _cgroup_cpus() -> float | None:
         words = (_read(os.path.join(folder, "cpu.max")) or "").split()
         if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
             found.append(int(words[0]) / int(words[1]))
-        quota, period = (_read(os.path.join(folder, f"cpu.cfs_{name}_us")) or "" for name in ("quota", "period"))
+        quota, period = (
+            _read(os.path.join(folder, f"cpu.cfs_{name}_us")) or "" for name in ("quota", "period")
+        )
         if quota.strip().isdigit() and period.strip().isdigit():  # version 1; "-1" is no quota
             found.append(int(quota) / int(period))
     return min(found) if found else None
 
 
 def cgroup_folders() -> list[str]:
-    """Return the folders of our cgroup and its parents (version 2, and version 1's cpu and memory controllers)."""
+    """Return the folders of our cgroup and its parents (version 2, and version 1's cpu and memory
+    controllers)."""
     folders = []
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
@@ -83,7 +88,8 @@ def gpu_count() -> int:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Return [{index, name, memory_total_mib, memory_used_mib, utilization_percent}]; a value the driver hides is None."""
+    """Return [{index, name, memory_total_mib, memory_used_mib, utilization_percent}]; a value the driver
+    hides is None."""
     found = []
     for line in nvidia_smi(f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits").splitlines():
         words = [word.strip() for word in line.split(",")]
@@ -91,14 +97,16 @@ def gpus() -> list[dict[str, Any]]:
             continue
         numbers = [int(float(word)) if word.replace(".", "", 1).isdigit() else None for word in words[2:]]
         found.append({
-            "index": int(words[0]), "name": words[1], "memory_total_mib": numbers[0], "memory_used_mib": numbers[1],
+            "index": int(words[0]), "name": words[1], "memory_total_mib": numbers[0],
+            "memory_used_mib": numbers[1],
             "utilization_percent": numbers[2],
         })
     return found
 
 
 def nvidia_smi(*arguments: str) -> str:
-    """Return what nvidia-smi prints; "" when there is none, it fails, or a hung driver holds it past NVIDIA_TIMEOUT_S."""
+    """Return what nvidia-smi prints; "" when there is none, it fails, or a hung driver holds it past
+    NVIDIA_TIMEOUT_S."""
     import shutil
 
     program = shutil.which("nvidia-smi")
@@ -111,7 +119,8 @@ def output(argv: list[str], timeout_s: float) -> str:
 
     try:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=timeout_s, check=False,
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            timeout=timeout_s, check=False,
         )
     except (OSError, subprocess.SubprocessError):
         return ""
@@ -119,7 +128,8 @@ def output(argv: list[str], timeout_s: float) -> str:
 
 
 def interface_of(address: str) -> str | None:
-    """Return the name of the network interface that has an address (or a name's address); None when none has it."""
+    """Return the name of the network interface that has an address (or a name's address); None when none has
+    it."""
     try:
         wanted = {str(entry[4][0]) for entry in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
@@ -137,12 +147,14 @@ class _IfAddrs(ctypes.Structure):
 
 
 _IfAddrs._fields_ = [
-    ("next", ctypes.POINTER(_IfAddrs)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint), ("address", ctypes.c_void_p),
+    ("next", ctypes.POINTER(_IfAddrs)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint),
+    ("address", ctypes.c_void_p),
 ]
 
 
 def interfaces() -> list[tuple[str, str]]:
-    """Return (name, address) of all interfaces' addresses; secondary addresses too, which the older ioctls leave out."""
+    """Return (name, address) of all interfaces' addresses; secondary addresses too, which the older ioctls
+    leave out."""
     libc = ctypes.CDLL(None)
     head = ctypes.POINTER(_IfAddrs)()
     if libc.getifaddrs(ctypes.byref(head)):

@@ -1,8 +1,8 @@
 """Which files a sync has put into a workdir, and the deletion of those that it no longer sends.
 
-``.rl/manifest.json`` is {"digest", "files"} of the last sync that came through; ``.rl/manifest.pending`` names, beside the new files, all
-that any sync may have put there: one that broke off forgets nothing. Only what stands there is ever deleted: never a
-checkpoint, never what the user made on the server.
+``.rl/manifest.json`` is {"digest", "files"} of the last sync that came through; ``.rl/manifest.pending``
+names, beside the new files, all that any sync may have put there: one that broke off forgets nothing. Only
+what stands there is ever deleted: never a checkpoint, never what the user made on the server.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Manifest:
         if pending is None and digest is not None and digest == self.digest():
             return {"deleted": 0, "digest": digest}  # said twice
         if pending is None or pending.get("digest") != digest:
-            raise Refusal("WorkspaceError", "another sync came between: its files and this one's are mixed", "run: rl sync")
+            raise Refusal("WorkspaceError", "another sync came between: the files are mixed", "run: rl sync")
         new = self._files(self._pending, "files")
         deleted = 0
         folders: set[str] = set()
@@ -72,7 +72,8 @@ class Manifest:
         return {"deleted": deleted, "digest": digest}
 
     def _files(self, path: str, field: str) -> set[str]:
-        """Return the paths that a manifest names, those that it must not name left out: the file may have been tampered with."""
+        """Return the paths that a manifest names, those that it must not name left out: the file may have
+        been tampered with."""
         try:
             names = (read_object(path, LIMIT_BYTES) or {}).get(field)
         except CorruptError:

@@ -1,4 +1,5 @@
-"""The other nodes' part in a launch: each keeps a connection to node 0, and stops by itself when it loses it. See ``gang``."""
+"""The other nodes' part in a launch: each keeps a connection to node 0, and stops by itself when it loses it.
+See ``gang``."""
 
 from __future__ import annotations
 
@@ -72,7 +73,9 @@ class Member:
         self._next_try = now + RETRY_S
         settings = self._settings
         try:
-            family, kind, proto, _, address = socket.getaddrinfo(settings.address, settings.port, type=socket.SOCK_STREAM)[0]
+            family, kind, proto, _, address = socket.getaddrinfo(
+                settings.address, settings.port, type=socket.SOCK_STREAM
+            )[0]
             sock = socket.socket(family, kind, proto)
         except OSError as error:
             self._host.log(f"node 0: {error}")
@@ -179,7 +182,8 @@ class Member:
         why = ""
         if not self._joined:
             if now - self._started_at > settings.join_timeout_s:
-                why = f"it could not be reached at {settings.address}:{settings.port} within {settings.join_timeout_s:g} s"
+                where = f"{settings.address}:{settings.port}"
+                why = f"it could not be reached at {where} within {settings.join_timeout_s:g} s"
         elif self._eof_at is not None and now - self._eof_at > EOF_PATIENCE_S:
             why = "its supervisor is gone, or the network to it"
         elif now - self._heard_at > settings.silence_s:
@@ -189,7 +193,8 @@ class Member:
         return bool(why)
 
     def _go_alone(self) -> None:
-        """Node 0 is lost: stop, and judge by what is known here: its last word on the cause, or our own failure, or the loss."""
+        """Node 0 is lost: stop, and judge by what is known here: its last word on the cause, or our own
+        failure, or the loss."""
         self._host.log(str((self._lost or {}).get("message")))
         if self._left_over is None:
             self._host.stop(signal.SIGTERM, min(self._host.grace_s, GANG_GRACE_S))

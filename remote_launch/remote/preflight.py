@@ -18,25 +18,31 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-# Below the kernel's range for outgoing connections (32768 on): none of those takes the port before the job does.
+# Below the kernel's range for outgoing connections (32768 on): none of those takes the port before the job
+# does.
 PORT_RANGE = (20000, 32000)
 PORTS_LIMIT = 64
 
 
 def preflight(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend"}, return what the package's docstring lists.
+    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend"}, return what the
+    package's docstring lists.
 
-    "script_exists" is None for a module that isn't in the workdir (it may be installed); "torch" is None when it can't be known.
+    "script_exists" is None for a module that isn't in the workdir (it may be installed); "torch" is None when
+    it can't be known.
     """
     root = workdir(request)
     base = os.path.normpath(os.path.join(root, request.get("cwd") or "."))
     python = find_python(request.get("python") or "python3", request.get("path_prepend") or [])
     address = request.get("address") or own_address()
     return {
-        "hostname": socket.gethostname(), "user": _user(), "workdir": root, "workdir_exists": os.path.isdir(root),
-        "workspace": os.path.isfile(os.path.join(root, ".rl", "workspace.json")), "script_exists": _script_exists(request, base),
+        "hostname": socket.gethostname(), "user": _user(), "workdir": root,
+        "workdir_exists": os.path.isdir(root),
+        "workspace": os.path.isfile(os.path.join(root, ".rl", "workspace.json")),
+        "script_exists": _script_exists(request, base),
         "python": python, "torch": has_torch(python) if python else None,
-        "address": address, "interface": machine.interface_of(address), "ports": free_ports(request.get("ports") or 0),
+        "address": address, "interface": machine.interface_of(address),
+        "ports": free_ports(request.get("ports") or 0),
         "cpus": machine.cpus(), "gpus": machine.gpu_count(), "time": time.time(),
     }
 
@@ -55,12 +61,15 @@ def _script_exists(request: dict[str, Any], base: str) -> bool | None:
         return os.path.isfile(path)
     if module:
         path = os.path.join(base, *module.split("."))
-        return True if os.path.isfile(path + ".py") or os.path.isfile(os.path.join(path, "__main__.py")) else None
+        return True if os.path.isfile(path + ".py") or os.path.isfile(
+            os.path.join(path, "__main__.py")
+        ) else None
     return None
 
 
 def find_python(python: str, path_prepend: list[str]) -> str | None:
-    """Given an interpreter as the inventory names it, return its absolute path (links not resolved: a venv is where its link is)."""
+    """Given an interpreter as the inventory names it, return its absolute path (links not resolved: a venv is
+    where its link is)."""
     path = ":".join([*(expand(folder) for folder in path_prepend), os.environ.get("PATH") or DEFAULT_PATH])
     found = shutil.which(expand(python) if python.startswith("~") else python, path=path)
     return os.path.abspath(found) if found else None
@@ -76,9 +85,11 @@ def has_torch(python: str) -> bool | None:
             closed = "include-system-site-packages=true" not in file.read().lower().replace(" ", "")
     elif os.path.islink(python):
         prefix = os.path.dirname(os.path.dirname(os.path.realpath(python)))
-    folders = [os.path.join(prefix, "lib*", "python3*", "site-packages"), os.path.join(prefix, "lib*", "python3*", "dist-packages")]
+    folders = [os.path.join(prefix, "lib*", "python3*", name) for name in ("site-packages", "dist-packages")]
     if not closed:
-        folders += ["/usr/local/lib/python3*/dist-packages", os.path.expanduser("~/.local/lib/python3*/site-packages")]
+        folders += [
+            "/usr/local/lib/python3*/dist-packages", os.path.expanduser("~/.local/lib/python3*/site-packages")
+        ]
     if any(glob.glob(os.path.join(folder, "torch", "__init__.py")) for folder in folders):
         return True
     return False if closed else None
@@ -91,7 +102,8 @@ def own_address() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return distinct TCP ports that could be listened on just now. Raises Refusal when there are not so many."""
+    """Return distinct TCP ports that could be listened on just now. Raises Refusal when there are not so
+    many."""
     if not isinstance(count, int) or not 0 <= count <= PORTS_LIMIT:
         raise Refusal("RequestError", f"{count!r} ports are not between 0 and {PORTS_LIMIT}")
     held: list[socket.socket] = []

@@ -1,9 +1,10 @@
 """Processes as /proc tells of them: who they are, whose they are, and how they are ended.
 
-A process is (pid, start ticks): the pair is unique until the next boot, a pid alone is not. The processes of a job are those that carry
-``RL_JOB_ID=<id>`` in their environment (any parent, any session) plus all descendants of its supervisor, which is a subreaper:
-setproctitle and an emptied environment hide the mark, only a dead supervisor hides the descent. The root of a descent is always the
-supervisor's own pid, never a parent's: an orphan's parent is pid 1, and that tree is the whole machine.
+A process is (pid, start ticks): the pair is unique until the next boot, a pid alone is not. The processes of
+a job are those that carry ``RL_JOB_ID=<id>`` in their environment (any parent, any session) plus all
+descendants of its supervisor, which is a subreaper: setproctitle and an emptied environment hide the mark,
+only a dead supervisor hides the descent. The root of a descent is always the supervisor's own pid, never a
+parent's: an orphan's parent is pid 1, and that tree is the whole machine.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def is_alive(pid: int, ticks: int) -> bool:
 
 
 def members(job_id: str, root: int | None = None) -> dict[int, int]:
-    """Given a job and its supervisor's pid (when that lives), return {pid: start ticks} of the job's processes, without ``root``,
-    ourselves and zombies."""
+    """Given a job and its supervisor's pid (when that lives), return {pid: start ticks} of the job's
+    processes, without ``root``, ourselves and zombies."""
     mark = _MARK + job_id.encode() + b"\0"
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
@@ -95,7 +96,8 @@ def _descendants(root: int, parents: dict[int, int]) -> set[int]:
 
 
 def marked() -> dict[str, int]:
-    """Return {job_id: number of live processes that carry it}, of all jobs on the machine that we may look into. One pass."""
+    """Return {job_id: number of live processes that carry it}, of all jobs on the machine that we may look
+    into. One pass."""
     counts: dict[str, int] = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -129,7 +131,8 @@ def send(pid: int, number: int) -> bool:
 
 
 def exit_of(status: int) -> tuple[int | None, str | None]:
-    """Given a wait status, return (exit code, None), or (None, signal name) for a process that a signal ended."""
+    """Given a wait status, return (exit code, None), or (None, signal name) for a process that a signal
+    ended."""
     if os.WIFSIGNALED(status):
         return None, signal_name(os.WTERMSIG(status))
     return os.WEXITSTATUS(status), None
@@ -172,8 +175,9 @@ def _prctl(option: int, argument: int) -> None:
 
 
 def hide_variable(name: str) -> None:
-    """Overwrite a variable in what /proc/self/environ shows. The transport stops a command by sweeping for its id there, and a
-    detached supervisor must not be stopped with the command that started it. Best effort: a kernel may not say where it lies."""
+    """Overwrite a variable in what /proc/self/environ shows. The transport stops a command by sweeping for
+    its id there, and a detached supervisor must not be stopped with the command that started it. Best effort:
+    a kernel may not say where it lies."""
     os.environ.pop(name, None)
     try:
         with open("/proc/self/environ", "rb") as file:

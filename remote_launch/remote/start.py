@@ -1,7 +1,8 @@
 """Start one job from its spec, detached, exactly once whatever the connection does.
 
-The claim is a flock on ``<job>/lock``, held by the supervisor for its life, and then the file started.json, which is written before any
-of the user's code runs. A second start finds one of them and says ALREADY. A start that fails leaves nothing: the folder goes away.
+The claim is a flock on ``<job>/lock``, held by the supervisor for its life, and then the file started.json,
+which is written before any of the user's code runs. A second start finds one of them and says ALREADY. A
+start that fails leaves nothing: the folder goes away.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ RIVAL_PATIENCE_S = 10.0
 
 
 def start(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"spec": …, "jobs_folder": …}, return {"state": STARTED or ALREADY, "supervisor_pid", "child_pid", "started_at", "attempt"}
-    once the child has really become the user's program. Raises Refusal."""
+    """Given {"spec": …, "jobs_folder": …}, return {"state": STARTED or ALREADY, "supervisor_pid",
+    "child_pid", "started_at", "attempt"} once the child has really become the user's program. Raises
+    Refusal."""
     spec = child.check_spec(request.get("spec"))
     request = {"workdir": spec.get("workdir"), **request}
     root = workdir(request)
@@ -46,13 +48,16 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
         raise
     except OSError as error:
         _remove(job)
-        raise Refusal("StartError", f"the job can't be started: {error.strerror}: {error.filename or job.path}") from error
+        raise Refusal(
+            "StartError", f"the job can't be started: {error.strerror}: {error.filename or job.path}"
+        ) from error
     finally:
         os.close(lock)
 
 
 def _claim(job: JobDir) -> int | None:
-    """Return the locked lock's fd, or None when the job is started (or ended) already. Raises Refusal when the folder can't be made."""
+    """Return the locked lock's fd, or None when the job is started (or ended) already. Raises Refusal when
+    the folder can't be made."""
     deadline = time.monotonic() + RIVAL_PATIENCE_S
     while True:
         try:
@@ -63,7 +68,9 @@ def _claim(job: JobDir) -> int | None:
         except FileNotFoundError:
             continue  # a start that failed has just removed the folder
         except OSError as error:
-            raise Refusal("StartError", f"the job's folder can't be made: {error.strerror}: {job.path}") from error
+            raise Refusal(
+                "StartError", f"the job's folder can't be made: {error.strerror}: {job.path}"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -71,7 +78,9 @@ def _claim(job: JobDir) -> int | None:
             if _is_recorded(job):
                 return None
             if time.monotonic() > deadline:
-                raise Refusal("StartError", "another start of this job is under way and does not get on", "try again") from None
+                raise Refusal(
+                    "StartError", "another start of this job is under way and does not get on", "try again"
+                ) from None
             time.sleep(0.01)
             continue
         if not _is_current(lock, job.lock):
@@ -101,11 +110,13 @@ def _already(job: JobDir) -> dict[str, Any]:
         started = read_object(job.started) or {}
     except CorruptError:
         started = {}
-    return {"state": "ALREADY", **{name: started.get(name) for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}}
+    fields = {name: started.get(name) for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}
+    return {"state": "ALREADY", **fields}
 
 
 def _clear_remains(job: JobDir) -> None:
-    """A supervisor that died between its claim and its record may have left log files; its child never ran (see ``child.Child``)."""
+    """A supervisor that died between its claim and its record may have left log files; its child never ran
+    (see ``child.Child``)."""
     for name in (job.out, job.err, job.log, job.kill, job.failures):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
@@ -123,7 +134,8 @@ def _remove(job: JobDir) -> None:
 
 
 def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str, Any]:
-    """Fork the supervisor off and return what it reports. Raises Refusal with its reason when it could not start the child."""
+    """Fork the supervisor off and return what it reports. Raises Refusal with its reason when it could not
+    start the child."""
     report_read, report_write = os.pipe()
     between = os.fork()
     if between == 0:
@@ -141,7 +153,9 @@ def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str
     try:
         report = json.loads(answer)
     except ValueError:
-        raise Refusal("StartError", "the supervisor ended before it could start the job", f"see {job.log}") from None
+        raise Refusal(
+            "StartError", "the supervisor ended before it could start the job", f"see {job.log}"
+        ) from None
     if "error" in report:
         error = report["error"]
         raise Refusal(error["type"], error["message"], error["hint"])

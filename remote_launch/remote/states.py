@@ -24,15 +24,18 @@ if TYPE_CHECKING:
 
 TERMINAL = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
 SPEC_FIELDS = (
-    "server", "workdir", "command", "name", "cwd", "env", "tags", "launch_id", "run_id", "node_rank", "nnodes", "first_rank", "nproc",
+    "server", "workdir", "command", "name", "cwd", "env", "tags", "launch_id", "run_id", "node_rank",
+    "nnodes", "first_rank", "nproc",
     "attempt", "created_at",
 )
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad", "facts", "time"}.
+    """Given {"job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad", "facts",
+    "time"}.
 
-    "job_ids": null means all. "missing" are ids asked for that have no folder here. "bad" are folders and files that can't be ours.
+    "job_ids": null means all. "missing" are ids asked for that have no folder here. "bad" are folders and
+    files that can't be ours.
     """
     folder = jobs_folder(request)
     asked = request.get("job_ids")
@@ -51,7 +54,8 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
             bad.append({"name": job_id, "reason": str(error)})
     _count_survivors(jobs)
     answer: dict[str, Any] = {
-        "jobs": jobs, "missing": missing, "others": sorted(set(here) - set(wanted)) if request.get("discover") else [], "bad": bad,
+        "jobs": jobs, "missing": missing,
+        "others": sorted(set(here) - set(wanted)) if request.get("discover") else [], "bad": bad,
         "time": time.time(),
     }
     if request.get("facts"):
@@ -85,7 +89,8 @@ def describe(job: JobDir, *, specs: bool = False) -> dict[str, Any]:
     data: dict[str, Any] = {
         "job_id": job.job_id, **state_of(job, started),
         "started_at": number(started, "started_at"), "attempt": number(started, "attempt", 0),
-        "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"), "child_pid": number(started, "child_pid"),
+        "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"),
+        "child_pid": number(started, "child_pid"),
     }
     if specs:
         try:
@@ -99,7 +104,8 @@ def describe(job: JobDir, *, specs: bool = False) -> dict[str, Any]:
 def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over} by the rule:
 
-    exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST; neither -> CREATED.
+    exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST;
+    neither -> CREATED.
     """
     ended = read_object(job.exit)
     if ended is None:
@@ -114,8 +120,10 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
         cause = ended.get("cause")
         return {
             "state": ended["state"], "exit_code": number(ended, "exit_code"), "signal": text(ended, "signal"),
-            "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"), "left_over": number(ended, "left_over", 0),
-            "failures": failures if isinstance(failures, list) else [], "cause": cause if isinstance(cause, dict) else None,
+            "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"),
+            "left_over": number(ended, "left_over", 0),
+            "failures": failures if isinstance(failures, list) else [],
+            "cause": cause if isinstance(cause, dict) else None,
         }
     state, reason = "CREATED", None
     if started:
@@ -126,7 +134,8 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
         elif not alive:
             reason = "its supervisor died"
     return {
-        "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0, "failures": [], "cause": None,
+        "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
+        "failures": [], "cause": None,
     }
 
 
@@ -145,7 +154,8 @@ def _count_survivors(jobs: list[dict[str, Any]]) -> None:
     for job in lost:
         job["left_over"] = counts.get(job["job_id"], 0)
         if job["left_over"]:
-            job["reason"] = f"{job['reason']}; {job['left_over']} of its processes still run: rl job-kill ends them"
+            survivors = f"{job['left_over']} of its processes still run: rl job-kill ends them"
+            job["reason"] = f"{job['reason']}; {survivors}"
 
 
 def log_bytes(job: JobDir) -> int:

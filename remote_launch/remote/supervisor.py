@@ -1,7 +1,8 @@
-"""The parent of one job on one server: starts the child, waits, stops it when asked, and writes down how it ended.
+"""The parent of one job on one server: starts the child, waits, stops it when asked, and writes down how it
+ended.
 
-It sleeps until a signal or a socket wakes it. SIGTERM means: stop the job (how, says kill.json). What it knows of the other nodes of a
-launch comes through ``gang``, a Coordinator (node 0) or a Member.
+It sleeps until a signal or a socket wakes it. SIGTERM means: stop the job (how, says kill.json). What it
+knows of the other nodes of a launch comes through ``gang``, a Coordinator (node 0) or a Member.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
     from typing import Any
 
 FULL_DISK_PATIENCE_S = 600.0
-# The archive that this program runs from. Made absolute while the folder that it was started in still is the current one.
+# The archive that this program runs from. Made absolute while the folder that it was started in still is the
+# current one.
 PROGRAM = os.path.abspath(os.path.dirname(os.path.dirname(__file__)))
 
 
 class Supervisor:
     """One attempt of one job. ``start`` once, then ``run`` to the end."""
 
-    def __init__(self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str], umask: int) -> None:
+    def __init__(
+        self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str], umask: int
+    ) -> None:
         self.spec = spec
         self.job = job
         self.workdir = workdir
@@ -51,7 +55,8 @@ class Supervisor:
     # -- the start
 
     def start(self) -> dict[str, Any]:
-        """Spawn the child and return the report for the starter. Raises Refusal or OSError, with nothing left running."""
+        """Spawn the child and return the report for the starter. Raises Refusal or OSError, with nothing left
+        running."""
         procs.become_subreaper()
         self._listen_to_signals()
         env = environment(self.spec, self.workdir, self.job, self._login)
@@ -63,7 +68,8 @@ class Supervisor:
         self.started_at = time.time()
         record = {
             "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid), "boot_id": procs.boot_id(),
-            "child_pid": child.pid, "child_ticks": procs.start_ticks(child.pid), "started_at": self.started_at,
+            "child_pid": child.pid, "child_ticks": procs.start_ticks(child.pid),
+            "started_at": self.started_at,
             "attempt": self.attempt, "hostname": socket.gethostname(),
         }
         try:
@@ -79,7 +85,8 @@ class Supervisor:
         return {name: record[name] for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}
 
     def _join_gang(self) -> Coordinator | Member | None:
-        """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises Refusal."""
+        """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises
+        Refusal."""
         data = self.spec.get("gang")
         if not isinstance(data, dict) or data.get("nnodes") == 1:
             return None
@@ -104,7 +111,8 @@ class Supervisor:
     # -- the life
 
     def run(self) -> None:
-        """Supervise until nothing of the job is left and the launch's verdict is known; then write exit.json."""
+        """Supervise until nothing of the job is left and the launch's verdict is known; then write
+        exit.json."""
         told_ended = told_gone = False
         self.tree.reap()  # it may have ended before the signal handler's pipe was looked at
         while True:
@@ -139,7 +147,8 @@ class Supervisor:
             self.gang.child_ended(verdict.own_failure(self.tree, self.spec, self.job), self.tree.asked)
 
     def _stop_as_asked(self) -> None:
-        """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its administrator."""
+        """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its
+        administrator."""
         try:
             kill = read_object(self.job.kill)
         except CorruptError as error:
@@ -185,6 +194,6 @@ class Supervisor:
                 if time.monotonic() > deadline:
                     break
                 time.sleep(1.0)
-        self.log(f"{end['state']}: {end['reason']}")
+        self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))
         if self.gang:
             self.gang.close()

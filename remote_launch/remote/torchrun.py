@@ -1,7 +1,8 @@
 """torchrun, run by the environment's own python, with what its workers died of written down.
 
-torchrun ends with exit code 1 whatever a worker ended with, and knows times in whole seconds only. Its ChildFailedError says which
-ranks ended how; a thread that looks at dead children without collecting them says who was first.
+torchrun ends with exit code 1 whatever a worker ended with, and knows times in whole seconds only. Its
+ChildFailedError says which ranks ended how; a thread that looks at dead children without collecting them says
+who was first.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def main(argv: list[str]) -> int:
 
 
 class Deaths(threading.Thread):
-    """Notes when each child of this process ended (``times``: pid -> epoch seconds), leaving it for torchrun to collect."""
+    """Notes when each child of this process ended (``times``: pid -> epoch seconds), leaving it for torchrun
+    to collect."""
 
     def __init__(self) -> None:
         super().__init__(name="rl-deaths", daemon=True)
@@ -97,4 +99,5 @@ def _short(message: Any) -> str:
     """torch gives text, or what ``@record`` wrote: {"message": …, "extraInfo": {"py_callstack": …}}."""
     if isinstance(message, dict):
         message = message.get("message", message)
-    return str(message)[:MESSAGE_LIMIT]
+    text = str(message)
+    return "" if text.startswith("To enable traceback see:") else text[:MESSAGE_LIMIT]

@@ -18,8 +18,8 @@ _LOOK_EVERY_S = 0.05
 
 
 class JobTree:
-    """The child and all that descends from it. Stopped by TERM to the child alone (torchrun passes it on; its workers would take two
-    TERMs badly), then, after the grace, KILL to everything that is left.
+    """The child and all that descends from it. Stopped by TERM to the child alone (torchrun passes it on; its
+    workers would take two TERMs badly), then, after the grace, KILL to everything that is left.
 
     ``tick`` does the waiting: it never blocks. ``exit_code``/``signal`` are the child's own, exactly.
     """
@@ -61,7 +61,8 @@ class JobTree:
         self._log(f"stop: signal {procs.signal_name(number)}, grace {grace_s:g} s")
 
     def reap(self) -> bool:
-        """Collect ended children, orphans included (we are a subreaper); True when the child itself was among them."""
+        """Collect ended children, orphans included (we are a subreaper); True when the child itself was among
+        them."""
         ended = False
         while True:
             try:
@@ -85,7 +86,9 @@ class JobTree:
             self._log(f"{len(left)} processes are left: TERM")
             procs.signal_all(left, signal.SIGTERM)
         # A stop's grace goes on for what the child left; workers that save a checkpoint on TERM need it.
-        self._deadline = max(self._deadline or 0.0, now + 1.0) if self.asked and not self.killed_hard else now + SWEEP_GRACE_S
+        self._deadline = max(
+            self._deadline or 0.0, now + 1.0
+        ) if self.asked and not self.killed_hard else now + SWEEP_GRACE_S
         self._next_look = now
 
     def tick(self, now: float) -> None:

@@ -1,4 +1,5 @@
-"""The command line of the program: ``python3 rl-<hash>.pyz <verb>``; one JSON object on stdin, one JSON line on stdout."""
+"""The command line of the program: ``python3 rl-<hash>.pyz <verb>``; one JSON object on stdin, one JSON line
+on stdout."""
 
 from __future__ import annotations
 
@@ -68,14 +69,17 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_request() -> dict[str, Any]:
-    """Return the object on stdin. Raises Refusal for anything else, so for what a broken connection cut off."""
+    """Return the object on stdin. Raises Refusal for anything else, so for what a broken connection cut
+    off."""
     content = os.fdopen(0, "rb", closefd=False).read(REQUEST_LIMIT_BYTES + 1)
     if len(content) > REQUEST_LIMIT_BYTES:
         raise Refusal("RequestError", f"the request is larger than {REQUEST_LIMIT_BYTES} bytes")
     try:
         request = json.loads(content)
     except (ValueError, RecursionError):
-        raise Refusal("RequestError", "the request is not whole: the connection may have ended in the middle") from None
+        raise Refusal(
+            "RequestError", "the request is not whole: the connection may have ended in the middle"
+        ) from None
     if not isinstance(request, dict):
         raise Refusal("RequestError", "the request is not a JSON object")
     return request

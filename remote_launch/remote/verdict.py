@@ -22,18 +22,24 @@ _NOT_FOUND = re.compile(r"(?:^|[:\s])([^\s:]+): (?:command )?not found\s*$")
 
 
 def exit_record(
-    tree: JobTree, spec: dict[str, Any], job: JobDir, *, started_at: float, killed: dict[str, Any] | None, launch: dict[str, Any] | None,
+    tree: JobTree, spec: dict[str, Any], job: JobDir, *, started_at: float, killed: dict[str, Any] | None,
+    launch: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Given a tree that is gone, return exit.json. ``killed`` is the person's kill that stopped it, ``launch`` the gang's verdict.
+    """Given a tree that is gone, return exit.json. ``killed`` is the person's kill that stopped it,
+    ``launch`` the gang's verdict.
 
-    A node that succeeded before the launch failed stays SUCCEEDED; the launch's ``cause`` stands in every node's record.
+    A node that succeeded before the launch failed stays SUCCEEDED; the launch's ``cause`` stands in every
+    node's record.
     """
     failures = read_failures(job)
     own = own_failure(tree, spec, job)
-    cause = own if launch is None and not tree.asked else (launch or {}).get("cause")  # a job alone is its own cause
+    # A job alone is its own cause.
+    cause = own if launch is None and not tree.asked else (launch or {}).get("cause")
     record = {
-        "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(), "started_at": started_at,
-        "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures, "cause": cause,
+        "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(),
+        "started_at": started_at,
+        "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures,
+        "cause": cause,
     }
     if own is not None and not tree.asked:
         record.update(exit_code=own["exit_code"], signal=own["signal"])
@@ -45,6 +51,8 @@ def exit_record(
         state, reason = "KILLED", f"killed by {by}" if by else "killed"
     elif own is not None and not tree.asked:
         state, reason = "FAILED", own["message"]
+        if cause and cause.get("node_rank") != spec.get("node_rank"):
+            reason += f"; the launch's cause: {cause_in_words(cause)}"
     elif launch is not None and cause is not None:
         state, reason = "FAILED", f"stopped: {cause_in_words(cause)}"
     else:
@@ -55,7 +63,8 @@ def exit_record(
 
 
 def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, Any] | None:
-    """Return this node's first failure: {node_rank, server, rank, exit_code, signal, time, message, tail}; None for exit code 0.
+    """Return this node's first failure: {node_rank, server, rank, exit_code, signal, time, message, tail};
+    None for exit code 0.
 
     For torchrun it is the first failing rank's, from failures.json: torchrun's own exit code is always 1.
     """
@@ -68,7 +77,8 @@ def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, A
         failure.update({name: first.get(name) for name in ("rank", "exit_code", "signal")})
         failure["time"] = number(first, "time", tree.ended_at)
         failure["tail"] = rank_tail(job, first)
-        failure["message"] = f"rank {first.get('rank')} {ended_in_words(failure['exit_code'], failure['signal'])}"
+        words = ended_in_words(failure["exit_code"], failure["signal"])
+        failure["message"] = f"rank {first.get('rank')} {words}"
     else:
         failure.update(exit_code=tree.exit_code, signal=tree.signal, time=tree.ended_at)
         failure["tail"] = tail_of(job.err) or tail_of(job.out)
@@ -101,12 +111,15 @@ def cause_in_words(cause: dict[str, Any]) -> str:
 
 
 def read_failures(job: JobDir) -> list[dict[str, Any]]:
-    """Return what the torchrun verb wrote down, first failure first; [] when there is nothing, or nothing readable."""
+    """Return what the torchrun verb wrote down, first failure first; [] when there is nothing, or nothing
+    readable."""
     try:
         data = read_json(job.failures)
     except CorruptError:
         return []
-    return [entry for entry in data if isinstance(entry, dict)][:_FAILURES_KEPT] if isinstance(data, list) else []
+    return [
+        entry for entry in data if isinstance(entry, dict)
+    ][:_FAILURES_KEPT] if isinstance(data, list) else []
 
 
 def rank_tail(job: JobDir, failure: dict[str, Any]) -> str:

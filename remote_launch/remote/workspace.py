@@ -1,4 +1,5 @@
-"""May this workdir be written into? A marker, ``.rl/workspace.json``, says whose it is; a folder of someone's is left alone."""
+"""May this workdir be written into? A marker, ``.rl/workspace.json``, says whose it is; a folder of someone's
+is left alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ _ADOPT = "to use it nevertheless: rl sync --adopt; or set another workdir"
 
 
 def workspace(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"op": "check" | "begin" | "commit", …}, return the answer that the package's docstring lists. Raises Refusal."""
+    """Given {"op": "check" | "begin" | "commit", …}, return the answer that the package's docstring lists.
+    Raises Refusal."""
     root = workdir(request)
     op = request.get("op")
     if op == "check":
@@ -29,7 +31,9 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
     if marker is None:
         raise Refusal("WorkspaceError", f"{root} is no workspace yet", "run: rl sync")
     if request.get("project_id") not in (None, marker.get("project_id")):
-        raise Refusal("WorkspaceError", f"{root} has become the workspace of {_owner(marker)}", "set another workdir")
+        raise Refusal(
+            "WorkspaceError", f"{root} has become the workspace of {_owner(marker)}", "set another workdir"
+        )
     manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
     if op == "begin":
         return manifest.begin(request.get("files"), request.get("digest"))
@@ -37,7 +41,8 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any], root: str) -> dict[str, Any]:
-    """Return {"workdir", "status", "reason", "digest", "free_bytes", "rsync"}; with "create" a workdir that may be used is marked."""
+    """Return {"workdir", "status", "reason", "digest", "free_bytes", "rsync"}; with "create" a workdir that
+    may be used is marked."""
     if not isinstance(request.get("project_id"), str) or not request["project_id"]:
         raise Refusal("RequestError", "the check names no project_id")
     status, reason = _judge(root, request)
@@ -61,7 +66,7 @@ def _judge(root: str, request: dict[str, Any]) -> tuple[str, str | None]:
     if not os.path.isdir(root):
         return "new", None
     if os.path.lexists(os.path.join(root, ".remote", "project_id")):
-        return "refused", "it is a project's own folder (it has .remote/project_id): a sync would overwrite its sources"
+        return "refused", "it is a project's own folder (.remote/project_id): a sync would overwrite it"
     adopt = bool(request.get("adopt"))
     try:
         marker = _marker(root)
@@ -104,7 +109,9 @@ def _marker(root: str) -> dict[str, Any] | None:
     try:
         return read_object(path)
     except CorruptError as error:
-        raise Refusal("WorkspaceError", f"{path}: {error}", "remove that file, then: rl sync --adopt") from error
+        raise Refusal(
+            "WorkspaceError", f"{path}: {error}", "remove that file, then: rl sync --adopt"
+        ) from error
 
 
 def _owner(marker: dict[str, Any]) -> str:

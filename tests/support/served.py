@@ -1,4 +1,5 @@
-"""A workdir on "a server" (this machine), the packed program in it, and the means to call its verbs and to end what they start."""
+"""A workdir on "a server" (this machine), the packed program in it, and the means to call its verbs and to
+end what they start."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 DEADLINE_S = 20.0
-PYTHON = os.environ.get("RL_TEST_SERVER_PYTHON", sys.executable)  # an older one shows that the programs run on it
+# An older one shows that the programs run on it.
+PYTHON = os.environ.get("RL_TEST_SERVER_PYTHON", sys.executable)
 
 
 def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
@@ -59,7 +61,8 @@ class Served:
 
     def popen(self, verb: str, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [PYTHON, str(self.program), verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [PYTHON, str(self.program), verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=self.env, **options,
         )
 
@@ -72,7 +75,9 @@ class Served:
         return json.loads(out)
 
     def call(self, verb: str, **request: Any) -> dict[str, Any]:
-        return self.raw(verb, json.dumps({"workdir": str(self.workdir), "jobs_folder": ".jobs", **request}).encode())
+        return self.raw(
+            verb, json.dumps({"workdir": str(self.workdir), "jobs_folder": ".jobs", **request}).encode()
+        )
 
     def spec(self, shell: str | None = None, **fields: Any) -> dict[str, Any]:
         fields.setdefault("job_id", uuid.uuid4().hex)
@@ -93,7 +98,9 @@ class Served:
         return answer["jobs"][0]
 
     def kill(self, job_id: str, signal: str = "TERM", grace_s: float = 5) -> dict[str, Any]:
-        return self.call("kill", jobs=[{"job_id": job_id, "signal": signal, "grace_s": grace_s}], by="me@laptop")["jobs"][0]
+        return self.call(
+            "kill", jobs=[{"job_id": job_id, "signal": signal, "grace_s": grace_s}], by="me@laptop"
+        )["jobs"][0]
 
     # -- the job's folder
 
@@ -146,7 +153,8 @@ class Launch:
 
     def spec(self, rank: int, shell: str, **fields: Any) -> dict[str, Any]:
         return self.servers[rank].spec(
-            shell, job_id=self.ids[rank], server=f"s{rank}", launch_id=self.launch_id, node_rank=rank, nnodes=len(self.servers),
+            shell, job_id=self.ids[rank], server=f"s{rank}", launch_id=self.launch_id, node_rank=rank,
+            nnodes=len(self.servers),
             **{"gang": self.gang, **fields},
         )
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def following(served: Served, *jobs: dict[str, Any], live: bool = True) -> Iterator[subprocess.Popen[bytes]]:
     process = served.popen("follow")
-    process.stdin.write(json.dumps({"workdir": str(served.workdir), "jobs": list(jobs), "follow": live}).encode())
+    process.stdin.write(
+        json.dumps({"workdir": str(served.workdir), "jobs": list(jobs), "follow": live}).encode()
+    )
     process.stdin.close()
     try:
         yield process
@@ -56,14 +58,19 @@ def test_a_job_is_followed_to_its_end(served: Served) -> None:
         found = list(frames(process.stdout))
         assert process.wait(10) == 0
     assert texts(found) == {"job.out": b"1\n2\n3\n4\n5\n", "job.err": b"e1\ne2\ne3\ne4\ne5\n"}
-    assert {(header["stream"], header["rank"]) for header, _ in found[:-1]} == {("stdout", None), ("stderr", None)}
+    assert {
+        (header["stream"], header["rank"]) for header, _ in found[:-1]
+    } == {("stdout", None), ("stderr", None)}
     assert found[-1][0] == {
-        "end": True, "job": job_id, "state": "FAILED", "exit_code": 3, "signal": None, "reason": "exited with 3",
+        "end": True, "job": job_id, "state": "FAILED", "exit_code": 3, "signal": None,
+        "reason": "exited with 3",
     }
 
 
 def test_a_broken_stream_resumes_without_loss_or_repetition(served: Served) -> None:
-    job_id = served.start("i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); [ $((i % 500)) -eq 0 ] && sleep 0.05; done")
+    job_id = served.start(
+        "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); [ $((i % 500)) -eq 0 ] && sleep 0.05; done"
+    )
     offsets: dict[str, int] = {}
     got: dict[str, bytes] = {}
     ended = False
@@ -91,7 +98,8 @@ def test_the_last_lines_of_a_huge_file_are_there_at_once(served: Served) -> None
     at = time.monotonic()
     with following(served, {"job_id": job_id, "lines": 3}) as process:
         assert texts(list(frames(process.stdout)))["job.out"] == b"997\n998\n999\n"
-    with following(served, {"job_id": job_id, "lines": 1002}) as process:  # one "line" of 5 GiB: cut, not read
+    # One "line" of 5 GiB: cut, not read.
+    with following(served, {"job_id": job_id, "lines": 1002}) as process:
         content = texts(list(frames(process.stdout)))["job.out"]
     assert content.endswith(b"999\n")
     assert len(content) < 8 << 20
@@ -117,7 +125,9 @@ def test_ranks_are_global_and_can_be_chosen(served: Served) -> None:
     assert {(header["rank"], content) for header, content in found[:-1]} == {(4, b"out 0\n"), (5, b"out 1\n")}
     with following(served, {"job_id": job_id, "ranks": [5], "launcher": True}) as process:
         found = list(frames(process.stdout))
-    assert {(header["rank"], content) for header, content in found[:-1]} == {(5, b"out 1\n"), (None, b"torchrun itself\n")}
+    assert {
+        (header["rank"], content) for header, content in found[:-1]
+    } == {(5, b"out 1\n"), (None, b"torchrun itself\n")}
     assert found[-1][0]["state"] == "SUCCEEDED"
 
 
@@ -136,7 +146,9 @@ def test_without_follow_it_ends_though_the_job_runs(served: Served) -> None:
 def test_it_ends_when_nobody_reads_any_more(served: Served) -> None:
     job_id = served.start("exec sleep 60")
     process = served.popen("follow")
-    process.stdin.write(json.dumps({"workdir": str(served.workdir), "jobs": [{"job_id": job_id}], "follow": True}).encode())
+    process.stdin.write(
+        json.dumps({"workdir": str(served.workdir), "jobs": [{"job_id": job_id}], "follow": True}).encode()
+    )
     process.stdin.close()
     until(lambda: os.path.exists(f"/proc/{process.pid}/fd/3"), "it has opened the log")
     process.stdout.close()
@@ -157,7 +169,8 @@ def test_a_lost_job_ends_its_stream(served: Served) -> None:
 
 def test_where_the_last_lines_start(tmp_path) -> None:
     path = tmp_path / "log"
-    for content in (b"", b"\n", b"a", b"a\n", b"a\nb", b"a\nb\n", b"\n\n\n", b"x" * 70000 + b"\n" + b"y" * 70000, b"line\n" * 40000):
+    small = [b"", b"\n", b"a", b"a\n", b"a\nb", b"a\nb\n", b"\n\n\n"]
+    for content in (*small, b"x" * 70000 + b"\n" + b"y" * 70000, b"line\n" * 40000):
         path.write_bytes(content)
         fd = os.open(path, os.O_RDONLY)
         for lines in (0, 1, 2, 3, 39999, 40001):

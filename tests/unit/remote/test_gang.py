@@ -43,7 +43,9 @@ def test_a_failure_on_node_1_stops_node_0_with_its_cause(nodes: list[Served]) ->
     ends = [launch.wait(rank) for rank in range(2)]
     for end in ends:
         cause = end["cause"]
-        assert (cause["node_rank"], cause["server"], cause["exit_code"], cause["signal"]) == (1, "s1", 37, None)
+        assert (
+            cause["node_rank"], cause["server"], cause["exit_code"], cause["signal"]
+        ) == (1, "s1", 37, None)
         assert cause["tail"] == "it broke"
         assert end["left_over"] == 0
     assert [end["state"] for end in ends] == ["FAILED", "FAILED"]
@@ -61,7 +63,8 @@ def test_a_failure_on_node_0_stops_node_1(nodes: list[Served]) -> None:
 
 
 def test_a_node_whose_supervisor_dies_is_lost_and_blamed(nodes: list[Served]) -> None:
-    """Node 0's own failure comes first, as torchrun's does when its peer vanishes; the cause is the lost node all the same."""
+    """Node 0's own failure comes first, as torchrun's does when its peer vanishes; the cause is the lost node
+    all the same."""
     launch = Launch(nodes)
     launch.start("while [ ! -e go ]; do sleep 0.05; done; exit 1", SLEEP)
     launch.joined()
@@ -167,14 +170,15 @@ def test_a_failing_rank_is_the_cause_not_torchruns_own_exit_code(nodes: list[Ser
     """A surrogate for torchrun: it writes failures.json as the torchrun verb does, then ends with 1."""
     launch = Launch(nodes)
     surrogate = nodes[1].workdir / "python"
-    failures = json.dumps([{"rank": 3, "local_rank": 1, "pid": 1, "exit_code": 37, "signal": None, "time": time.time(), "message": "x"}])
+    failure = {"rank": 3, "local_rank": 1, "pid": 1, "exit_code": 37, "signal": None, "time": time.time()}
     surrogate.write_text(
-        "#!/bin/sh\nmkdir -p $RL_JOB_DIR/ranks/r/attempt_0/1\nseq 100 > $RL_JOB_DIR/ranks/r/attempt_0/1/stderr.log\n"
-        f"echo '{failures}' > $RL_JOB_DIR/failures.json\nexit 1\n"
+        "#!/bin/sh\nlogs=$RL_JOB_DIR/ranks/r/attempt_0/1\nmkdir -p $logs\nseq 100 > $logs/stderr.log\n"
+        f"echo '{json.dumps([failure])}' > $RL_JOB_DIR/failures.json\nexit 1\n"
     )
     surrogate.chmod(0o755)
     launch.start(SLEEP)
-    spec = {**launch.spec(1, SLEEP), "shell": None, "torchrun": ["train.py"], "python": str(surrogate), "first_rank": 2}
+    fields = {"shell": None, "torchrun": ["train.py"], "python": str(surrogate), "first_rank": 2}
+    spec = {**launch.spec(1, SLEEP), **fields}
     assert nodes[1].call("start", spec=spec)["state"] == "STARTED"
     ends = [launch.wait(rank) for rank in range(2)]
     assert (ends[1]["exit_code"], ends[1]["reason"]) == (37, "rank 3 exited with 37")
@@ -191,7 +195,9 @@ def test_choosing_the_cause() -> None:
     gone = {**lost(2, "s2", "silence", 0.0), "time": 99.0}
     assert choose_cause([]) is None
     assert choose_cause([failure(0, 100.0), failure(1, 99.5)])["node_rank"] == 1
-    assert choose_cause([failure(0, 99.0), failure(1, 99.5, None, "SEGV")])["node_rank"] == 1  # what a dead peer does to others is exit 1
-    assert choose_cause([failure(0, 99.0, 37), failure(1, 99.5, None, "ABRT")])["node_rank"] == 0  # NCCL's watchdog aborts after the fact
+    # What a dead peer does to others is exit 1.
+    assert choose_cause([failure(0, 99.0), failure(1, 99.5, None, "SEGV")])["node_rank"] == 1
+    # NCCL's watchdog aborts after the fact.
+    assert choose_cause([failure(0, 99.0, 37), failure(1, 99.5, None, "ABRT")])["node_rank"] == 0
     assert choose_cause([failure(0, 99.5), gone])["node_rank"] == 2
     assert choose_cause([failure(0, 90.0), gone])["node_rank"] == 0  # node 2 was heard from long after

@@ -14,7 +14,10 @@ from tests.support.served import until
 if TYPE_CHECKING:
     from tests.support.served import Served
 
-STUBBORN = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 71' & setsid env -i sleep 72 & echo $! > wiped; setsid sleep 73 & touch up; sleep 74; sleep 75"
+STUBBORN = (
+    "trap '' TERM; sh -c 'trap \"\" TERM; sleep 71' & setsid env -i sleep 72 & setsid sleep 73 & touch up; "
+    "sleep 74; sleep 75"
+)
 
 
 def _is_up(served: Served, name: str = "up") -> None:
@@ -29,7 +32,8 @@ def test_a_stubborn_tree_is_killed_to_the_last(served: Served) -> None:
     assert len(before) >= 5
     answer = served.kill(job_id, grace_s=0.5)
     assert answer == {
-        "job_id": job_id, "outcome": "killed", "state": "KILLED", "exit_code": None, "signal": "KILL", "left_over": 0, "message": None,
+        "job_id": job_id, "outcome": "killed", "state": "KILLED", "exit_code": None, "signal": "KILL",
+        "left_over": 0, "message": None,
     }
     assert [pid for pid in before if procs.start_ticks(pid) is not None] == []
     assert served.probe(job_id)["reason"] == "killed by me@laptop"
@@ -70,7 +74,9 @@ def test_the_dead_the_unknown_and_the_living_in_one_call(served: Served) -> None
 
 
 def test_a_job_whose_supervisor_died_is_killed_all_the_same(served: Served) -> None:
-    job_id = served.start("trap '' TERM; sh -c 'trap \"\" TERM; touch up; sleep 76' & while :; do sleep 0.1; done")
+    job_id = served.start(
+        "trap '' TERM; sh -c 'trap \"\" TERM; touch up; sleep 76' & while :; do sleep 0.1; done"
+    )
     _is_up(served)
     os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
     lost = until(lambda: (found := served.probe(job_id))["state"] == "LOST" and found, "the job is lost")
@@ -90,7 +96,9 @@ def test_a_supervisor_that_is_stopped_is_not_waited_for_forever(served: Served, 
     from remote_launch.remote import kill
 
     monkeypatch.setattr(kill, "PATIENCE_S", 0.5)
-    request = {"workdir": str(served.workdir), "jobs": [{"job_id": job_id, "grace_s": 0.2}], "by": "me@laptop"}
+    request = {
+        "workdir": str(served.workdir), "jobs": [{"job_id": job_id, "grace_s": 0.2}], "by": "me@laptop"
+    }
     answer = kill.kill(request)["jobs"][0]
     assert (answer["outcome"], answer["state"]) == ("killed", "KILLED")
     assert procs.start_ticks(supervisor) is None
@@ -110,7 +118,9 @@ def test_the_supervisors_death_ends_the_child(served: Served) -> None:
     os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
     until(lambda: served.pids(job_id) == [], "the child ends")
     job = served.probe(job_id)
-    assert (job["state"], job["reason"], job["exit_code"], job["left_over"]) == ("LOST", "its supervisor died", None, 0)
+    assert (
+        job["state"], job["reason"], job["exit_code"], job["left_over"]
+    ) == ("LOST", "its supervisor died", None, 0)
     assert served.kill(job_id)["outcome"] == "already_ended"
 
 

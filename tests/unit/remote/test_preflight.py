@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 def test_what_is_there(served: Served) -> None:
     (served.workdir / "train.py").touch()
     answer = served.call("preflight", script="train.py", python=sys.executable, ports=3)
-    assert (answer["workdir"], answer["workdir_exists"], answer["workspace"]) == (str(served.workdir), True, False)
+    assert (
+        answer["workdir"], answer["workdir_exists"], answer["workspace"]
+    ) == (str(served.workdir), True, False)
     assert (answer["script_exists"], answer["python"]) == (True, sys.executable)
     assert (answer["address"], answer["interface"]) == ("127.0.0.1", "lo")
     assert len(set(answer["ports"])) == 3
@@ -31,7 +33,9 @@ def test_what_is_there(served: Served) -> None:
 
 def test_what_is_not_there(served: Served) -> None:
     answer = served.call("preflight", script="nope.py", python="~/no/python", address="192.0.2.7")
-    assert (answer["script_exists"], answer["python"], answer["torch"], answer["interface"]) == (False, None, None, None)
+    assert (
+        answer["script_exists"], answer["python"], answer["torch"], answer["interface"]
+    ) == (False, None, None, None)
     assert served.call("preflight", workdir="/no/such")["workdir_exists"] is False
 
 
@@ -60,7 +64,9 @@ def test_every_own_address_has_its_interface() -> None:
     ("include-system-site-packages = false", [], False),
     ("include-system-site-packages = false", ["lib/python3.11/site-packages/torchvision/__init__.py"], False),
 ])
-def test_torch_is_found_without_importing_it(tmp_path: Path, config: str, files: list[str], expected: bool) -> None:
+def test_torch_is_found_without_importing_it(
+    tmp_path: Path, config: str, files: list[str], expected: bool
+) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "pyvenv.cfg").write_text(config)
     os.symlink(sys.executable, tmp_path / "bin" / "python")

@@ -35,7 +35,9 @@ def test_the_programs_are_python_3_8_and_import_only_the_standard_library() -> N
             if isinstance(node, ast.ImportFrom):
                 modules = [] if node.level == 1 else [node.module or "."]
             for module in modules:
-                allowed = module.split(".")[0] in sys.stdlib_module_names or (path.name == "torchrun.py" and module.startswith("torch."))
+                allowed = module.split(".")[0] in sys.stdlib_module_names or (
+                    path.name == "torchrun.py" and module.startswith("torch.")
+                )
                 assert allowed, f"{path.name} imports {module}: servers have nothing but python's own library"
 
 

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 def test_a_running_job_and_what_its_spec_says(served: Served) -> None:
-    job_id = served.start("echo 12345; exec sleep 60", command="train me", tags=("a",), node_rank=0, created_at=5.0)
+    job_id = served.start(
+        "echo 12345; exec sleep 60", command="train me", tags=("a",), node_rank=0, created_at=5.0
+    )
     until(lambda: served.probe(job_id)["log_bytes"] == 6, "the log grows")
     answer = served.call("probe", job_ids=[job_id], specs=True)
     job = answer["jobs"][0]
     assert (job["state"], job["exit_code"], job["reason"], job["attempt"]) == ("RUNNING", None, None, 0)
     assert job["supervisor_pid"] == served.read(job_id, "started.json")["supervisor_pid"]
     assert job["spec"]["command"] == "train me"
-    assert (job["spec"]["tags"], job["spec"]["created_at"], job["spec"]["workdir"]) == (["a"], 5.0, str(served.workdir))
+    assert (
+        job["spec"]["tags"], job["spec"]["created_at"], job["spec"]["workdir"]
+    ) == (["a"], 5.0, str(served.workdir))
     assert "secret_env" not in job["spec"]
     assert (answer["bad"], answer["others"], answer["missing"]) == ([], [], [])
 
@@ -81,7 +85,8 @@ def test_corrupt_folders_are_told_and_hide_nothing(served: Served) -> None:
     folder(ids[4], started=b"\xff\xfe\x00")
     folder(ids[5])
     os.mkfifo(jobs / ids[5] / "exit.json")
-    folder(ids[6], exit=b'{"state": "FAILED", "exit_code": "many", "reason": 7, "failures": 3, "cause": "x", "ended_at": NaN}')
+    odd_types = b'"exit_code": "many", "reason": 7, "failures": 3, "cause": "x", "ended_at": NaN'
+    folder(ids[6], exit=b'{"state": "FAILED", %s}' % odd_types)
     folder(ids[7], started=b'{"supervisor_pid": "1", "supervisor_ticks": null, "boot_id": 4}')
     folder("../.jobs/not-an-id")
     (jobs / uuid.uuid4().hex).write_text("a file")
@@ -93,7 +98,9 @@ def test_corrupt_folders_are_told_and_hide_nothing(served: Served) -> None:
     assert {entry["name"] for entry in answer["bad"]} >= {*ids[:6], "not-an-id", "évil\nname"}
     assert len(answer["bad"]) == 10
     odd = next(job for job in answer["jobs"] if job["job_id"] == ids[6])
-    assert (odd["exit_code"], odd["reason"], odd["failures"], odd["cause"], odd["ended_at"]) == (None, None, [], None, None)
+    assert (
+        odd["exit_code"], odd["reason"], odd["failures"], odd["cause"], odd["ended_at"]
+    ) == (None, None, [], None, None)
 
 
 def test_odd_requests_are_refused(served: Served) -> None:
@@ -116,14 +123,15 @@ def test_gpus_come_from_nvidia_smi(served: Served, tmp_path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         '#!/bin/sh\ncase "$*" in -L) echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)";; '
-        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA A100, 40960, [N/A], [N/A]"; echo "oops";; esac\n'
+        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA A100, 40960, [N/A], [N/A]"; echo x;;\nesac\n'
     )
     tool.chmod(0o755)
     served.env.update(PATH=f"{tmp_path}:{served.env['PATH']}")
     served.env.pop("CUDA_VISIBLE_DEVICES", None)
     gpus = served.call("probe", job_ids=[], facts=True)["facts"]["gpus"]
     assert gpus[0] == {
-        "index": 0, "name": "NVIDIA A100", "memory_total_mib": 40960, "memory_used_mib": 1024, "utilization_percent": 37,
+        "index": 0, "name": "NVIDIA A100", "memory_total_mib": 40960, "memory_used_mib": 1024,
+        "utilization_percent": 37,
     }
     assert (len(gpus), gpus[1]["memory_used_mib"]) == (2, None)
     served.env["CUDA_VISIBLE_DEVICES"] = "3,1,0"

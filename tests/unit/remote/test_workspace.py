@@ -31,10 +31,14 @@ def test_a_new_workdir_is_made_and_then_ours(served: Served, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("make", "status"), [
-    ([], "empty"), ([".rl/bin/"], "empty"), ([".remote-scripts/"], "labml"), ([".jobs/", "data.bin"], "labml"),
-    (["thesis.tex"], "refused"), ([".remote/project_id"], "refused"), ([".remote/project_id", ".jobs/"], "refused"),
+    ([], "empty"), ([".rl/bin/"], "empty"), ([".remote-scripts/"], "labml"),
+    ([".jobs/", "data.bin"], "labml"),
+    (["thesis.tex"], "refused"), ([".remote/project_id"], "refused"),
+    ([".remote/project_id", ".jobs/"], "refused"),
 ])
-def test_what_lies_in_the_workdir_decides(served: Served, tmp_path: Path, make: list[str], status: str) -> None:
+def test_what_lies_in_the_workdir_decides(
+    served: Served, tmp_path: Path, make: list[str], status: str
+) -> None:
     place = tmp_path / "proj"
     place.mkdir()
     for name in make:
@@ -54,7 +58,8 @@ def test_someone_elses_folder_can_be_adopted_but_not_a_projects_own(served: Serv
     other = check(served, place, project_id="p2", project="theirs")
     assert other["status"] == "refused"
     assert "belongs to project mine" in other["reason"]
-    assert check(served, place, project_id="p2", project="mine")["status"] == "adopted"  # the same project, cloned anew
+    # The same project, cloned anew.
+    assert check(served, place, project_id="p2", project="mine")["status"] == "adopted"
     (place / ".remote").mkdir()
     (place / ".remote" / "project_id").write_text("p1")
     answer = check(served, place, adopt=True)
@@ -85,17 +90,25 @@ def write(space: Served, *names: str) -> None:
 
 
 def sync(space: Served, digest: str, *names: str) -> dict[str, Any]:
-    assert space.call("workspace", op="begin", files=list(names), digest=digest) == {"files": len(names), "digest": digest}
+    assert space.call(
+        "workspace", op="begin", files=list(names), digest=digest
+    ) == {"files": len(names), "digest": digest}
     write(space, *names)
     return space.call("workspace", op="commit", digest=digest)
 
 
 def test_what_is_no_longer_sent_is_deleted_and_nothing_else(space: Served) -> None:
-    assert sync(space, "d1", "a.py", "old/deep/b.py", "old/c.py", "kept/d.py") == {"deleted": 0, "digest": "d1"}
+    assert sync(
+        space, "d1", "a.py", "old/deep/b.py", "old/c.py", "kept/d.py"
+    ) == {"deleted": 0, "digest": "d1"}
     write(space, "checkpoint.pt", "kept/result.txt", "old/deep/mine.txt")
     assert sync(space, "d2", "a.py", "new é.py") == {"deleted": 3, "digest": "d2"}
-    left = {str(path.relative_to(space.workdir)) for path in space.workdir.rglob("*") if ".rl" not in path.parts}
-    assert left == {"a.py", "new é.py", "checkpoint.pt", "kept", "kept/result.txt", "old", "old/deep", "old/deep/mine.txt"}
+    left = {
+        str(path.relative_to(space.workdir)) for path in space.workdir.rglob("*") if ".rl" not in path.parts
+    }
+    assert left == {
+        "a.py", "new é.py", "checkpoint.pt", "kept", "kept/result.txt", "old", "old/deep", "old/deep/mine.txt"
+    }
     assert check(space, space.workdir)["digest"] == "d2"
     os.unlink(space.workdir / "old/deep/mine.txt")
     assert space.call("workspace", op="commit", digest="d2") == {"deleted": 0, "digest": "d2"}  # said twice
@@ -124,7 +137,10 @@ def test_two_syncs_that_mix_are_noticed(space: Served) -> None:
     assert space.call("workspace", op="commit", digest="d2")["digest"] == "d2"
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "", ".", "a//b", "./a", ".rl/workspace.json", ".jobs/x", "a\0b", 7])
+@pytest.mark.parametrize(
+    "name",
+    ["/etc/passwd", "../x", "a/../../x", "", ".", "a//b", "./a", ".rl/workspace.json", ".jobs/x", "a\0b", 7],
+)
 def test_hostile_names_are_refused(space: Served, name: object) -> None:
     assert space.call("workspace", op="begin", files=[name], digest="d")["error"]["type"] == "RequestError"
 
@@ -145,8 +161,11 @@ def test_a_tampered_manifest_deletes_nothing_outside(space: Served, tmp_path: Pa
     (outside / "b.py").write_text("x")
     job = space.start("true")
     space.wait(job)
-    hostile = ["a.py", "folder/b.py", "link.py", "dir.py", "../outside/precious", str(outside / "precious"), "elsewhere/precious",
-               f".jobs/{job}/exit.json", ".rl/workspace.json", ".rl/../.jobs", 5, None, "x" * 5000, "a\0"]
+    hostile = [
+        "a.py", "folder/b.py", "link.py", "dir.py", "../outside/precious", str(outside / "precious"),
+        "elsewhere/precious", f".jobs/{job}/exit.json", ".rl/workspace.json", ".rl/../.jobs", 5, None,
+        "x" * 5000, "a\0",
+    ]
     (space.workdir / ".rl" / "manifest.json").write_text(json.dumps({"digest": "d1", "files": hostile}))
     assert sync(space, "d2")["deleted"] == 2  # a.py and the link itself
     assert (outside / "precious").exists()
