@@ -1,7 +1,7 @@
 """The servers of the benchmarks: docker containers with sshd, and a folder that they share with this machine.
 
 The shared folder holds a virtual environment with torch (made once, by the containers' own Python) and the
-files in which ranks write down when they began. Containers have this machine's clock: so times compare.
+files in which ranks write down when they began. Containers have this machine's clock, so the times compare.
 """
 
 from __future__ import annotations

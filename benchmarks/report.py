@@ -35,7 +35,8 @@ def markdown(results: Mapping[str, Any]) -> str:
     """Return the results as markdown: a table a part, with medians and what they are in terms of rl's."""
     told = results["conditions"]
     versions = f"{told['date']}: {told['rl']}, torch {told['torch']}, Python {told['python']}"
-    machine = f"{told['cores']} cores for tools and {told['hosts']} hosts, load before the start {told['load_before']}"
+    cores = f"{told['cores']} cores for {told['hosts']} hosts and the tools"
+    machine = f"{cores}, load {told['load_before']} before"
     lines = [f"{versions}; {machine}; {told['runs']} runs each."]
     for part, (title, what) in TABLES.items():
         if part in results:

@@ -106,7 +106,7 @@ class Rl:
         self("disconnect")
 
     def add_jobs(self, count: int) -> None:
-        """Give every host ``count`` jobs, one of them running. Most are copies of a folder: rl adopts them."""
+        """Give every host ``count`` jobs, one of them running. Most are copies: rl adopts them."""
         for host in self.hosts:
             self(
                 "job-run",
