@@ -84,7 +84,7 @@ def fanout(
     A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C nothing new is
     started, ``on_interrupt`` is called (it ends what runs), and KeyboardInterrupt goes on when the threads are back.
     """
-    names = list(names)
+    names = list(dict.fromkeys(names))
     started: dict[str, float] = {}
     ended: dict[str, float] = {}
 
@@ -114,7 +114,9 @@ def fanout(
             raise error
         outcomes.append(
             Outcome(
-                name, None if error else future.result(), error if isinstance(error, RemoteLaunchError) else None,
+                name,
+                None if error else future.result(),
+                error if isinstance(error, RemoteLaunchError) else None,
                 ended.get(name, 0.0) - started.get(name, 0.0),
             )
         )

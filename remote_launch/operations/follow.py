@@ -1,17 +1,24 @@
-"""Log lines of jobs as they are written, from many servers at once, through reconnects, without losing or repeating a line."""
+"""Log lines of jobs as they are written, from many servers at once; a reconnect loses and repeats none."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import json
 import queue
 import threading
 import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.errors import AuthenticationError, HostKeyError, MissingProgramError, RemoteLaunchError, TransportError
-from remote_launch.operations.verbs import stream
+from remote_launch.errors import (
+    AuthenticationError,
+    HostKeyError,
+    MissingProgramError,
+    RemoteLaunchError,
+    TransportError,
+)
+from remote_launch.operations.frames import Frames, Lines
+from remote_launch.operations.verbs import refusal, stream
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
@@ -20,15 +27,14 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
 
-_PARTIAL_LINE_S = 1.0  # an unfinished line (a prompt, a progress bar) is shown after this long
-_PARTIAL_LINE_BYTES = 64 * 1024
+_CANCEL_EVERY_S = 0.1
 _RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _FINAL = (AuthenticationError, HostKeyError, MissingProgramError)  # trying again can't help
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which files of a job: global ranks (None: all, empty: none), and the command's own output (torchrun's, for a launch)."""
+    """Which files of a job: global ranks (None: all, empty: none), and the command's (torchrun's) own."""
 
     ranks: tuple[int, ...] | None = None
     launcher: bool = True
@@ -37,7 +43,7 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class LogLine:
-    """One line of a log, without its newline; bytes that are not UTF-8 are replaced. Untrusted: clean it before a terminal."""
+    """One line of a log, without its newline. Untrusted: clean it before it goes to a terminal."""
 
     job: JobRecord
     rank: int | None
@@ -58,7 +64,7 @@ class JobEnd:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """Something about a server that is no log line: the connection was lost, or is back; or it failed for good (``error``)."""
+    """About a server, no log line: the connection was lost; or it failed for good (``error``)."""
 
     server: str
     text: str
@@ -68,19 +74,33 @@ class Notice:
 Event = LogLine | JobEnd | Notice
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Source:
+    """Where lines come from. ``stream`` and ``rank`` are what the file's first frame said."""
+
+    job_id: str
+    file: str
+    rank: int | None = dataclasses.field(compare=False)
+    stream: str = dataclasses.field(compare=False)
+
+
 def follow(
     fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True
 ) -> Generator[Event, None, None]:
     """Yield the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was shown once.
 
-    A lost connection is taken up again at the byte where it was lost, for as long as it takes. Close the generator to stop.
+    A lost connection is taken up again at the byte where it was lost, for as long as it takes. Close the
+    generator to stop.
     """
-    events: queue.Queue[Event | None] = queue.Queue(maxsize=10_000)
+    events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
     by_server: dict[str, list[JobRecord]] = defaultdict(list)
     for job in jobs:
         by_server[job.server].append(job)
     stop = threading.Event()
-    readers = [_Reader(fleet, fleet.server(name), mine, selection, until_end, events, stop) for name, mine in by_server.items()]
+    readers = [
+        _Reader(fleet, fleet.server(name), mine, selection, until_end, events, stop)
+        for name, mine in by_server.items()
+    ]
     for reader in readers:
         reader.start()
     running = len(readers)
@@ -92,14 +112,21 @@ def follow(
                 continue
             if event is None:
                 running -= 1
+            elif isinstance(event, BaseException):
+                raise event
             else:
                 yield event
     finally:
         stop.set()
-        if running:
-            fleet.cancel()
-            while running:  # let the readers put their last words and end
-                if events.get() is None:
+        cancel_at = 0.0
+        while running:  # let the readers put their last words and end
+            if (
+                time.monotonic() >= cancel_at
+            ):  # again and again: a reader may just be about to begin a new stream
+                fleet.cancel()
+                cancel_at = time.monotonic() + _CANCEL_EVERY_S
+            with contextlib.suppress(queue.Empty):
+                if events.get(timeout=_CANCEL_EVERY_S) is None:
                     running -= 1
         for reader in readers:
             reader.join()
@@ -109,8 +136,14 @@ class _Reader(threading.Thread):
     """Follows the jobs of one server; puts events, then None."""
 
     def __init__(
-        self, fleet: Fleet, server: Server, jobs: Sequence[JobRecord], selection: Selection, until_end: bool,
-        events: queue.Queue[Event | None], stop: threading.Event,
+        self,
+        fleet: Fleet,
+        server: Server,
+        jobs: Sequence[JobRecord],
+        selection: Selection,
+        until_end: bool,
+        events: queue.Queue[Event | BaseException | None],
+        stop: threading.Event,
     ) -> None:
         super().__init__(name=f"rl-follow-{server.name}", daemon=True)
         self.fleet, self.server, self.selection, self.until_end = fleet, server, selection, until_end
@@ -118,7 +151,7 @@ class _Reader(threading.Thread):
         self.waiting = set(self.jobs)
         self.events, self.stopping = events, stop
         self.offsets: dict[str, dict[str, int]] = defaultdict(dict)  # shown so far: job -> file -> bytes
-        self.lines = _Lines(self)
+        self.lines: Lines[_Source] = Lines(self._show)
         self.heard = False
 
     def run(self) -> None:
@@ -128,17 +161,22 @@ class _Reader(threading.Thread):
             pass
         except RemoteLaunchError as error:
             self.events.put(Notice(server=self.server.name, text=str(error), error=error))
+        except BaseException as error:  # noqa: BLE001 - a bug: raised where the events are read
+            self.events.put(error)
         finally:
-            self.lines.flush()
+            self.lines.flush(lambda _: True)
             self.events.put(None)
 
     def _until_done(self) -> None:
         failures = 0
         while self.waiting and not self.stopping.is_set():
             self.heard = False
-            frames = _Frames(self._on_frame)
+            frames = Frames(self._on_frame)
             try:
-                stream(self.fleet, self.server, "follow", self._request(), frames.feed)
+                done = stream(self.fleet, self.server, "follow", self._request(), frames.feed)
+                # A signal (the server shuts down) is as good as a lost connection; another end is a fault.
+                if done.signal is None:
+                    done.check("rl's program 'follow' failed")
                 error: TransportError | None = None
             except _FINAL:
                 raise
@@ -158,7 +196,10 @@ class _Reader(threading.Thread):
         ranks = None if self.selection.ranks is None else list(self.selection.ranks)
         jobs = [
             {
-                "job_id": job_id, "ranks": ranks, "launcher": self.selection.launcher, "offsets": self.offsets[job_id],
+                "job_id": job_id,
+                "ranks": ranks,
+                "launcher": self.selection.launcher,
+                "offsets": self.offsets[job_id],
                 "lines": self.selection.lines,
             }
             for job_id in sorted(self.waiting)
@@ -166,111 +207,48 @@ class _Reader(threading.Thread):
         return {"jobs": jobs, "follow": self.until_end}
 
     def _on_frame(self, header: Mapping[str, Any], body: bytes) -> None:
+        if "error" in header:
+            raise refusal(self.server.name, header["error"])
         self.heard = True
         job = self.jobs.get(str(header.get("job")))
-        if "ping" in header or job is None or job.job_id not in self.waiting:
-            self.lines.show_old_partials()
-            return
-        if header.get("end"):
-            self.lines.flush(job.job_id)
-            self.waiting.discard(job.job_id)
-            self.events.put(
-                JobEnd(
-                    job=job, state=str(header.get("state")), exit_code=header.get("exit_code"), signal=header.get("signal"),
-                    reason=header.get("reason"),
-                )
+        if job is not None and job.job_id in self.waiting:
+            if header.get("end"):
+                self._on_end(job, header)
+            else:
+                self._on_chunk(job, header, body)
+        self.lines.show_old_partials()
+
+    def _on_end(self, job: JobRecord, header: Mapping[str, Any]) -> None:
+        self.lines.flush(lambda source: source.job_id == job.job_id)
+        self.waiting.discard(job.job_id)
+        code, signal, reason = header.get("exit_code"), header.get("signal"), header.get("reason")
+        self.events.put(
+            JobEnd(
+                job=job,
+                state=str(header.get("state")),
+                exit_code=code if isinstance(code, int) else None,
+                signal=None if signal is None else str(signal),
+                reason=None if reason is None else str(reason),
             )
+        )
+
+    def _on_chunk(self, job: JobRecord, header: Mapping[str, Any], body: bytes) -> None:
+        file, offset, rank = header.get("file"), header.get("offset"), header.get("rank")
+        if not isinstance(file, str) or type(offset) is not int or offset < 0:
             return
-        file, offset = str(header["file"]), int(header["offset"])
         shown = self.offsets[job.job_id].get(file)
         if shown is not None and offset < shown:  # sent twice: a server must not make us repeat a line
             body = body[shown - offset :]
             offset = shown
         self.offsets[job.job_id][file] = offset + len(body)
         if body:
-            self.lines.add(job, file, header, body)
-        self.lines.show_old_partials()
+            rank = rank if isinstance(rank, int) else None
+            source = _Source(
+                job.job_id, file, rank, "stderr" if header.get("stream") == "stderr" else "stdout"
+            )
+            self.lines.add(source, body)
 
-
-class _Lines:
-    """Puts chunks together to lines, by file. Characters cut by a chunk's end are whole again before they are decoded."""
-
-    def __init__(self, reader: _Reader) -> None:
-        self._reader = reader
-        self._partial: dict[tuple[str, str], tuple[bytes, float, Mapping[str, Any]]] = {}
-
-    def add(self, job: JobRecord, file: str, header: Mapping[str, Any], body: bytes) -> None:
-        held, _, _ = self._partial.pop((job.job_id, file), (b"", 0.0, {}))
-        *lines, rest = (held + body).split(b"\n")
-        for line in lines:
-            self._show(job, header, line)
-        if len(rest) > _PARTIAL_LINE_BYTES:
-            self._show(job, header, rest)
-        elif rest:
-            self._partial[job.job_id, file] = (rest, time.monotonic(), header)
-
-    def show_old_partials(self) -> None:
-        """Show unfinished lines that have waited long enough."""
-        limit = time.monotonic() - _PARTIAL_LINE_S
-        for (job_id, file), (rest, since, header) in list(self._partial.items()):
-            if since < limit:
-                del self._partial[job_id, file]
-                self._show(self._reader.jobs[job_id], header, rest)
-
-    def flush(self, job_id: str | None = None) -> None:
-        """Show what is held, of one job or of all."""
-        for (owner, file), (rest, _, header) in list(self._partial.items()):
-            if job_id in (None, owner):
-                del self._partial[owner, file]
-                self._show(self._reader.jobs[owner], header, rest)
-
-    def _show(self, job: JobRecord, header: Mapping[str, Any], line: bytes) -> None:
-        rank = header.get("rank")
-        text = line.decode("utf-8", "replace").rstrip("\r")
-        # A progress bar redraws its line with carriage returns: what a person would see is the last drawing.
-        text = text.rpartition("\r")[2]
-        self._reader.events.put(
-            LogLine(job=job, rank=rank if isinstance(rank, int) else None, stream=str(header.get("stream", "stdout")), text=text)
+    def _show(self, source: _Source, text: str) -> None:
+        self.events.put(
+            LogLine(job=self.jobs[source.job_id], rank=source.rank, stream=source.stream, text=text)
         )
-
-
-class _Frames:
-    """Parses the stream of the ``follow`` verb: a JSON header line, then as many bytes as it says. Noise before it is skipped."""
-
-    _MAX_HEADER_BYTES = 16 * 1024
-    _MAX_BODY_BYTES = 1024 * 1024
-
-    def __init__(self, on_frame: Any) -> None:
-        self._on_frame = on_frame
-        self._buffer = b""
-        self._header: dict[str, Any] | None = None
-
-    def feed(self, chunk: bytes) -> None:
-        self._buffer += chunk
-        while True:
-            if self._header is None:
-                line, newline, rest = self._buffer.partition(b"\n")
-                if not newline:
-                    if len(line) > self._MAX_HEADER_BYTES:
-                        self._buffer = b""
-                    return
-                self._buffer = rest
-                self._header = self._parse(line)
-                if self._header is None:
-                    continue
-            length = int(self._header.get("length") or 0)
-            if len(self._buffer) < length:
-                return
-            body, self._buffer = self._buffer[:length], self._buffer[length:]
-            header, self._header = self._header, None
-            self._on_frame(header, body)
-
-    def _parse(self, line: bytes) -> dict[str, Any] | None:
-        try:
-            header = json.loads(line)
-        except ValueError:
-            return None
-        if not isinstance(header, dict) or not ({"job", "ping"} & set(header)):
-            return None
-        length = header.get("length") or 0
-        return header if isinstance(length, int) and 0 <= length <= self._MAX_BODY_BYTES else None

@@ -9,7 +9,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.programs import pack
-from remote_launch.errors import CommandError, JobError, MissingProgramError, RemoteLaunchError, WorkspaceError, last_lines
+from remote_launch.errors import (
+    CommandError,
+    JobError,
+    MissingProgramError,
+    RemoteLaunchError,
+    WorkspaceError,
+    last_lines,
+)
 from remote_launch.transport.command import Command
 
 if TYPE_CHECKING:
@@ -33,23 +40,31 @@ exit {_NO_PYTHON}
 """
 
 
-def call(fleet: Fleet, server: Server, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60.0) -> dict[str, Any]:
+def call(
+    fleet: Fleet, server: Server, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60.0
+) -> dict[str, Any]:
     """Given a verb and its request, return the server's answer.
 
     Raises TransportError and CommandError as ``Transport.run`` does, MissingProgramError where no Python 3.8+ is found, and the
     refusal of the program itself as JobError or WorkspaceError.
     """
     done = _run(fleet, server, verb, request, timeout_s=timeout_s)
-    done.check(f"rl's program {verb!r} failed", hint="this is a bug or a broken python3 on the server; the last lines are above")
+    done.check(
+        f"rl's program {verb!r} failed",
+        hint="this is a bug or a broken python3 on the server; the last lines are above",
+    )
     answer = _last_json(done.stdout)
     if answer is None:
         raise CommandError(
-            f"{server.name}: rl's program {verb!r} gave no answer", server=server.name, command=verb, exit_code_of_command=done.exit_code,
+            f"{server.name}: rl's program {verb!r} gave no answer",
+            server=server.name,
+            command=verb,
+            exit_code_of_command=done.exit_code,
             tail=last_lines(done.stdout.decode("utf-8", "replace")),
             hint="something in the login shell's start-up files may print or exit: try ssh to the server and run python3 -V",
         )
     if "error" in answer:
-        raise _refusal(server.name, answer["error"])
+        raise refusal(server.name, answer["error"])
     return answer
 
 
@@ -82,7 +97,8 @@ def _run(
         done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
     if done.exit_code == _NO_PYTHON:
         raise MissingProgramError(
-            server.name, f"no Python 3.8 or newer was found there (tried {', '.join(pythons)})",
+            server.name,
+            f"no Python 3.8 or newer was found there (tried {', '.join(pythons)})",
             hint="install python3 on the server, or set python: /path/to/python in its entry",
         )
     return done
@@ -94,17 +110,19 @@ def _last_json(stdout: bytes) -> dict[str, Any] | None:
         if line.strip():
             try:
                 answer = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
             return answer if isinstance(answer, dict) else None
     return None
 
 
-def _refusal(server: str, error: Mapping[str, Any]) -> RemoteLaunchError:
-    message = str(error.get("message", "refused"))
-    hint = error.get("hint")
-    if str(error.get("type", "")).startswith("Workspace"):
+def refusal(server: str, error: object) -> RemoteLaunchError:
+    """Given the error of an answer (from a server: any shape), return it as an exception."""
+    told = error if isinstance(error, dict) else {"message": str(error)}
+    message = str(told.get("message") or "refused")
+    hint = None if told.get("hint") is None else str(told["hint"])
+    if str(told.get("type", "")).startswith("Workspace"):
         return WorkspaceError(server, message, hint=hint)
-    refusal = JobError(f"{server}: {message}", hint=hint)
-    refusal.server = server  # type: ignore[attr-defined]
-    return refusal
+    refused = JobError(f"{server}: {message}", hint=hint)
+    refused.server = server  # type: ignore[attr-defined]
+    return refused

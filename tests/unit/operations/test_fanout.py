@@ -1,0 +1,133 @@
+"""One callable over many servers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from remote_launch.errors import ConnectTimeoutError, RemoteLaunchError, ServersFailedError
+from remote_launch.operations.fanout import fanout
+
+
+def unreachable(name: str) -> ConnectTimeoutError:
+    return ConnectTimeoutError(name, "no answer", hint="is it on?")
+
+
+def fail_on(*bad: str) -> Any:
+    def function(name: str) -> str:
+        if name in bad:
+            raise unreachable(name)
+        return name.upper()
+
+    return function
+
+
+class TestOutcomes:
+    def test_every_one_is_kept_in_the_order_asked(self) -> None:
+        outcomes = fanout(["c", "a", "b"], fail_on("a"))
+        assert [(one.server, one.value, one.error is None) for one in outcomes] == [
+            ("c", "C", True),
+            ("a", None, False),
+            ("b", "B", True),
+        ]
+        assert outcomes.values == {"c": "C", "b": "B"}
+        assert list(outcomes.errors) == ["a"]
+        assert len(outcomes) == 3
+        assert outcomes["b"].value == "B"
+
+    @pytest.mark.parametrize(
+        ("bad", "exit_code", "status"), [([], 0, "ok"), (["a"], 3, "partial"), (["a", "b"], 1, "error")]
+    )
+    def test_exit_codes(self, bad: list[str], exit_code: int, status: str) -> None:
+        outcomes = fanout(["a", "b"], fail_on(*bad))
+        assert (outcomes.exit_code, outcomes.status) == (exit_code, status)
+
+    def test_none_is_a_value(self) -> None:
+        outcomes = fanout(["a"], lambda _: None)
+        assert (outcomes.values, outcomes.exit_code) == ({"a": None}, 0)
+
+    def test_no_servers_is_no_failure(self) -> None:
+        assert fanout([], fail_on()).exit_code == 0
+
+    def test_a_name_given_twice_runs_once(self) -> None:
+        calls: list[str] = []
+        assert len(fanout(["a", "a"], calls.append)) == 1
+        assert calls == ["a"]
+
+
+class TestRaising:
+    def test_the_only_server_raises_its_own_error(self) -> None:
+        with pytest.raises(ConnectTimeoutError, match="a: no answer"):
+            fanout(["a"], fail_on("a")).raise_on_error()
+
+    @pytest.mark.parametrize(("bad", "exit_code"), [(["a"], 3), (["a", "b"], 1)])
+    def test_several_keep_all_outcomes(self, bad: list[str], exit_code: int) -> None:
+        with pytest.raises(ServersFailedError, match="nothing was started") as caught:
+            fanout(["a", "b"], fail_on(*bad)).raise_on_error("nothing was started")
+        assert caught.value.exit_code == exit_code
+        assert {name for name, error in caught.value.outcomes.items() if error} == set(bad)
+        assert set(caught.value.outcomes) == {"a", "b"}
+
+    def test_no_error_raises_nothing(self) -> None:
+        fanout(["a"], fail_on()).raise_on_error()
+
+    def test_a_bug_is_raised_when_all_have_ended(self) -> None:
+        ended: list[str] = []
+
+        def function(name: str) -> None:
+            if name == "a":
+                raise ZeroDivisionError
+            ended.append(name)
+
+        with pytest.raises(ZeroDivisionError):
+            fanout(["a", "b", "c"], function)
+        assert sorted(ended) == ["b", "c"]
+
+
+class TestLimit:
+    def test_no_more_run_at_once(self) -> None:
+        lock = threading.Lock()
+        running, most = 0, 0
+
+        def function(_: str) -> None:
+            nonlocal running, most
+            with lock:
+                running += 1
+                most = max(most, running)
+            time.sleep(0.01)  # so that they would overlap
+            with lock:
+                running -= 1
+
+        fanout([str(n) for n in range(12)], function, limit=3)
+        assert most <= 3
+
+    def test_all_within_it_do_run_at_once(self) -> None:
+        meeting = threading.Barrier(4, timeout=10)
+        assert fanout("abcd", lambda _: meeting.wait()).exit_code == 0
+
+
+def test_ctrl_c_ends_what_runs_and_starts_nothing_new() -> None:
+    started: list[str] = []
+    interrupted = threading.Event()
+
+    def function(name: str) -> None:
+        started.append(name)
+        if len(started) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.wait(10)
+        raise KeyboardInterrupt  # how a transport's cancel ends a run
+
+    with pytest.raises(KeyboardInterrupt):
+        fanout(["a", "b", "c"], function, limit=1, on_interrupt=interrupted.set)
+    assert started == ["a"]
+
+
+def test_an_outcome_says_how_long_it_took() -> None:
+    outcome = fanout(["a"], lambda _: time.sleep(0.02))["a"]
+    assert outcome.duration_s >= 0.02
+    assert isinstance(outcome.error, RemoteLaunchError | None)
