@@ -1,4 +1,5 @@
-"""For every test: a control folder of its own for ssh's masters, and nothing of the developer's agent or settings."""
+"""For every test: a control folder of its own for ssh's masters, and nothing of the developer's agent or
+settings."""
 
 from __future__ import annotations
 
@@ -26,7 +27,10 @@ def control_folder() -> Iterator[Path]:
         for name in _FOREIGN:
             patch.delenv(name, raising=False)
         patch.setenv("RL_CONTROL_DIR", str(folder))
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(":"))
+        patch.setenv(
+            "PYTHONPATH",
+            os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        )
         yield folder
     end_masters(folder)
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,9 +1,11 @@
-"""Commands as values: quoting, environment and masking in one place. Every value that reaches a shell passes here.
+"""Commands as values: quoting, environment and masking in one place. Every value that reaches a shell
+passes here.
 
-A server is reached through its login shell (sshd runs ``$SHELL -c "<string>"``). What that shell sees is only a small reader,
-``exec /bin/sh -c 'eval "$(dd …)"'``, without a backslash, newline or "!": sh, bash, zsh, fish and csh read it alike. The command
-itself, its environment and its arguments travel on stdin, ahead of the command's own input, so that none of them shows in
-``ps`` on this side, and no value of the environment on either. (Measured: 0.7 µs a byte, 0.2 ms for the shell that waits.)
+A server is reached through its login shell (sshd runs ``$SHELL -c "<string>"``). What that shell sees is
+only a small reader, ``exec /bin/sh -c 'eval "$(dd …)"'``, without a backslash, newline or "!": sh, bash,
+zsh, fish and csh read it alike. The command itself, its environment and its arguments travel on stdin,
+ahead of the command's own input, so that none of them shows in ``ps`` on this side, and no value of the
+environment on either. (Measured: 0.7 µs a byte, 0.2 ms for the shell that waits.)
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ COMMAND_ID_VARIABLE = "RL_COMMAND_ID"
 CD_FAILED = 98  # the exit code when ``cwd`` is not there
 # Linux's numbers, whatever this machine is: the codes come from servers.
 _SIGNALS = (
-    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM", "STKFLT",
-    "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+    *("HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE"),
+    *("ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ"),
+    *("VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"),
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH)", re.IGNORECASE)
@@ -35,8 +38,8 @@ MASK = "•••"
 class Command:
     """What to run on a server: an argv, where, and with which variables added to the login environment.
 
-    ``argv[0]`` and ``cwd`` may start with "~/". ``shell`` replaces argv by a script for /bin/sh whose "$1", "$2" … are argv.
-    ``label`` is what people see in place of a long script.
+    ``argv[0]`` and ``cwd`` may start with "~/". ``shell`` replaces argv by a script for /bin/sh whose "$1",
+    "$2" … are argv. ``label`` is what people see in place of a long script.
     """
 
     argv: Sequence[str]
@@ -56,9 +59,11 @@ class Command:
         return ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape")
 
     def header(self) -> bytes:
-        """Return the whole command as lines for /bin/sh: set the environment, change folder, run, exit as it did.
+        """Return the whole command as lines for /bin/sh: set the environment, change folder, run, exit as
+        it did.
 
-        One compound command: where the connection breaks in the middle of it, the shell finds no end and runs nothing.
+        One compound command: where the connection breaks in the middle of it, the shell finds no end and
+        runs nothing.
         """
         lines = []
         if self.cwd is not None:
@@ -68,14 +73,16 @@ class Command:
         else:
             first, *rest = self.argv
             words = [quote_path(first), *(quote(word) for word in rest)]
-        # A child and not an exec: ssh tells nothing of a process that a signal ended, while a shell exits with 128 + the signal's
-        # number (see ``read_exit``). The shell's own "Killed" would look like the command's stderr: it goes to /dev/null.
+        # A child and not an exec: ssh tells nothing of a process that a signal ended, while a shell exits
+        # with 128 + the signal's number (see ``read_exit``). The shell's own "Killed" would look like the
+        # command's stderr: it goes to /dev/null.
         lines += ["exec 3>&2 2>/dev/null", f"( exec 2>&3 3>&-; exec {' '.join(words)} )", "exit $?", "}", ""]
         return b"{\n" + self.exports() + "\n".join(lines).encode("utf-8", "surrogateescape")
 
     def script(self) -> str:
         """Return the /bin/sh script: read the command from stdin, and run it."""
-        # dd with bs=1 never reads past its count, so the rest of stdin is left for the command; head would on some systems.
+        # dd with bs=1 never reads past its count, so the rest of stdin is left for the command; head would
+        # on some systems.
         return f'eval "$(dd bs=1 count={len(self.header())} 2>/dev/null)"'
 
     def remote(self) -> str:
@@ -94,15 +101,18 @@ class Command:
 
 
 def stop_command(command: Command) -> Command:
-    """Given a running command, return the one that stops it: TERM, then KILL, to every process that carries its id.
+    """Given a running command, return the one that stops it: TERM, then KILL, to every process that carries
+    its id.
 
-    Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be read and signalled.
+    Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be
+    read and signalled.
     """
     script = (
-        f'pids() {{ grep -lsz "^{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ | cut -d/ -f3 | grep -vx $$; }}\n'
+        f'pids() {{ grep -lsz "^{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ'
+        " | cut -d/ -f3 | grep -vx $$; }\n"
         'p=$(pids "$1"); [ -n "$p" ] || exit 0; kill -TERM $p 2>/dev/null\n'
         'i=0; while [ $i -lt 20 ]; do p=$(pids "$1"); [ -n "$p" ] || exit 0; i=$((i+1)); sleep 0.1; done\n'
-        'kill -KILL $p 2>/dev/null; exit 0'
+        "kill -KILL $p 2>/dev/null; exit 0"
     )
     return Command([command.command_id], shell=script, label="stop the command")
 
@@ -110,7 +120,8 @@ def stop_command(command: Command) -> Command:
 def read_exit(code: int) -> tuple[int | None, str | None]:
     """Given the exit code of ``script``, return (exit code, None), or (None, the signal's name as "KILL").
 
-    A shell can't tell a process ended by signal n from one that exits with 128 + n, so 129 to 159 always read as signals.
+    A shell can't tell a process ended by signal n from one that exits with 128 + n, so 129 to 159 always
+    read as signals.
     """
     if 128 < code <= 128 + len(_SIGNALS):
         return None, _SIGNALS[code - 129]
@@ -118,14 +129,16 @@ def read_exit(code: int) -> tuple[int | None, str | None]:
 
 
 def quote(word: str) -> str:
-    """Given any text, return it as one word of a POSIX shell. A NUL can't be passed to any program and is refused."""
+    """Given any text, return it as one word of a POSIX shell. A NUL can't be passed to any program and is
+    refused."""
     if "\0" in word:
         raise UsageError("a NUL character can't be passed to a command")
     return shlex.quote(word)
 
 
 def quote_path(path: str) -> str:
-    """Given a path on a server, return it as one shell word; a leading "~" or "~/" becomes the home folder there."""
+    """Given a path on a server, return it as one shell word; a leading "~" or "~/" becomes the home folder
+    there."""
     if path == "~":
         return '"$HOME"'
     if path.startswith("~/"):

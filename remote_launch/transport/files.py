@@ -24,10 +24,15 @@ exec head -c "$2" < "$1" """
 
 
 def put_command(path: str, size_bytes: int, mode: int) -> Command:
-    """Return the command that writes its stdin of ``size_bytes`` to ``path``: aside, then a rename. Makes the folder."""
+    """Return the command that writes its stdin of ``size_bytes`` to ``path``: aside, then a rename. Makes
+    the folder."""
     folder = posixpath.dirname(path) or "."
     aside = posixpath.join(folder, f".rl-{uuid.uuid4().hex}")
-    return Command([safe(folder), safe(aside), safe(path), f"{mode:o}", str(size_bytes)], shell=_PUT, label=f"write {path}")
+    return Command(
+        [safe(folder), safe(aside), safe(path), f"{mode:o}", str(size_bytes)],
+        shell=_PUT,
+        label=f"write {path}",
+    )
 
 
 def get_command(path: str, max_bytes: int) -> Command:
@@ -52,7 +57,9 @@ def check_size(done: Completed, content: bytes, path: str, max_bytes: int) -> by
     done.check()
     if len(content) > max_bytes:
         raise CommandError(
-            f"{done.server}: {path} is larger than {max_bytes} bytes", server=done.server, command=done.command,
+            f"{done.server}: {path} is larger than {max_bytes} bytes",
+            server=done.server,
+            command=done.command,
             hint="pull it with rsync (rl pull)",
         )
     return content

@@ -1,4 +1,5 @@
-"""This machine as a server: the same protocol by subprocess, with no sshd. For quickstarts and for debugging on a laptop."""
+"""This machine as a server: the same protocol by subprocess, with no sshd. For quickstarts and for
+debugging on a laptop."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ _STOP_TIMEOUT_S = 5.0
 
 
 class LocalTransport:
-    """Runs commands here, as a server would: from the home folder, in a session of their own, environment on stdin."""
+    """Runs commands here, as a server would: from the home folder, in a session of their own, environment
+    on stdin."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -52,8 +54,14 @@ class LocalTransport:
 
         try:
             ended = run_process(
-                ["/bin/sh", "-c", command.script()], stdin=command.stdin(stdin), timeout_s=timeout_s, on_stdout=on_stdout,
-                on_stderr=on_stderr, on_abort=stop, cancel=self._cancel, cwd=Path.home(),
+                ["/bin/sh", "-c", command.script()],
+                stdin=command.stdin(stdin),
+                timeout_s=timeout_s,
+                on_stdout=on_stdout,
+                on_stderr=on_stderr,
+                on_abort=stop,
+                cancel=self._cancel,
+                cwd=Path.home(),
             )
         except ProcessTimeout as error:
             raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
@@ -61,15 +69,23 @@ class LocalTransport:
             raise overflow_error(self.target.name, command) from None
         code, signal = read_exit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
         return Completed(
-            server=self.target.name, command=command.masked(), exit_code=code, signal=signal, stdout=ended.stdout,
-            stderr=ended.stderr, duration_s=ended.duration_s,
+            server=self.target.name,
+            command=command.masked(),
+            exit_code=code,
+            signal=signal,
+            stdout=ended.stdout,
+            stderr=ended.stderr,
+            duration_s=ended.duration_s,
         )
 
     def _stop(self, command: Command) -> bool:
-        """Stop a command's processes, also those that left its process group. True when the sweep went through."""
+        """Stop a command's processes, also those that left its process group. True when the sweep went
+        through."""
         sweep = stop_command(command)
         try:
-            ended = run_process(["/bin/sh", "-c", sweep.script()], stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S)
+            ended = run_process(
+                ["/bin/sh", "-c", sweep.script()], stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S
+            )
         except (OSError, ProcessTimeout):
             return False
         return ended.returncode == 0
@@ -82,14 +98,17 @@ class LocalTransport:
         """See ``base.Transport.get``."""
         full = Path.home() / path[2:] if path.startswith("~/") else Path.home() / path
         if not full.is_file():
-            raise CommandError(f"{self.target.name}: {path}: no such file", server=self.target.name, command=f"read {path}")
+            raise CommandError(
+                f"{self.target.name}: {path}: no such file", server=self.target.name, command=f"read {path}"
+            )
         with full.open("rb") as file:
             content = file.read(max_bytes + 1)
         done = Completed(server=self.target.name, command=f"read {path}", exit_code=0)
         return files.check_size(done, content, path, max_bytes)
 
     def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
-        """See ``base.Transport.forward``. A pump: the port may differ, and the other end may be another machine."""
+        """See ``base.Transport.forward``. A pump: the port may differ, and the other end may be another
+        machine."""
         return self._pump(remote_host, remote_port, local_port)
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
@@ -100,7 +119,9 @@ class LocalTransport:
         try:
             return TcpPump(host, port, local_port=listen)
         except (OSError, socket.gaierror) as error:
-            raise ConnectError(self.target.name, f"can't listen on port {listen} of this machine: {error}") from None
+            raise ConnectError(
+                self.target.name, f"can't listen on port {listen} of this machine: {error}"
+            ) from None
 
     @contextlib.contextmanager
     def rsync_route(self) -> Iterator[RsyncRoute]:

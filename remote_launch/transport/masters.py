@@ -1,5 +1,6 @@
-"""ssh's ControlMasters: where their sockets are, opening one safely, knowing a dead one. One master a server and user, shared by
-every process of this user; ControlPersist ends it when nobody used it for ten minutes.
+"""ssh's ControlMasters: where their sockets are, opening one safely, knowing a dead one. One master a
+server and user, shared by every process of this user; ControlPersist ends it when nobody used it for ten
+minutes.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ PERSIST_S = 600
 TRUSTED_S = 30.0  # used this recently: taken for alive without asking
 CHECK_S = 5.0
 _SOCKET_LIMIT = 104 - 18  # sun_path on macOS, less the suffix that ssh adds while it binds
-# A handshake costs 12 to 79 ms of CPU here, and 64 at once starve each other into timeouts. One limit for the process, whoever
-# opens: it holds no data, so it may live with the class.
+# A handshake costs 12 to 79 ms of CPU here, and 64 at once starve each other into timeouts. One limit for
+# the process, whoever opens: it holds no data, so it may live with the class.
 _AT_ONCE = 16
 
 
 def control_folder() -> Path:
-    """Return the folder of the sockets, made 0700. Raises UsageError when it is not ours alone: a socket is a login."""
+    """Return the folder of the sockets, made 0700. Raises UsageError when it is not ours alone: a socket is
+    a login."""
     given = os.environ.get("RL_CONTROL_DIR")
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if given:
@@ -55,21 +57,25 @@ def control_folder() -> Path:
 
 
 class Master:
-    """One server's ControlMaster. ``path`` is its socket; a stamp file beside it holds the time of its last use."""
+    """One server's ControlMaster. ``path`` is its socket; a stamp file beside it holds the time of its last
+    use."""
 
     _opening = threading.BoundedSemaphore(_AT_ONCE)
 
     def __init__(self, target: Target) -> None:
         self.target = target
         key = (target.hostname, target.port, target.username, target.private_key, target.ssh_config)
-        name = hashlib.sha256(repr([None if part is None else str(part) for part in key]).encode()).hexdigest()[:16]
+        name = hashlib.sha256(
+            repr([None if part is None else str(part) for part in key]).encode()
+        ).hexdigest()[:16]
         self.folder = control_folder()
         self.path = self.folder / name
         self._stamp = self.folder / f"{name}.used"
         self._lock = self.folder / f"{name}.lock"
         if len(os.fsencode(self.path)) > _SOCKET_LIMIT:
             raise UsageError(
-                f"{self.folder} is too long for a socket's path", hint="set RL_CONTROL_DIR to a shorter folder, as /tmp/rl"
+                f"{self.folder} is too long for a socket's path",
+                hint="set RL_CONTROL_DIR to a shorter folder, as /tmp/rl",
             )
 
     def through(self) -> list[str]:
@@ -114,9 +120,12 @@ class Master:
             file.unlink(missing_ok=True)
 
     def control(self, verb: str, *words: str, timeout_s: float = 15.0) -> subprocess.CompletedProcess[bytes]:
-        """Send the master a control command (exit, forward, cancel). No configuration is read: only the socket counts."""
+        """Send the master a control command (exit, forward, cancel). No configuration is read: only the
+        socket counts."""
         argv = ["ssh", "-F", "none", "-S", self.through()[1], "-O", verb, *words, "--", "master"]
-        return subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False)
+        return subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+        )
 
     def _usable(self) -> bool:
         if not self.path.exists():
@@ -130,13 +139,20 @@ class Master:
         return 0 <= unused_s <= TRUSTED_S or self._reaches_server()
 
     def _reaches_server(self) -> bool:
-        """Run ``true`` over the master, briefly: after a laptop's sleep the process lives and the connection doesn't."""
+        """Run ``true`` over the master, briefly: after a laptop's sleep the process lives and the
+        connection doesn't."""
         # Without the master ssh would connect by itself; the ProxyCommand makes that fail.
-        argv = ["ssh", *self.through(), *options(self.target), "-o", "ProxyCommand=false", "-T", "--", self.target.hostname, "true"]
+        argv = ["ssh", *self.through(), *options(self.target), "-o", "ProxyCommand=false", "-T", "--"]
+        argv += [self.target.hostname, "true"]
         try:
             done = subprocess.run(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=CHECK_S,
-                check=False, start_new_session=True,
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=CHECK_S,
+                check=False,
+                start_new_session=True,
             )
         except subprocess.TimeoutExpired:
             return False
@@ -167,11 +183,17 @@ class Master:
             "-o", "LogLevel=INFO",  # its errors are read below; a QUIET of the user's would hide them
             *trust, *options(self.target), "--", self.target.hostname,
         ]
-        limit_s = 2 * self.target.connect_timeout_s + 10  # ConnectTimeout ends with the banner; logging in can hang too
-        # A file, not a pipe: the master in the background would hold a pipe open, and reading it would never end.
+        # ConnectTimeout ends with the server's banner; logging in can hang too.
+        limit_s = 2 * self.target.connect_timeout_s + 10
+        # A file, not a pipe: the master in the background would hold a pipe open, and reading it would
+        # never end.
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=said, start_new_session=True,
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,
                 env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
             )
             try:
@@ -181,7 +203,8 @@ class Master:
                 process.wait()
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise ConnectTimeoutError(
-                        self.target.name, f"{place(self.target, config)} took longer than {limit_s} s to log in",
+                        self.target.name,
+                        f"{place(self.target, config)} took longer than {limit_s} s to log in",
                         hint="the server or its network is overloaded, or a login waits for a person",
                     ) from None
                 raise
@@ -192,7 +215,8 @@ class Master:
 
 
 def options(target: Target) -> list[str]:
-    """Return ssh's options for a server, each with its reason. What is absent is left to the user's own configuration."""
+    """Return ssh's options for a server, each with its reason. What is absent is left to the user's own
+    configuration."""
     words: list[str] = []
     if target.ssh_config is not None:
         words += ["-F", str(target.ssh_config)]
@@ -205,25 +229,29 @@ def options(target: Target) -> list[str]:
         words += ["-i", str(target.private_key), "-o", "IdentitiesOnly=yes"]
     return [
         *words,
-        "-o", "BatchMode=yes",  # nobody is there to type a password
-        "-o", f"ConnectTimeout={target.connect_timeout_s}",
-        "-o", "ServerAliveInterval=15",  # a dead network is noticed after 45 s; TCP alone takes hours
-        "-o", "ServerAliveCountMax=3",
-        "-o", "ClearAllForwardings=yes",  # a LocalForward of the user's would fail where their own session has the port
-        "-o", "RemoteCommand=none",  # a RemoteCommand of the user's excludes any other
+        *("-o", "BatchMode=yes"),  # nobody is there to type a password
+        *("-o", f"ConnectTimeout={target.connect_timeout_s}"),
+        *("-o", "ServerAliveInterval=15"),  # a dead network is noticed after 45 s; TCP alone takes hours
+        *("-o", "ServerAliveCountMax=3"),
+        *("-o", "ClearAllForwardings=yes"),  # a LocalForward of the user's fails where their session has it
+        *("-o", "RemoteCommand=none"),  # a RemoteCommand of the user's excludes any other
         "-x",  # no X11
     ]
 
 
 def effective_config(target: Target) -> dict[str, str]:
-    """Return ssh's effective configuration for a server (``ssh -G``), keys in lower case; empty when ssh won't say.
+    """Return ssh's effective configuration for a server (``ssh -G``), keys in lower case; empty when ssh
+    won't say.
 
     Raises MissingProgramError when there is no ssh on this machine.
     """
     try:
         done = subprocess.run(
-            ["ssh", "-G", *options(target), "--", target.hostname], stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=15, check=False,
+            ["ssh", "-G", *options(target), "--", target.hostname],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=15,
+            check=False,
         )
     except FileNotFoundError:
         raise missing_ssh(target) from None
@@ -237,7 +265,8 @@ def effective_config(target: Target) -> dict[str, str]:
 
 
 def check_key(target: Target) -> None:
-    """Raise AuthenticationError when the inventory's private key is not there: ssh would go on with others, and confuse."""
+    """Raise AuthenticationError when the inventory's private key is not there: ssh would go on with others,
+    and confuse."""
     if target.private_key is not None and not target.private_key.is_file():
         raise AuthenticationError(
             target.name, f"there is no private key {target.private_key}",
@@ -248,5 +277,7 @@ def check_key(target: Target) -> None:
 def missing_ssh(target: Target) -> MissingProgramError:
     """Return the error for a machine without ssh."""
     return MissingProgramError(
-        target.name, "there is no `ssh` on this machine", hint="install openssh-client, or set `transport: fabric`"
+        target.name,
+        "there is no `ssh` on this machine",
+        hint="install openssh-client, or set `transport: fabric`",
     )

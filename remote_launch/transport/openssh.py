@@ -1,4 +1,5 @@
-"""Servers over the ssh program and its ControlMaster: everything in ``~/.ssh/config`` works, for commands, rsync and tunnels alike."""
+"""Servers over the ssh program and its ControlMaster: everything in ``~/.ssh/config`` works, for commands,
+rsync and tunnels alike."""
 
 from __future__ import annotations
 
@@ -73,8 +74,13 @@ class OpensshTransport:
         with self._log() as log:
             try:
                 ended = run_process(
-                    self._argv(log, command), stdin=command.stdin(stdin), timeout_s=timeout_s, on_stdout=on_stdout,
-                    on_stderr=on_stderr, on_abort=stop, cancel=self._cancel,
+                    self._argv(log, command),
+                    stdin=command.stdin(stdin),
+                    timeout_s=timeout_s,
+                    on_stdout=on_stdout,
+                    on_stderr=on_stderr,
+                    on_abort=stop,
+                    cancel=self._cancel,
                 )
             except ProcessTimeout as error:
                 raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
@@ -84,16 +90,22 @@ class OpensshTransport:
         self._master.touch()
         exit_code, signal = read_exit(code)
         return Completed(
-            server=self.target.name, command=command.masked(), exit_code=exit_code, signal=signal, stdout=ended.stdout,
-            stderr=ended.stderr, duration_s=ended.duration_s,
+            server=self.target.name,
+            command=command.masked(),
+            exit_code=exit_code,
+            signal=signal,
+            stdout=ended.stdout,
+            stderr=ended.stderr,
+            duration_s=ended.duration_s,
         )
 
     def _argv(self, log: Path, command: Command) -> list[str]:
         return [
-            "ssh", *self._master.through(), *options(self.target),
-            "-E", str(log), "-o", "LogLevel=DEBUG2",  # what ssh itself says, apart from the command's stderr: see _exit_code
+            *("ssh", *self._master.through(), *options(self.target)),
+            # What ssh itself says, apart from the command's stderr: see _exit_code.
+            *("-E", str(log), "-o", "LogLevel=DEBUG2"),
             "-T",  # no terminal
-            "--", self.target.hostname, command.remote(),
+            *("--", self.target.hostname, command.remote()),
         ]
 
     @contextlib.contextmanager
@@ -103,11 +115,14 @@ class OpensshTransport:
             yield Path(file.name)
 
     def _exit_code(self, ended: Ended, log: Path) -> int:
-        """Return the command's exit code, or raise when there is none: 255 is ssh's own failure or the command's code."""
+        """Return the command's exit code, or raise when there is none: 255 is ssh's own failure or the
+        command's code."""
         if 0 <= ended.returncode != _SSH_FAILED:
             return ended.returncode
         said = log.read_text("utf-8", "replace")
-        statuses = [int(status) for match in _EXIT_STATUS.finditer(said) for status in match.groups() if status]
+        statuses = [
+            int(status) for match in _EXIT_STATUS.finditer(said) for status in match.groups() if status
+        ]
         if statuses and statuses[-1] >= 0:
             return statuses[-1]
         if not _BEGAN.search(said):
@@ -117,11 +132,14 @@ class OpensshTransport:
         raise lost_error(self.target, said, master_lives=alive)
 
     def _stop(self, command: Command) -> bool:
-        """Stop a command's processes on the server, over the master that is there. True when that went through."""
+        """Stop a command's processes on the server, over the master that is there. True when that went
+        through."""
         sweep = stop_command(command)
         try:
             with self._log() as log:
-                ended = run_process(self._argv(log, sweep), stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S)
+                ended = run_process(
+                    self._argv(log, sweep), stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S
+                )
         except (OSError, ProcessTimeout):
             return False
         return ended.returncode == 0
@@ -144,34 +162,41 @@ class OpensshTransport:
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
         self.connect()
-        # With port 0 the server would choose, but the master takes equal requests for one: whoever closes first closes for all.
+        # With port 0 the server would choose, but the master takes equal requests for one: whoever closes
+        # first closes for all.
         tries = [remote_port] if remote_port else random.sample(_HIGH_PORTS, 5)
         for port in tries:
             with contextlib.suppress(ConnectError):
                 return self._forward("-R", f"127.0.0.1:{port}:127.0.0.1:{local_port}", port)
         raise ConnectError(
-            self.target.name, f"the server can't listen on 127.0.0.1:{' or '.join(map(str, tries))} for a tunnel back",
+            self.target.name,
+            f"the server can't listen on 127.0.0.1:{' or '.join(map(str, tries))} for a tunnel back",
             hint="is the port taken there, or AllowTcpForwarding off in its sshd_config?",
         )
 
     def _forward(self, flag: str, spec: str, port: int) -> Forward:
         try:
             done = self._master.control("forward", flag, spec)
-            said = "" if done.returncode == 0 else plain(done.stderr.decode("utf-8", "replace")) or "ssh did not say why"
+            said = plain(done.stderr.decode("utf-8", "replace")) or "ssh did not say why"
+            failed = done.returncode != 0
         except subprocess.TimeoutExpired:
-            said = "ssh's master did not answer"
-        if said:
-            raise ConnectError(self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?")
+            said, failed = "ssh's master did not answer", True
+        if failed:
+            raise ConnectError(
+                self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?"
+            )
         forward = _MasterForward(port=port, flag=flag, spec=spec, master=self._master)
         self._forwards.append(forward)
         return forward
 
     @contextlib.contextmanager
     def rsync_route(self) -> Iterator[RsyncRoute]:
-        """See ``base.Transport.rsync_route``. The options are there for the case that the master goes away meanwhile."""
+        """See ``base.Transport.rsync_route``. The options are there for the case that the master goes away
+        meanwhile."""
         self.connect()
         host = f"[{self.target.hostname}]" if ":" in self.target.hostname else self.target.hostname
-        yield RsyncRoute(shell=("ssh", *self._master.through(), *options(self.target), "-T"), prefix=f"{host}:", cancel=self._cancel)  # noqa: S604 - an argv
+        shell = ("ssh", *self._master.through(), *options(self.target), "-T")
+        yield RsyncRoute(shell=shell, prefix=f"{host}:", cancel=self._cancel)
         self._master.touch()
 
     def cancel(self) -> None:

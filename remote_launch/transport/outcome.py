@@ -20,11 +20,16 @@ def timeout_error(
     server: str, command: Command, timeout_s: float | None, said: _Said, *, stopped: bool
 ) -> CommandTimeoutError:
     """Return the error for a command that ran past its time; ``said`` has what it printed until then."""
-    tail = last_lines(said.stderr.decode("utf-8", "replace")) or last_lines(said.stdout.decode("utf-8", "replace"))
+    tail = last_lines(said.stderr.decode("utf-8", "replace")) or last_lines(
+        said.stdout.decode("utf-8", "replace")
+    )
     end = "was stopped" if stopped else "could not be stopped: it may still be running"
     return CommandTimeoutError(
-        f"{server}: {command.masked()}: ran longer than {timeout_s or 0:g} s and {end}" + (f"\n{tail}" if tail else ""),
-        server=server, command=command.masked(), tail=tail,
+        f"{server}: {command.masked()}: ran longer than {timeout_s or 0:g} s and {end}"
+        + (f"\n{tail}" if tail else ""),
+        server=server,
+        command=command.masked(),
+        tail=tail,
     )
 
 

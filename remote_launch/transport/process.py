@@ -1,4 +1,5 @@
-"""Local processes: both ways streamed at once, output bounded, everything ended on the way out. Shared by ssh, rsync and local."""
+"""Local processes: both ways streamed at once, output bounded, everything ended on the way out. Shared by
+ssh, rsync and local."""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ class Ended:
 
 
 class Cancel:
-    """Ends runs from another thread: ``set`` makes every ``run_process`` that holds it, and only those, raise KeyboardInterrupt."""
+    """Ends runs from another thread: ``set`` makes every ``run_process`` that holds it, and only those,
+    raise KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -108,11 +110,13 @@ def run_process(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Ended:
-    """Run a program to its end, in a session of its own: Ctrl-C reaches this process only, which then decides.
+    """Run a program to its end, in a session of its own: Ctrl-C reaches this process only, which then
+    decides.
 
-    Callbacks are called from this thread. Whatever ends the run early (timeout, Ctrl-C, ``cancel``, a callback's exception),
-    ``on_abort`` is called first, then the process group is killed (with ``grace_s``, asked to end before), then the exception goes on.
-    Raises FileNotFoundError when there is no such program, ProcessTimeout, OutputOverflow.
+    Callbacks are called from this thread. Whatever ends the run early (timeout, Ctrl-C, ``cancel``, a
+    callback's exception), ``on_abort`` is called first, then the process group is killed (with ``grace_s``,
+    asked to end before), then the exception goes on. Raises FileNotFoundError when there is no such
+    program, ProcessTimeout, OutputOverflow.
     """
     started = time.monotonic()
     out, err = _Capture(on_stdout), _Capture(on_stderr)
@@ -162,10 +166,16 @@ class _Deadline(Exception):  # noqa: N818 - a turn in the loop, not an error
 
 
 class _Pump:
-    """Moves bytes until both outputs are closed, stdin is written (or nobody is left to read it), and the process ended."""
+    """Moves bytes until both outputs are closed, stdin is written (or nobody is left to read it), and the
+    process ended."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], out: _Capture, err: _Capture, deadline: float | None, cancelled: int
+        self,
+        process: subprocess.Popen[bytes],
+        out: _Capture,
+        err: _Capture,
+        deadline: float | None,
+        cancelled: int,
     ) -> None:
         self._process = process
         self._captures = {process.stdout: out, process.stderr: err}
@@ -183,7 +193,8 @@ class _Pump:
                 selector.register(cast(IO[bytes], pipe), selectors.EVENT_READ, capture)
             os.set_blocking(stdin.fileno(), False)
             selector.register(stdin, selectors.EVENT_WRITE)
-            # With the outputs closed nothing wakes us at the process's end, so it is polled (it mostly is at its end by then).
+            # With the outputs closed nothing wakes us at the process's end, so it is polled (it mostly is
+            # at its end by then).
             while outputs or not self._ended():
                 for key, _ in selector.select(self._wait_s(polling=not outputs)):
                     if key.fd == self._cancelled:
@@ -217,7 +228,8 @@ class _Pump:
 
 
 def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
-    """Write what fits; return what is left. Nothing is left when the reader has gone: a command need not read its stdin."""
+    """Write what fits; return what is left. Nothing is left when the reader has gone: a command need not
+    read its stdin."""
     if not left:
         return left
     try:

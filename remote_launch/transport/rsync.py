@@ -1,7 +1,8 @@
 """Files to a server and back, by the local rsync program over the transport's own connection.
 
-rsync never sees a remote path: the remote side is started by ``cd <folder> && rsync``, quoted here, and works on "./". So
-every name arrives exact with every version of rsync on either end (-s and the escaping rules differ from 2.6 to 3.4).
+rsync never sees a remote path: the remote side is started by ``cd <folder> && rsync``, quoted here, and
+works on "./". So every name arrives exact with every version of rsync on either end (-s and the escaping
+rules differ from 2.6 to 3.4).
 """
 
 from __future__ import annotations
@@ -51,20 +52,22 @@ def rsync_push(
     timeout_s: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
-    """Copy what is in ``source_dir`` into the folder ``dest_path`` (made if absent) on the server. Deletes nothing there.
+    """Copy what is in ``source_dir`` into the folder ``dest_path`` (made if absent) on the server. Deletes
+    nothing there.
 
-    ``files_from`` is a NUL-separated list of paths relative to ``source_dir``: then only these go, folders not recursively.
-    Links are copied as links, except those that lead out of the project. ``on_progress`` gets (bytes sent, percent).
-    Raises SyncError, MissingProgramError, ConnectError, ConnectionLostError.
+    ``files_from`` is a NUL-separated list of paths relative to ``source_dir``: then only these go, folders
+    not recursively. Links are copied as links, except those that lead out of the project. ``on_progress``
+    gets (bytes sent, percent). Raises SyncError, MissingProgramError, ConnectError, ConnectionLostError.
     """
     if dry_run and not _is_folder(transport, dest_path):
-        with tempfile.TemporaryDirectory(prefix="rl-empty-") as empty:  # as if it were there: everything is new
+        # As if it were there, empty: everything is new.
+        with tempfile.TemporaryDirectory(prefix="rl-empty-") as empty:
             local = _Run(transport, "push (dry run)", timeout_s, on_progress)
             words = _push_words(files_from, exclude_from, excludes, dry_run=True)
             return local.run([*words, "--", f"{source_dir.absolute()}/", f"{empty}/"], files_from)
     words = _push_words(files_from, exclude_from, excludes, dry_run=dry_run)
     if compress:
-        words += ["-z", "--compress-level=1"]  # zstd where both have it; level 1 costs a third of the default's CPU
+        words += ["-z", "--compress-level=1"]  # zstd where both have it; a third of the default's CPU
     with transport.rsync_route() as route:
         words += _remote_words(route, dest_path, make=not dry_run)
         run = _Run(transport, "push", timeout_s, on_progress, route)
@@ -89,13 +92,15 @@ def rsync_pull(
     timeout_s: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
-    """Copy what is in the folder ``source_path`` on the server into ``dest_dir`` (made if absent). Deletes nothing.
+    """Copy what is in the folder ``source_path`` on the server into ``dest_dir`` (made if absent). Deletes
+    nothing.
 
-    ``files_from`` is a NUL-separated list of paths relative to ``source_path``; with ``recursive`` its folders come whole.
-    With ``includes`` only files that match one of these patterns come. ``append`` is for files that only grow: what is here
-    is not read again, and a file that is not longer there is left alone. Links come only with ``links``, and then none that
-    leads out; devices never. Files larger than ``max_size_bytes`` are left there. ``missing_ok``: paths of ``files_from`` that
-    aren't there are no error. Raises as ``rsync_push`` does.
+    ``files_from`` is a NUL-separated list of paths relative to ``source_path``; with ``recursive`` its
+    folders come whole. With ``includes`` only files that match one of these patterns come. ``append`` is
+    for files that only grow: what is here is not read again, and a file that is not longer there is left
+    alone. Links come only with ``links``, and then none that leads out; devices never. Files larger than
+    ``max_size_bytes`` are left there. ``missing_ok``: paths of ``files_from`` that aren't there are no
+    error. Raises as ``rsync_push`` does.
     """
     dest_dir.mkdir(parents=True, exist_ok=True)
     words = _common_words(files_from, dry_run=dry_run)
@@ -104,7 +109,8 @@ def rsync_pull(
         words.append("-r")
     if links:
         words += ["-l", "--safe-links"]
-    words += ["--append"] if append else [f"--partial-dir={PARTIAL_DIR}"]  # append writes in place; rsync refuses both
+    # Append writes in place; rsync refuses both.
+    words += ["--append"] if append else [f"--partial-dir={PARTIAL_DIR}"]
     words += [f"--exclude={pattern}" for pattern in (f"{PARTIAL_DIR}/", *excludes)]
     if includes:
         words += ["--include=*/", *(f"--include={pattern}" for pattern in includes), "--exclude=*", "-m"]
@@ -123,7 +129,9 @@ def local_rsync() -> RsyncVersion:
     """Return the version of this machine's rsync. Raises MissingProgramError."""
     hint = "install rsync: apt-get install rsync, dnf install rsync, brew install rsync"
     try:
-        done = subprocess.run(["rsync", "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=15, check=False)
+        done = subprocess.run(
+            ["rsync", "--version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=15, check=False
+        )
     except FileNotFoundError:
         raise MissingProgramError("this machine", "there is no `rsync`", hint=hint) from None
     version = parse_version((done.stdout + done.stderr).decode("utf-8", "replace"))
@@ -137,8 +145,9 @@ def _push_words(
 ) -> list[str]:
     words = _common_words(files_from, dry_run=dry_run)
     words += [
-        "-l", "--safe-links",  # links as links; none that leads out of the project. Never -L or -K: they follow
-        "-p", "-t",  # the executable bit; times, by which the next sync knows what is unchanged. No owner, no group
+        *("-l", "--safe-links"),  # links as links; none that leads out. Never -L or -K: they follow
+        "-p",  # the executable bit; no owner, no group
+        "-t",  # times, by which the next sync knows what is unchanged
         f"--partial-dir={PARTIAL_DIR}",  # half a file is kept aside, never taken for a whole one
         f"--exclude={PARTIAL_DIR}/",
     ]
@@ -186,8 +195,12 @@ def _local_path(route: RsyncRoute, path: str) -> Path:
 
 
 def shell_words(words: Sequence[str]) -> str:
-    """Given an argv, return it as rsync's -e reads it: spaces part words, quotes keep them, a quote inside is doubled."""
-    return " ".join(word if word and not set(word) & set(" '\"") else "'" + word.replace("'", "''") + "'" for word in words)
+    """Given an argv, return it as rsync's -e reads it: spaces part words, quotes keep them, a quote inside
+    is doubled."""
+    return " ".join(
+        word if word and not set(word) & set(" '\"") else "'" + word.replace("'", "''") + "'"
+        for word in words
+    )
 
 
 def _is_folder(transport: Transport, path: str) -> bool:
@@ -220,7 +233,12 @@ class _Run:
         env = {"LC_ALL": "C", **(self._route.env if self._route else {})}
         try:
             ended = run_process(
-                argv, stdin=files_from or b"", timeout_s=self._timeout_s, on_stdout=self._read, env=env, grace_s=2.0,
+                argv,
+                stdin=files_from or b"",
+                timeout_s=self._timeout_s,
+                on_stdout=self._read,
+                env=env,
+                grace_s=2.0,
                 cancel=self._route.cancel if self._route else None,
             )
         except FileNotFoundError:
@@ -242,5 +260,6 @@ class _Run:
         if self._on_progress is not None and (seen := parse_progress(chunk)):
             self._on_progress(*seen)
         self._stdout += chunk
-        if len(self._stdout) > _OUTPUT_LIMIT_BYTES:  # a dry run over millions of files: the end has the numbers
+        # A dry run over millions of files: the numbers are at the end.
+        if len(self._stdout) > _OUTPUT_LIMIT_BYTES:
             del self._stdout[: _OUTPUT_LIMIT_BYTES // 2]

@@ -44,13 +44,16 @@ EXIT_CODES = {
 }
 _INSTALL = "apt-get install rsync, dnf install rsync, or without root: conda install -c conda-forge rsync"
 _NUMBER = r"[\d,.]+"
-_NOT_THERE = re.compile(r"(link_stat|change_dir|chdir|file has vanished).*(No such file or directory \(2\)|vanished)")
+_NOT_THERE = re.compile(
+    r"(link_stat|change_dir|chdir|file has vanished).*(No such file or directory \(2\)|vanished)"
+)
 _PROGRESS = re.compile(rb"\s*([\d,.]+)\s+(\d+)%")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RsyncVersion:
-    """A rsync program: (3, 2, 7) for its version; openrsync, which macOS has, claims 2.6.9 and has little more."""
+    """A rsync program: (3, 2, 7) for its version; openrsync, which macOS has, claims 2.6.9 and has little
+    more."""
 
     version: tuple[int, ...]
     openrsync: bool = False
@@ -112,14 +115,18 @@ def parse_progress(chunk: bytes) -> tuple[int, int] | None:
 
 def only_missing(stderr: str) -> bool:
     """True when nothing but files that aren't there (yet) was wrong."""
-    complaints = [line for line in stderr.splitlines() if line.strip() and not line.startswith("rsync error:")]
+    complaints = [
+        line for line in stderr.splitlines() if line.strip() and not line.startswith("rsync error:")
+    ]
     return bool(complaints) and all(_NOT_THERE.search(line) for line in complaints)
 
 
 def sync_error(server: str, what: str, code: int, stderr: str) -> RemoteLaunchError:
     """Given rsync's exit code and stderr, return the error."""
     tail = last_lines(stderr)
-    if code in (12, 14, 126, 127) and re.search(r"rsync.*not found|not found.*rsync|No such file.*rsync$", stderr, re.MULTILINE):
+    if code in (12, 14, 126, 127) and re.search(
+        r"rsync.*not found|not found.*rsync|No such file.*rsync$", stderr, re.MULTILINE
+    ):
         return MissingProgramError(server, "rsync is not installed on the server", hint=_INSTALL)
     words = EXIT_CODES.get(code, "unexplained error") if code >= 0 else f"ended by signal {-code}"
     hint = None
@@ -134,7 +141,9 @@ def sync_error(server: str, what: str, code: int, stderr: str) -> RemoteLaunchEr
             server, f"{what}: the connection failed\n{tail}", hint="run it again: it goes on where it stopped"
         )
     elif "is your shell clean" in stderr or "unexpected tag" in stderr:
-        hint = "the login shell prints something there: make ~/.bashrc silent for shells that aren't interactive"
+        hint = (
+            "the login shell prints something there: make ~/.bashrc silent for shells that aren't interactive"
+        )
     elif "Permission denied" in stderr:
         hint = "look at who owns these files, on both sides"
     elif re.search(r"can't cd to|cd: .*No such file|change_dir .* failed: No such file", stderr):
@@ -156,5 +165,7 @@ def _digits(text: str) -> int:
 
 def _unescape(name: str) -> str:
     r"""rsync prints bytes that it holds unprintable as \#ooo."""
-    raw = re.sub(rb"\\#(\d{3})", lambda match: bytes([int(match[1], 8)]), name.encode("utf-8", "surrogateescape"))
+    raw = re.sub(
+        rb"\\#(\d{3})", lambda match: bytes([int(match[1], 8)]), name.encode("utf-8", "surrogateescape")
+    )
     return raw.decode("utf-8", "surrogateescape")

@@ -1,4 +1,5 @@
-"""What ssh says on stderr, as errors with a next step. The wording is OpenSSH's own, which is not translated."""
+"""What ssh says on stderr, as errors with a next step. The wording is OpenSSH's own, which is not
+translated."""
 
 from __future__ import annotations
 
@@ -24,13 +25,13 @@ _NOISE = re.compile(r"^(debug\d:|\*\* |Warning: Permanently added|@+$|Pseudo-ter
 _RESOLVE = re.compile(r"Could not resolve hostname (.+?):")
 _TIMEOUT = re.compile(r"timed out|Connection timeout", re.IGNORECASE)
 _HOST_KEY = re.compile(
-    r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|Host key for .* has changed|No .* host key is known"
-    r"|revoked host key|no matching host key type"
+    r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed|Host key for .* has changed"
+    r"|No .* host key is known|revoked host key|no matching host key type"
 )
 _CHANGED = re.compile(r"IDENTIFICATION HAS CHANGED|Host key for .* has changed")
 _AUTHENTICATION = re.compile(
-    r"Permission denied|Too many authentication failures|No more authentication methods|no authentication methods enabled"
-    r"|sign_and_send_pubkey: signing failed"
+    r"Permission denied|Too many authentication failures|No more authentication methods"
+    r"|no authentication methods enabled|sign_and_send_pubkey: signing failed"
 )
 _OFFENDING = re.compile(r"Offending .*key in (.+):\d+")
 _KEY_OWNER = re.compile(r"Host key for (\S+) has changed")
@@ -41,11 +42,14 @@ _USER_AT = re.compile(r"^(\S+)@\S+: Permission denied \((.+?)\)", re.MULTILINE)
 
 def plain(text: str) -> str:
     """Given ssh's stderr or log, return what it says to people: no debug lines, no banners."""
-    return "\n".join(line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line.strip()))
+    return "\n".join(
+        line.strip() for line in text.splitlines() if line.strip() and not _NOISE.match(line.strip())
+    )
 
 
 def connect_error(target: Target, text: str, config: Mapping[str, str] | None = None) -> ConnectError:
-    """Given what ssh said when no connection came up, return the error. ``config`` is what ``ssh -G`` told, lower-case keys."""
+    """Given what ssh said when no connection came up, return the error. ``config`` is what ``ssh -G`` told,
+    lower-case keys."""
     config = config or {}
     said = plain(text)
     where = place(target, config)
@@ -117,12 +121,18 @@ def _host_key_error(target: Target, said: str, config: Mapping[str, str]) -> Hos
             hint=f"log in once by hand and compare the key: ssh {login(target)}",
         )
     owner = _KEY_OWNER.search(said)
-    name = owner[1] if owner else known_host(config.get("hostname", target.hostname), config.get("port") or target.port)
+    name = (
+        owner[1]
+        if owner
+        else known_host(config.get("hostname", target.hostname), config.get("port") or target.port)
+    )
     line = ["ssh-keygen", "-R", name]
     if offending := _OFFENDING.search(said):
         line += ["-f", offending[1]]
     return HostKeyError(
-        target.name, f"the host key of {place(target, config)} has changed: a new machine behind this address, or an attack",
+        target.name,
+        f"the host key of {place(target, config)} has changed: "
+        "a new machine behind this address, or an attack",
         hint=f"if the machine was set up anew: {shlex.join(line)}",
     )
 
@@ -140,7 +150,10 @@ def _authentication_error(target: Target, said: str, config: Mapping[str, str]) 
         )
     denied = _USER_AT.search(said)
     user = denied[1] if denied else config.get("user") or target.username or "?"
-    tried = [f"user {user!r}", f"private key {target.private_key}" if target.private_key else "the agent's and the default keys"]
+    tried = [
+        f"user {user!r}",
+        f"private key {target.private_key}" if target.private_key else "the agent's and the default keys",
+    ]
     if denied:
         tried.append(f"the server takes: {denied[2]}")
     if trouble := _KEY_TROUBLE.search(said):
@@ -148,7 +161,9 @@ def _authentication_error(target: Target, said: str, config: Mapping[str, str]) 
     hint = f"must work without a question: ssh -o BatchMode=yes {login(target)}"
     if target.username is None:
         hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
-    return AuthenticationError(target.name, f"{place(target, config)} denied the login ({'; '.join(tried)})", hint=hint)
+    return AuthenticationError(
+        target.name, f"{place(target, config)} denied the login ({'; '.join(tried)})", hint=hint
+    )
 
 
 def _last(said: str) -> str:

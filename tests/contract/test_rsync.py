@@ -25,7 +25,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 
-NAMES = ["plain", "a b", "it's", 'say "x"', "$HOME", "-n", "grüße 日本", "[1]*?", "back\\slash", "new\nline", "#x", ";y", "a:b"]
+NAMES = [
+    "plain",
+    "a b",
+    "it's",
+    'say "x"',
+    "$HOME",
+    "-n",
+    "grüße 日本",
+    "[1]*?",
+    "back\\slash",
+    "new\nline",
+    "#x",
+    ";y",
+    "a:b",
+]
 FOLDERS = ["plain", "a b's \"$HOME\" back\\slash", "-n", "grüße\n[1]*?", "a:b"]
 
 
@@ -34,7 +48,11 @@ def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     kind = request.param
     if importlib.util.find_spec(f"remote_launch.transport.{kind}") is None:
         pytest.skip(f"the {kind} transport is not written yet")
-    target = Target(name="here", transport="local") if kind == "local" else request.getfixturevalue("sshd").target(kind)
+    target = (
+        Target(name="here", transport="local")
+        if kind == "local"
+        else request.getfixturevalue("sshd").target(kind)
+    )
     opened = open_transport(target)
     yield opened
     opened.close()
@@ -60,7 +78,9 @@ def tree(folder: Path) -> dict[str, bytes | str]:
 
 class TestPush:
     @pytest.mark.parametrize("name", FOLDERS)
-    def test_every_name_arrives_exact(self, transport: Transport, project: Path, tmp_path: Path, name: str) -> None:
+    def test_every_name_arrives_exact(
+        self, transport: Transport, project: Path, tmp_path: Path, name: str
+    ) -> None:
         there = tmp_path / "there" / name / "deep"
         result = rsync_push(transport, project, str(there))
         assert tree(there) == tree(project)
@@ -87,10 +107,18 @@ class TestPush:
         (project / "secret.key").touch()
         (project / "exclude.txt").write_text("*.key\n")
         there = tmp_path / "there"
-        rsync_push(transport, project, str(there), exclude_from=project / "exclude.txt", excludes=["/package", "exclude.txt"])
+        rsync_push(
+            transport,
+            project,
+            str(there),
+            exclude_from=project / "exclude.txt",
+            excludes=["/package", "exclude.txt"],
+        )
         assert sorted(tree(there)) == ["train.py"]
 
-    def test_links_are_links_and_none_leads_out(self, transport: Transport, project: Path, tmp_path: Path) -> None:
+    def test_links_are_links_and_none_leads_out(
+        self, transport: Transport, project: Path, tmp_path: Path
+    ) -> None:
         (project / "inside").symlink_to("train.py")
         (project / "absolute").symlink_to("/etc/passwd")
         (project / "above").symlink_to("../../secret")
@@ -127,7 +155,9 @@ class TestPush:
         source.mkdir()
         (source / "zeros").write_bytes(bytes(3_000_000))
         seen: list[tuple[int, int]] = []
-        rsync_push(transport, source, str(tmp_path / "there"), compress=True, on_progress=lambda *it: seen.append(it))
+        rsync_push(
+            transport, source, str(tmp_path / "there"), compress=True, on_progress=lambda *it: seen.append(it)
+        )
         assert tree(tmp_path / "there") == tree(source)
         assert seen[-1] == (3_000_000, 100)
 
@@ -154,7 +184,9 @@ class TestPush:
 
 class TestPull:
     @pytest.mark.parametrize("name", FOLDERS)
-    def test_every_name_arrives_exact(self, transport: Transport, project: Path, tmp_path: Path, name: str) -> None:
+    def test_every_name_arrives_exact(
+        self, transport: Transport, project: Path, tmp_path: Path, name: str
+    ) -> None:
         there = project.rename(tmp_path / f"x {name}")
         result = rsync_pull(transport, str(there), tmp_path / "here")
         assert tree(tmp_path / "here") == tree(there)
@@ -165,7 +197,9 @@ class TestPull:
         rsync_pull(transport, str(project), tmp_path / "here", files_from="\0".join(names).encode())
         assert sorted(tree(tmp_path / "here")) == sorted(names)
 
-    def test_a_named_file_that_is_not_there(self, transport: Transport, project: Path, tmp_path: Path) -> None:
+    def test_a_named_file_that_is_not_there(
+        self, transport: Transport, project: Path, tmp_path: Path
+    ) -> None:
         names = b"train.py\0none\0no/such"
         with pytest.raises(SyncError, match="some files could not be transferred"):
             rsync_pull(transport, str(project), tmp_path / "here", files_from=names)
@@ -178,7 +212,9 @@ class TestPull:
         rsync_pull(transport, str(project), tmp_path / "here", includes=["*.log", "*.py"])
         assert sorted(tree(tmp_path / "here")) == ["logs/deep/a.log", "train.py"]
 
-    def test_links_stay_there_unless_asked_for(self, transport: Transport, project: Path, tmp_path: Path) -> None:
+    def test_links_stay_there_unless_asked_for(
+        self, transport: Transport, project: Path, tmp_path: Path
+    ) -> None:
         (project / "inside").symlink_to("train.py")
         (project / "absolute").symlink_to("/etc/passwd")
         rsync_pull(transport, str(project), tmp_path / "here")
@@ -210,7 +246,9 @@ class TestTrouble:
     def test_a_full_disk(self, transport: Transport, tmp_path: Path) -> None:
         small = tmp_path / "small"
         small.mkdir()
-        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], capture_output=True).returncode:
+        if subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(small)], capture_output=True
+        ).returncode:
             pytest.skip("can't mount a small disk here")
         try:
             source = tmp_path / "source"
@@ -220,7 +258,11 @@ class TestTrouble:
                 rsync_push(transport, source, str(small / "there"))
         finally:
             unmount = ["umount", str(small)]
-            wait_for(lambda: not subprocess.run(unmount, capture_output=True).returncode, 10, "the rsync there to let go")
+            wait_for(
+                lambda: not subprocess.run(unmount, capture_output=True).returncode,
+                10,
+                "the rsync there to let go",
+            )
 
     @pytest.mark.parametrize("kind", ["openssh", "fabric"])
     def test_no_rsync_on_the_server(self, kind: str, tmp_path: Path, project: Path) -> None:

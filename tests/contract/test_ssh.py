@@ -1,4 +1,5 @@
-"""What goes wrong between two machines, over both ssh transports; and what is openssh's alone: its masters."""
+"""What goes wrong between two machines, over both ssh transports; and what is openssh's alone: its
+masters."""
 
 from __future__ import annotations
 
@@ -77,7 +78,9 @@ class TestNoConnection:
         assert str(key) in str(error)
         assert sshd.username in str(error)
 
-    def test_without_a_username_the_hint_tells_what_labml_remote_did(self, sshd: SshdServer, kind: str, tmp_path: Path) -> None:
+    def test_without_a_username_the_hint_tells_what_labml_remote_did(
+        self, sshd: SshdServer, kind: str, tmp_path: Path
+    ) -> None:
         key = make_key(tmp_path / "other")
         error = failure(sshd, kind, username=None, private_key=key, ssh_config=keyless(sshd, tmp_path))
         assert "labml_remote assumed 'ubuntu'; set username:" in str(error.hint)
@@ -94,7 +97,9 @@ class TestNoConnection:
         own_sshd.restart(new_host_key=True)
         error = failure(own_sshd, kind)
         assert type(error) is HostKeyError
-        assert f"ssh-keygen -R '[{own_sshd.address}]:{own_sshd.port}' -f {own_sshd.known_hosts}" in str(error.hint)
+        assert f"ssh-keygen -R '[{own_sshd.address}]:{own_sshd.port}' -f {own_sshd.known_hosts}" in str(
+            error.hint
+        )
 
     def test_refused(self, sshd: SshdServer, kind: str) -> None:
         error = failure(sshd, kind, port=free_port(sshd.address))
@@ -113,7 +118,9 @@ class TestNoConnection:
 
 
 class TestLostConnection:
-    def test_server_killed_in_the_middle_of_a_command(self, own_sshd: SshdServer, kind: str, tmp_path: Path) -> None:
+    def test_server_killed_in_the_middle_of_a_command(
+        self, own_sshd: SshdServer, kind: str, tmp_path: Path
+    ) -> None:
         transport = open_transport(own_sshd.target(kind))
         killer = threading.Thread(target=own_sshd.kill)
         with pytest.raises(ConnectionLostError, match="may still be running"):
@@ -147,7 +154,10 @@ from remote_launch.transport.base import Target
 from remote_launch.transport.command import Command
 from remote_launch.transport.openssh import OpensshTransport
 name, hostname, port, username, key, config = sys.argv[1:]
-target = Target(name=name, hostname=hostname, port=int(port), username=username, private_key=Path(key), ssh_config=Path(config))
+key, config = Path(key), Path(config)
+target = Target(
+    name=name, hostname=hostname, port=int(port), username=username, private_key=key, ssh_config=config
+)
 assert OpensshTransport(target).run(Command(["echo", "hello"])).text == "hello"
 """
 
@@ -158,7 +168,9 @@ def connecting_process(sshd: SshdServer) -> subprocess.Popen[bytes]:
 
 
 class TestMasters:
-    def test_survives_the_process_and_is_used_by_the_next(self, sshd: SshdServer, transport: OpensshTransport) -> None:
+    def test_survives_the_process_and_is_used_by_the_next(
+        self, sshd: SshdServer, transport: OpensshTransport
+    ) -> None:
         assert connecting_process(sshd).wait(20) == 0
         first = master_pid(transport)
         assert first is not None
@@ -225,7 +237,8 @@ class TestMasters:
     def test_more_sessions_than_the_server_allows(self, transport: OpensshTransport) -> None:
         oks: list[bool] = []
         threads = [
-            threading.Thread(target=lambda: oks.append(transport.run(Command(["sleep", "0.5"])).ok)) for _ in range(12)
+            threading.Thread(target=lambda: oks.append(transport.run(Command(["sleep", "0.5"])).ok))
+            for _ in range(12)
         ]
         for thread in threads:
             thread.start()
@@ -242,7 +255,9 @@ class TestMasters:
         assert (done.exit_code, done.stderr) == (255, b"Permission denied (publickey).\n")
 
     def test_an_alias_of_the_ssh_config(self, sshd: SshdServer) -> None:
-        transport = OpensshTransport(sshd.target(hostname=sshd.name, port=None, username=None, private_key=None))
+        transport = OpensshTransport(
+            sshd.target(hostname=sshd.name, port=None, username=None, private_key=None)
+        )
         assert transport.run(Command(["echo", "x"])).text == "x"
         transport.disconnect()
 
@@ -251,7 +266,8 @@ class TestMasters:
             port = taken.getsockname()[1]
             config = tmp_path / "config"
             config.write_text(
-                f"Host *\n  LocalForward {port} localhost:1\n  ExitOnForwardFailure yes\n  RemoteCommand tmux\n  RequestTTY yes\n"
+                f"Host *\n  LocalForward {port} localhost:1\n  ExitOnForwardFailure yes\n"
+                "  RemoteCommand tmux\n  RequestTTY yes\n"
                 f"  LogLevel QUIET\n{sshd.ssh_config.read_text()}"
             )
             transport = OpensshTransport(sshd.target(ssh_config=config))
@@ -278,7 +294,9 @@ class TestMasters:
         assert type(error) is AuthenticationError
         assert error.hint == f"chmod 600 '{key}'"
 
-    def test_no_ssh_on_this_machine(self, sshd: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_no_ssh_on_this_machine(
+        self, sshd: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         error = failure(sshd, "openssh", hostname="elsewhere")
         assert type(error) is MissingProgramError
@@ -286,7 +304,9 @@ class TestMasters:
 
 
 class TestControlFolder:
-    def test_a_folder_that_others_can_enter_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_folder_that_others_can_enter_is_refused(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         tmp_path.chmod(0o755)
         monkeypatch.setenv("RL_CONTROL_DIR", str(tmp_path))
         with pytest.raises(UsageError, match="nobody else can enter"):
@@ -305,7 +325,9 @@ class TestControlFolder:
         assert control_folder() == tmp_path / "remote_launch"
         assert (tmp_path / "remote_launch").stat().st_mode & 0o777 == 0o700
 
-    def test_a_path_too_long_for_a_socket(self, sshd: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_path_too_long_for_a_socket(
+        self, sshd: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("RL_CONTROL_DIR", str(tmp_path / ("x" * 100)))
         with pytest.raises(UsageError, match="too long"):
             Master(sshd.target())
@@ -315,4 +337,6 @@ def own_masters() -> list[Path]:
     """The sockets that are there and answer."""
     sockets = [file for file in Path(os.environ["RL_CONTROL_DIR"]).iterdir() if file.is_socket()]
     check = ["ssh", "-F", "none", "-O", "check", "x", "-S"]
-    return [file for file in sockets if subprocess.run([*check, str(file)], capture_output=True).returncode == 0]
+    return [
+        file for file in sockets if subprocess.run([*check, str(file)], capture_output=True).returncode == 0
+    ]

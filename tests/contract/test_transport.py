@@ -26,7 +26,22 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Transport
 
 KINDS = ["local", "openssh", "fabric"]
-AWKWARD = ["a b", "it's", 'say "x"', "$HOME `id` $(id)", "two\nlines\n", "grüße 日本 🚀", "-n", "", "~", "*", "\\n \\", "!x", "a\tb", "%s"]
+AWKWARD = [
+    "a b",
+    "it's",
+    'say "x"',
+    "$HOME `id` $(id)",
+    "two\nlines\n",
+    "grüße 日本 🚀",
+    "-n",
+    "",
+    "~",
+    "*",
+    "\\n \\",
+    "!x",
+    "a\tb",
+    "%s",
+]
 MEGABYTE = 1 << 20
 
 
@@ -39,7 +54,11 @@ def skip_unless_there(kind: str) -> None:
 def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
     kind = request.param
     skip_unless_there(kind)
-    target = Target(name="here", transport="local") if kind == "local" else request.getfixturevalue("sshd").target(kind)
+    target = (
+        Target(name="here", transport="local")
+        if kind == "local"
+        else request.getfixturevalue("sshd").target(kind)
+    )
     opened = open_transport(target)
     yield opened
     opened.close()
@@ -56,7 +75,10 @@ def with_id(command: Command) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                if wanted in (entry / "environ").read_bytes().split(b"\0") and (entry / "cmdline").read_bytes():
+                if (
+                    wanted in (entry / "environ").read_bytes().split(b"\0")
+                    and (entry / "cmdline").read_bytes()
+                ):
                     found.append(int(entry.name))
             except OSError:
                 continue
@@ -164,9 +186,13 @@ class TestStreams:
         assert len(done.stdout) == 64 * 1024
         assert rss_mib() - before < 30
 
-    def test_too_much_output_without_a_callback(self, transport: Transport, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_too_much_output_without_a_callback(
+        self, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         for module in ("process", transport.target.transport):
-            monkeypatch.setattr(f"remote_launch.transport.{module}.CAPTURE_LIMIT_BYTES", MEGABYTE, raising=False)
+            monkeypatch.setattr(
+                f"remote_launch.transport.{module}.CAPTURE_LIMIT_BYTES", MEGABYTE, raising=False
+            )
         command = sh("yes")
         with pytest.raises(CommandError, match="printed more than"):
             transport.run(command)
@@ -191,7 +217,10 @@ class TestStreams:
 
     def test_output_comes_as_it_is_written(self, transport: Transport, tmp_path: Path) -> None:
         seen = tmp_path / "seen"
-        waiting = 'echo ready; i=0; while [ ! -e "$1" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; test -e "$1"'
+        waiting = (
+            'echo ready; i=0; while [ ! -e "$1" ] && [ $i -lt 100 ]; do sleep 0.1; i=$((i+1)); done; '
+            'test -e "$1"'
+        )
         assert transport.run(sh(waiting, str(seen)), on_stdout=lambda _: seen.touch()).ok
 
 
@@ -295,7 +324,9 @@ class TestForwards:
             assert greeting(tunnel.port) == b"hello"
             assert greeting(tunnel.port) == b"hello"
             tunnel.close()
-            wait_for(lambda: not listens(tunnel.port) or tunnel.port == greeter.port, 5, "the tunnel to close")
+            wait_for(
+                lambda: not listens(tunnel.port) or tunnel.port == greeter.port, 5, "the tunnel to close"
+            )
 
     def test_forward_from_a_given_port(self, transport: Transport) -> None:
         port = free_port("127.0.0.1")

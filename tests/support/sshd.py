@@ -1,4 +1,5 @@
-"""sshd daemons for tests: unprivileged, on 127.0.0.2, .3 …, with keys, ssh_config and known_hosts of their own."""
+"""sshd daemons for tests: unprivileged, on 127.0.0.2, .3 …, with keys, ssh_config and known_hosts of their
+own."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ READY_S = 15.0
 
 
 class SshdServer:
-    """One daemon. ``name`` is an alias in ``ssh_config``; nothing of the developer's own ssh setup is read."""
+    """One daemon. ``name`` is an alias in ``ssh_config``; nothing of the developer's own ssh setup is
+    read."""
 
     def __init__(self, folder: Path, name: str, address: str, *, sshd_options: Sequence[str] = ()) -> None:
         self.name = name
@@ -43,9 +45,11 @@ class SshdServer:
         make_key(self.folder / "host_key")
 
     def ssh_config_block(self) -> str:
-        """Return the lines of an ssh_config for this server: by its alias, its address, or "name" of a joint file."""
+        """Return the lines of an ssh_config for this server: by its alias, its address, or "name" of a
+        joint file."""
         return (
-            f"Host {self.name} {self.address}\n  HostName {self.address}\n  Port {self.port}\n  User {self.username}\n"
+            f"Host {self.name} {self.address}\n  HostName {self.address}\n"
+            f"  Port {self.port}\n  User {self.username}\n"
             f"  IdentityFile {self.key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
             f"  UserKnownHostsFile {self.known_hosts}\n  GlobalKnownHostsFile /dev/null\n"
         )
@@ -53,8 +57,14 @@ class SshdServer:
     def target(self, transport: str = "openssh", **changes: Any) -> Target:
         """Return the target for this server; ``changes`` replace its fields."""
         fields: dict[str, Any] = {
-            "name": self.name, "hostname": self.address, "port": self.port, "username": self.username, "private_key": self.key,
-            "ssh_config": self.ssh_config, "transport": transport, "connect_timeout_s": 5,
+            "name": self.name,
+            "hostname": self.address,
+            "port": self.port,
+            "username": self.username,
+            "private_key": self.key,
+            "ssh_config": self.ssh_config,
+            "transport": transport,
+            "connect_timeout_s": 5,
         }
         return Target(**{**fields, **changes})
 
@@ -68,10 +78,20 @@ class SshdServer:
         config = self.folder / "sshd_config"
         (self.folder / "authorized_keys").write_text(self.key.with_suffix(".pub").read_text())
         lines = [
-            f"ListenAddress {self.address}", f"Port {self.port}", f"HostKey {self.folder / 'host_key'}",
-            f"AuthorizedKeysFile {self.folder / 'authorized_keys'}", f"PidFile {self.folder / 'sshd.pid'}",
-            *self._sshd_options, "UsePAM no", "StrictModes no", "PermitRootLogin yes", "PasswordAuthentication no",
-            "KbdInteractiveAuthentication no", "MaxStartups 200:30:400", "UseDNS no", "PrintMotd no",
+            f"ListenAddress {self.address}",
+            f"Port {self.port}",
+            f"HostKey {self.folder / 'host_key'}",
+            f"AuthorizedKeysFile {self.folder / 'authorized_keys'}",
+            f"PidFile {self.folder / 'sshd.pid'}",
+            *self._sshd_options,
+            "UsePAM no",
+            "StrictModes no",
+            "PermitRootLogin yes",
+            "PasswordAuthentication no",
+            "KbdInteractiveAuthentication no",
+            "MaxStartups 200:30:400",
+            "UseDNS no",
+            "PrintMotd no",
             "SetEnv SHLVL=3",  # bash then leaves out .bashrc, which is the developer's own and may be slow
             f"Subsystem sftp {_sftp_server()}",
         ]
@@ -82,7 +102,11 @@ class SshdServer:
         assert program is not None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [program, "-D", "-e", "-f", str(config)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [program, "-D", "-e", "-f", str(config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_for(self._greets, READY_S, f"sshd on {self.address}:{self.port} to answer; see {self.log}")
         return self
@@ -95,7 +119,8 @@ class SshdServer:
             self._process = None
 
     def kill(self) -> None:
-        """End the daemon and its sessions at once, with all that they run: as when the machine loses power."""
+        """End the daemon and its sessions at once, with all that they run: as when the machine loses
+        power."""
         if self._process is None:
             return
         family = descendants(self._process.pid)
@@ -118,14 +143,20 @@ class SshdServer:
     def _greets(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"sshd ended: {self.log.read_text()[-2000:]}"
-        with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), timeout=2) as connection:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection((self.address, self.port), timeout=2) as connection,
+        ):
             return connection.recv(4) == b"SSH-"
         return False
 
 
 @contextlib.contextmanager
-def sshd_servers(folder: Path, count: int = 1, *, sshd_options: Sequence[str] = ()) -> Iterator[list[SshdServer]]:
-    """Run ``count`` daemons, "server-1" on 127.0.0.2 and so on. Skips the test, with the reason, where that can't be done."""
+def sshd_servers(
+    folder: Path, count: int = 1, *, sshd_options: Sequence[str] = ()
+) -> Iterator[list[SshdServer]]:
+    """Run ``count`` daemons, "server-1" on 127.0.0.2 and so on. Skips the test, with the reason, where that
+    can't be done."""
     skip_without_sshd()
     servers = [
         SshdServer(folder, f"server-{number}", f"127.0.0.{number + 1}", sshd_options=sshd_options)
@@ -153,7 +184,11 @@ def sshd_program() -> str | None:
 
 def skip_without_sshd() -> None:
     """Skip the test that calls this when there is no sshd or ssh, or no 127.0.0.2 (as on macOS)."""
-    for program, found in (("sshd", sshd_program()), ("ssh", shutil.which("ssh")), ("ssh-keygen", shutil.which("ssh-keygen"))):
+    for program, found in (
+        ("sshd", sshd_program()),
+        ("ssh", shutil.which("ssh")),
+        ("ssh-keygen", shutil.which("ssh-keygen")),
+    ):
         if found is None:
             pytest.skip(f"{program} is not installed")
     try:
@@ -165,7 +200,9 @@ def skip_without_sshd() -> None:
 def make_key(path: Path) -> Path:
     """Make an ed25519 key without a passphrase unless it is there, and return its path."""
     if not path.exists():
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)], check=True
+        )
     return path
 
 
@@ -181,7 +218,11 @@ def end_masters(folder: Path) -> None:
     """End every ssh ControlMaster whose socket lies in ``folder``."""
     for file in folder.iterdir():
         if file.is_socket():
-            subprocess.run(["ssh", "-F", "none", "-S", str(file), "-O", "exit", "master"], capture_output=True, timeout=10)
+            subprocess.run(
+                ["ssh", "-F", "none", "-S", str(file), "-O", "exit", "master"],
+                capture_output=True,
+                timeout=10,
+            )
 
 
 def descendants(pid: int) -> list[int]:
@@ -209,7 +250,11 @@ def wait_for(condition: Callable[[], object], timeout_s: float, what: str) -> No
 
 
 def _sftp_server() -> str:
-    for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server", "/usr/libexec/sftp-server"):
+    for path in (
+        "/usr/lib/openssh/sftp-server",
+        "/usr/libexec/openssh/sftp-server",
+        "/usr/libexec/sftp-server",
+    ):
         if Path(path).exists():
             return path
     return "internal-sftp"

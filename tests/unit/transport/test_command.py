@@ -21,13 +21,17 @@ from remote_launch.transport.command import (
 
 def run(command: Command, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a command as a login shell would, with what is sent on stdin."""
-    return subprocess.run(["/bin/sh", "-c", command.remote()], input=command.stdin(content), capture_output=True, timeout=20)
+    return subprocess.run(
+        ["/bin/sh", "-c", command.remote()], input=command.stdin(content), capture_output=True, timeout=20
+    )
 
 
 def test_the_login_shell_sees_a_reader_that_every_shell_takes_alike() -> None:
     command = Command(["echo", "it's\n!"], env={"TOKEN": "secret"}, cwd="/tmp")
     assert "secret" not in command.remote()
-    assert command.remote() == f"exec /bin/sh -c 'eval \"$(dd bs=1 count={len(command.header())} 2>/dev/null)\"'"
+    assert (
+        command.remote() == f"exec /bin/sh -c 'eval \"$(dd bs=1 count={len(command.header())} 2>/dev/null)\"'"
+    )
 
 
 def test_the_command_s_own_stdin_begins_right_after_the_command() -> None:
@@ -38,7 +42,9 @@ def test_a_connection_that_breaks_in_the_header_runs_nothing() -> None:
     command = Command(["echo", "ran"], env={"A": "1", "B": "2"})
     whole = command.header()
     for length in range(len(whole) - 2):  # without the last newline it is whole
-        done = subprocess.run(["/bin/sh", "-c", command.script()], input=whole[:length], capture_output=True, timeout=20)
+        done = subprocess.run(
+            ["/bin/sh", "-c", command.script()], input=whole[:length], capture_output=True, timeout=20
+        )
         assert done.stdout == b"", whole[:length]
 
 
@@ -74,8 +80,18 @@ def test_a_command_killed_says_nothing_of_the_shell_s() -> None:
 
 @pytest.mark.parametrize(
     ("code", "read"),
-    [(0, (0, None)), (1, (1, None)), (128, (128, None)), (129, (None, "HUP")), (137, (None, "KILL")), (139, (None, "SEGV")),
-     (143, (None, "TERM")), (159, (None, "SYS")), (160, (160, None)), (255, (255, None))],
+    [
+        (0, (0, None)),
+        (1, (1, None)),
+        (128, (128, None)),
+        (129, (None, "HUP")),
+        (137, (None, "KILL")),
+        (139, (None, "SEGV")),
+        (143, (None, "TERM")),
+        (159, (None, "SYS")),
+        (160, (160, None)),
+        (255, (255, None)),
+    ],
 )
 def test_exit_codes_and_signals(code: int, read: tuple[int | None, str | None]) -> None:
     assert read_exit(code) == read
@@ -83,7 +99,15 @@ def test_exit_codes_and_signals(code: int, read: tuple[int | None, str | None]) 
 
 @pytest.mark.parametrize(
     ("path", "word"),
-    [("~", '"$HOME"'), ("~/", '"$HOME"/'), ("~/a b", "\"$HOME\"/'a b'"), ("~x/y", "'~x/y'"), ("/a", "/a"), ("", "''"), ("$(id)", "'$(id)'")],
+    [
+        ("~", '"$HOME"'),
+        ("~/", '"$HOME"/'),
+        ("~/a b", "\"$HOME\"/'a b'"),
+        ("~x/y", "'~x/y'"),
+        ("/a", "/a"),
+        ("", "''"),
+        ("$(id)", "'$(id)'"),
+    ],
 )
 def test_paths(path: str, word: str) -> None:
     assert quote_path(path) == word
@@ -99,7 +123,18 @@ def test_what_people_see() -> None:
     assert Command([], shell="echo hi").masked() == "echo hi"
 
 
-@pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "password", "DB_PASSWD", "AUTH", "GOOGLE_CREDENTIALS"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "WANDB_API_KEY",
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "password",
+        "DB_PASSWD",
+        "AUTH",
+        "GOOGLE_CREDENTIALS",
+    ],
+)
 def test_secret_names(name: str) -> None:
     assert is_secret_name(name)
     assert mask_env({name: "x", "PATH": "/bin"}) == {name: MASK, "PATH": "/bin"}

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def test_the_tail_is_kept_when_a_callback_takes_the_rest() -> None:
     sizes: list[int] = []
-    ended = run_process(["sh", "-c", "head -c 1000000 /dev/zero; printf end"], on_stdout=lambda chunk: sizes.append(len(chunk)))
+    ended = run_process(
+        ["sh", "-c", "head -c 1000000 /dev/zero; printf end"],
+        on_stdout=lambda chunk: sizes.append(len(chunk)),
+    )
     assert sum(sizes) == 1_000_003
     assert len(ended.stdout) == TAIL_BYTES
     assert ended.stdout.endswith(b"\0end")

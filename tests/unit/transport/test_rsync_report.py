@@ -18,7 +18,7 @@ from remote_launch.transport.rsync_report import (
 )
 
 OPENRSYNC = "openrsync: protocol version 29\nrsync version 2.6.9 compatible\n"
-APPLE = "rsync  version 2.6.9  protocol version 29\nCopyright (C) 1996-2006 by Andrew Tridgell, Wayne Davison, and others.\n"
+APPLE = "rsync  version 2.6.9  protocol version 29\nCopyright (C) 1996-2006 by Andrew Tridgell and others.\n"
 MODERN = "rsync  version 3.2.7  protocol version 31\nCompress list:\n    zstd lz4 zlibx zlib none\n"
 GIT = "rsync  version v3.4.1  protocol version 32\n"
 
@@ -35,8 +35,13 @@ Matched data: 12,000 bytes
 
 @pytest.mark.parametrize(
     ("text", "version", "openrsync", "info"),
-    [(OPENRSYNC, (2, 6, 9), True, False), (APPLE, (2, 6, 9), False, False), (MODERN, (3, 2, 7), False, True), (GIT, (3, 4, 1), False, True),
-     ("rsync  version 3.0.9  protocol version 30", (3, 0, 9), False, False)],
+    [
+        (OPENRSYNC, (2, 6, 9), True, False),
+        (APPLE, (2, 6, 9), False, False),
+        (MODERN, (3, 2, 7), False, True),
+        (GIT, (3, 4, 1), False, True),
+        ("rsync  version 3.0.9  protocol version 30", (3, 0, 9), False, False),
+    ],
 )
 def test_versions(text: str, version: tuple[int, ...], openrsync: bool, info: bool) -> None:
     found = parse_version(text)
@@ -49,23 +54,45 @@ def test_what_is_no_rsync() -> None:
 
 
 @pytest.mark.parametrize("version", [(2, 6, 9), (3, 0, 9)])
-def test_an_old_rsync_is_given_nothing_that_it_does_not_know(monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]) -> None:
+def test_an_old_rsync_is_given_nothing_that_it_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+) -> None:
     monkeypatch.setattr(rsync, "local_rsync", lambda: RsyncVersion(version=version, openrsync=version < (3,)))
     words = rsync._push_words(None, Path("exclude.txt"), ["*.pyc"], dry_run=False)
-    assert not [word for word in words if word.startswith(("--info", "-s", "--secluded", "--zc", "--compress-choice", "-8"))]
+    assert not [
+        word
+        for word in words
+        if word.startswith(("--info", "-s", "--secluded", "--zc", "--compress-choice", "-8"))
+    ]
     assert {"--safe-links", "-l", "-p", "-t", "--exclude=*.pyc", "--exclude-from=exclude.txt"} <= set(words)
 
 
 @pytest.mark.parametrize("files_from", [None, b"a\0b"])
 def test_links_are_never_followed_and_owners_never_sent(files_from: bytes | None) -> None:
     words = rsync._push_words(files_from, None, [], dry_run=False)
-    assert not {"-L", "-K", "-k", "--copy-links", "--keep-dirlinks", "-a", "-o", "-g", "-D", "--delete"} & set(words)
+    assert not {
+        "-L",
+        "-K",
+        "-k",
+        "--copy-links",
+        "--keep-dirlinks",
+        "-a",
+        "-o",
+        "-g",
+        "-D",
+        "--delete",
+    } & set(words)
     assert ("-r" in words) == (files_from is None)
 
 
 def test_the_numbers() -> None:
     result = parse_result(STATS, code=24, duration_s=1.5)
-    assert (result.files, result.size_bytes, result.literal_bytes, result.vanished) == (1002, 13896, 1896, True)
+    assert (result.files, result.size_bytes, result.literal_bytes, result.vanished) == (
+        1002,
+        13896,
+        1896,
+        True,
+    )
     assert parse_result("Number of files transferred: 7\n", code=0, duration_s=0).files == 7
 
 
@@ -75,7 +102,7 @@ def test_names_of_a_dry_run() -> None:
 
 
 def test_progress() -> None:
-    line = b"\r              3   0%    0.00kB/s    0:00:00  \r         13,896  99%   13.25MB/s    0:00:00 (xfr#2, to-chk=0/5)"
+    line = b"\r    3   0%    0.00kB/s  0:00:00  \r    13,896  99%   13.25MB/s    0:00:00 (xfr#2, to-chk=0/5)"
     assert parse_progress(line) == (13896, 99)
     assert parse_progress(b"Number of files: 5") is None
 
@@ -87,13 +114,33 @@ def test_the_remote_shell_as_rsync_reads_it() -> None:
 @pytest.mark.parametrize(
     ("code", "stderr", "kind", "words"),
     [
-        (127, "bash: line 1: rsync: command not found\nrsync error: ...", MissingProgramError, "not installed on the server"),
-        (12, "sh: 1: rsync: not found\nrsync: connection unexpectedly closed", MissingProgramError, "not installed on the server"),
+        (
+            127,
+            "bash: line 1: rsync: command not found\nrsync error: ...",
+            MissingProgramError,
+            "not installed on the server",
+        ),
+        (
+            12,
+            "sh: 1: rsync: not found\nrsync: connection unexpectedly closed",
+            MissingProgramError,
+            "not installed on the server",
+        ),
         (11, "rsync: write failed on x: No space left on device (28)", SyncError, "the disk is full"),
         (12, "rsync: [receiver] write failed on x: Disk quota exceeded (122)", SyncError, "quota"),
-        (23, "rsync: send_files failed to open x: Permission denied (13)", SyncError, "some files could not be transferred"),
+        (
+            23,
+            "rsync: send_files failed to open x: Permission denied (13)",
+            SyncError,
+            "some files could not be transferred",
+        ),
         (255, "Connection to h closed by remote host.", ConnectionLostError, "the connection failed"),
-        (12, "sh: 1: cd: can't cd to /x\nrsync: connection unexpectedly closed", SyncError, "the folder is not there"),
+        (
+            12,
+            "sh: 1: cd: can't cd to /x\nrsync: connection unexpectedly closed",
+            SyncError,
+            "the folder is not there",
+        ),
         (2, "protocol version mismatch -- is your shell clean?", SyncError, "incompatible protocols"),
         (99, "", SyncError, "unexplained error"),
         (-9, "", SyncError, "ended by signal 9"),
@@ -114,6 +161,9 @@ def test_the_error_carries_its_evidence() -> None:
 
 def test_files_that_are_not_there_yet() -> None:
     missing = 'rsync: [sender] link_stat "/x/none" failed: No such file or directory (2)\n'
-    assert only_missing(missing + "rsync error: some files/attrs were not transferred (see previous errors) (code 23) at main.c")
+    assert only_missing(
+        missing
+        + "rsync error: some files/attrs were not transferred (see previous errors) (code 23) at main.c"
+    )
     assert not only_missing(missing + "rsync: send_files failed to open x: Permission denied (13)\n")
     assert not only_missing("")

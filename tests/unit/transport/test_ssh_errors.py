@@ -36,13 +36,22 @@ Host key verification failed.
         ("ssh: Could not resolve hostname gpu1: nodename nor servname provided, or not known", ResolveError),
         ("ssh: connect to host 10.0.0.1 port 22: Connection timed out", ConnectTimeoutError),
         ("ssh: connect to host 10.0.0.1 port 22: Operation timed out", ConnectTimeoutError),
-        ("Connection timed out during banner exchange\nConnection to 10.0.0.1 port 22 timed out", ConnectTimeoutError),
+        (
+            "Connection timed out during banner exchange\nConnection to 10.0.0.1 port 22 timed out",
+            ConnectTimeoutError,
+        ),
         ("ssh: connect to host 10.0.0.1 port 22: Connection refused", ConnectError),
         ("ssh: connect to host 10.0.0.1 port 22: No route to host", ConnectError),
         ("kex_exchange_identification: Connection closed by remote host", ConnectError),
         ("me@10.0.0.1: Permission denied (publickey,password).", AuthenticationError),
-        ("Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures", AuthenticationError),
-        ("No ED25519 host key is known for gpu1 and you have requested strict checking.\nHost key verification failed.", HostKeyError),
+        (
+            "Received disconnect from 10.0.0.1 port 22:2: Too many authentication failures",
+            AuthenticationError,
+        ),
+        (
+            "No ED25519 host key is known for gpu1 and you have requested strict checking.",
+            HostKeyError,
+        ),
         (CHANGED, HostKeyError),
         ("/home/me/.ssh/config: line 3: Bad configuration option: foo", ConnectError),
         ("", ConnectError),
@@ -70,18 +79,23 @@ def test_a_denied_login_tells_what_was_tried() -> None:
 
 
 def test_without_a_username() -> None:
-    error = connect_error(Target(name="a", hostname="h"), "laptop@h: Permission denied (publickey).", {"user": "laptop"})
+    error = connect_error(
+        Target(name="a", hostname="h"), "laptop@h: Permission denied (publickey).", {"user": "laptop"}
+    )
     assert "user 'laptop'" in str(error)
     assert "labml_remote assumed 'ubuntu'; set username:" in str(error.hint)
 
 
 def test_an_open_key_gives_the_chmod_line() -> None:
-    said = "@@@@\nPermissions 0644 for '/keys/k y' are too open.\nIt is required...\nme@h: Permission denied (publickey)."
+    said = "@@@@\nPermissions 0644 for '/keys/k y' are too open.\n"
+    said += "It is required...\nme@h: Permission denied (publickey)."
     assert connect_error(TARGET, said).hint == "chmod 600 '/keys/k y'"
 
 
 def test_the_place_is_what_ssh_made_of_the_alias() -> None:
-    error = connect_error(Target(name="a", hostname="box"), "Connection refused", {"hostname": "1.2.3.4", "port": "2222"})
+    error = connect_error(
+        Target(name="a", hostname="box"), "Connection refused", {"hostname": "1.2.3.4", "port": "2222"}
+    )
     assert "1.2.3.4 (box) port 2222" in str(error)
 
 
@@ -94,7 +108,9 @@ def test_a_lost_connection_says_that_things_may_run() -> None:
 
 
 def test_what_a_person_would_type() -> None:
-    target = Target(name="a", hostname="h", username="u", port=2222, private_key=Path("/a b"), ssh_config=Path("/c"))
+    target = Target(
+        name="a", hostname="h", username="u", port=2222, private_key=Path("/a b"), ssh_config=Path("/c")
+    )
     assert login(target) == "-F /c -p 2222 -i '/a b' u@h"
 
 
@@ -103,4 +119,7 @@ def test_known_hosts_names() -> None:
 
 
 def test_debug_lines_are_nobody_s_business() -> None:
-    assert plain("debug1: x\r\nWarning: Permanently added 'h' (ED25519) to the list of known hosts.\r\nreal\r\n") == "real"
+    assert (
+        plain("debug1: x\r\nWarning: Permanently added 'h' (ED25519) to the list of known hosts.\r\nreal\r\n")
+        == "real"
+    )
