@@ -46,7 +46,9 @@ class Fleet:
     def __enter__(self) -> Fleet:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     @property
@@ -74,10 +76,16 @@ class Fleet:
             return self._transports[name]
 
     def map(
-        self, servers: Iterable[Server | str], function: Callable[[Server], T], *, limit: int = PARALLEL_SERVERS
+        self,
+        servers: Iterable[Server | str],
+        function: Callable[[Server], T],
+        *,
+        limit: int = PARALLEL_SERVERS,
     ) -> Outcomes[T]:
         """Run ``function(server)`` on every server in parallel; see ``fanout``. Ctrl-C stops what runs on the servers."""
-        by_name = {server.name: server for server in (self.server(s) if isinstance(s, str) else s for s in servers)}
+        by_name = {
+            server.name: server for server in (self.server(s) if isinstance(s, str) else s for s in servers)
+        }
         return fanout(by_name, lambda name: function(by_name[name]), limit=limit, on_interrupt=self.cancel)
 
     def cancel(self) -> None:

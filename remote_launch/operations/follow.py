@@ -21,7 +21,8 @@ from remote_launch.operations.frames import Frames, Lines
 from remote_launch.operations.verbs import refusal, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
 
     from remote_launch.core.inventory import Server
     from remote_launch.core.jobs import JobRecord
@@ -84,51 +85,56 @@ class _Source:
     stream: str = dataclasses.field(compare=False)
 
 
-def follow(
-    fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True
-) -> Generator[Event, None, None]:
-    """Yield the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was shown once.
+class Follower:
+    """Iterates over the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was shown once.
 
-    A lost connection is taken up again at the byte where it was lost, for as long as it takes. Close the
-    generator to stop.
+    A lost connection is taken up again at the byte where it was lost, for as long as it takes. An iterator and not a generator:
+    Ctrl-C in the middle of ``next`` leaves it whole, so that a user who chooses to go on misses nothing. Use it in a ``with``.
     """
-    events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
-    by_server: dict[str, list[JobRecord]] = defaultdict(list)
-    for job in jobs:
-        by_server[job.server].append(job)
-    stop = threading.Event()
-    readers = [
-        _Reader(fleet, fleet.server(name), mine, selection, until_end, events, stop)
-        for name, mine in by_server.items()
-    ]
-    for reader in readers:
-        reader.start()
-    running = len(readers)
-    try:
-        while running:
+
+    def __init__(self, fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True) -> None:
+        self._fleet = fleet
+        self._events: queue.Queue[Event | None] = queue.Queue(maxsize=10_000)
+        self._stop = threading.Event()
+        by_server: dict[str, list[JobRecord]] = defaultdict(list)
+        for job in jobs:
+            by_server[job.server].append(job)
+        self._readers = [
+            _Reader(fleet, fleet.server(name), mine, selection, until_end, self._events, self._stop) for name, mine in by_server.items()
+        ]
+        self._running = len(self._readers)
+        for reader in self._readers:
+            reader.start()
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __iter__(self) -> Follower:
+        return self
+
+    def __next__(self) -> Event:
+        while self._running:
             try:
-                event = events.get(timeout=0.5)
+                event = self._events.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if event is None:
-                running -= 1
-            elif isinstance(event, BaseException):
-                raise event
-            else:
-                yield event
-    finally:
-        stop.set()
-        cancel_at = 0.0
-        while running:  # let the readers put their last words and end
-            if (
-                time.monotonic() >= cancel_at
-            ):  # again and again: a reader may just be about to begin a new stream
-                fleet.cancel()
-                cancel_at = time.monotonic() + _CANCEL_EVERY_S
-            with contextlib.suppress(queue.Empty):
-                if events.get(timeout=_CANCEL_EVERY_S) is None:
-                    running -= 1
-        for reader in readers:
+            if event is not None:
+                return event
+            self._running -= 1
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the streams. Safe to call twice."""
+        self._stop.set()
+        if self._running:
+            self._fleet.cancel()
+        while self._running:  # let the readers put their last words and end
+            if self._events.get() is None:
+                self._running -= 1
+        for reader in self._readers:
             reader.join()
 
 

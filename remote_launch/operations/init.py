@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "InitResult", "ServerDraft", "init_project", "local_servers", "parse_server", "servers_from_ssh_config",
+    "InitResult",
+    "ServerDraft",
+    "init_project",
+    "local_servers",
+    "parse_server",
+    "servers_from_ssh_config",
     "suggest_name",
 ]
 
@@ -62,19 +67,26 @@ def init_project(
             write_atomic(project.config, text)
         elif not write_new(project.config, text):
             raise ConfigError(
-                "there is an inventory already", path=project.config, hint="edit it; --force replaces it",
+                "there is an inventory already",
+                path=project.config,
+                hint="edit it; --force replaces it",
             )
         written.append(project.config)
         is_new = write_new(project.exclude_file, read_template(EXCLUDE_TEMPLATE))
         (written if is_new else kept).append(project.exclude_file)
     except OSError as error:
         raise ConfigError(
-            f"can't be written: {error.strerror}", path=error.filename or project.remote_dir,
+            f"can't be written: {error.strerror}",
+            path=error.filename or project.remote_dir,
             hint=f"{project.remote_dir} must be a folder that you can write to",
         ) from error
     return InitResult(
-        project=project, name=name, servers=tuple(server.name for server in servers), written=tuple(written),
-        kept=tuple(kept), next_steps=_next_steps(project, bool(servers)),
+        project=project,
+        name=name,
+        servers=tuple(server.name for server in servers),
+        written=tuple(written),
+        kept=tuple(kept),
+        next_steps=_next_steps(project, bool(servers)),
     )
 
 
@@ -91,7 +103,8 @@ def _config_text(project: Project, name: str, servers: Sequence[ServerDraft], ma
     twice = sorted({server for server in names if names.count(server) > 1})
     if twice:
         raise UsageError(
-            f"two servers named {', '.join(twice)}", hint="give one of them another name: gpu-b=user@host",
+            f"two servers named {', '.join(twice)}",
+            hint="give one of them another name: gpu-b=user@host",
         )
     text = render_config(name=name, servers=servers, manager=manager)
     if servers:

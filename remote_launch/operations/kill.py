@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.errors import RemoteLaunchError, UsageError
+from remote_launch.operations import told
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -36,7 +37,12 @@ class KillResult:
         return self.outcome in ("killed", "already_ended")
 
     def to_dict(self) -> dict[str, Any]:
-        return {"job": self.job.to_dict(), "outcome": self.outcome, "message": self.message, "left_over": self.left_over}
+        return {
+            "job": self.job.to_dict(),
+            "outcome": self.outcome,
+            "message": self.message,
+            "left_over": self.left_over,
+        }
 
 
 def signal_name(word: str) -> str:
@@ -55,7 +61,12 @@ def signal_name(word: str) -> str:
 
 
 def kill_jobs(
-    fleet: Fleet, jobs: Sequence[JobRecord], *, signal: str = "TERM", grace_s: float = 15.0, reason: str | None = None
+    fleet: Fleet,
+    jobs: Sequence[JobRecord],
+    *,
+    signal: str = "TERM",
+    grace_s: float = 15.0,
+    reason: str | None = None,
 ) -> list[KillResult]:
     """Stop jobs on all their servers at once; return what came of each, in the order given.
 
@@ -68,7 +79,9 @@ def kill_jobs(
     who = f"{getpass.getuser()}@{socket.gethostname()}"
 
     def kill(server: Server) -> dict[str, Any]:
-        wanted = [{"job_id": job.job_id, "signal": signal, "grace_s": grace_s} for job in by_server[server.name]]
+        wanted = [
+            {"job_id": job.job_id, "signal": signal, "grace_s": grace_s} for job in by_server[server.name]
+        ]
         return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=grace_s + 60)
 
     known = set(fleet.inventory.servers)
@@ -76,13 +89,19 @@ def kill_jobs(
     results, changed = [], []
     for job in jobs:
         if job.server not in known:
-            results.append(KillResult(job=job, outcome="failed", message=f"{job.server} is no longer in the inventory"))
+            results.append(
+                KillResult(job=job, outcome="failed", message=f"{job.server} is no longer in the inventory")
+            )
             continue
         outcome = outcomes[job.server]
         if outcome.error is not None:
-            results.append(KillResult(job=job, outcome="unreachable", message=str(outcome.error), error=outcome.error))
+            results.append(
+                KillResult(job=job, outcome="unreachable", message=str(outcome.error), error=outcome.error)
+            )
             continue
-        answers = {answer["job_id"]: answer for answer in (outcome.value or {}).get("jobs", [])}
+        answers = {
+            str(answer.get("job_id")): answer for answer in told.mappings((outcome.value or {}).get("jobs"))
+        }
         result = _result(job, answers.get(job.job_id, {"outcome": "not_found"}), reason)
         results.append(result)
         changed.append(result.job)
@@ -92,16 +111,32 @@ def kill_jobs(
 
 
 def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillResult:
-    outcome = str(answer["outcome"])
+    outcome = str(answer.get("outcome"))
     if outcome == "not_found":
-        gone = dataclasses.replace(job, state=JobState.FAILED, reason=job.reason or "it never started", ended_at=job.ended_at or now())
-        return KillResult(job=gone if not job.state.is_terminal else job, outcome=outcome, message="the server has no such job")
+        gone = dataclasses.replace(
+            job,
+            state=JobState.FAILED,
+            reason=job.reason or "it never started",
+            ended_at=job.ended_at or now(),
+        )
+        return KillResult(
+            job=job if job.state.is_terminal else gone, outcome=outcome, message="the server has no such job"
+        )
     try:
-        state = JobState(answer.get("state") or job.state.value)
-    except ValueError:
+        state = JobState(answer.get("state"))
+    except (ValueError, TypeError):
         state = job.state
     changed = dataclasses.replace(
-        job, state=state, exit_code=answer.get("exit_code"), signal=answer.get("signal"), seen_at=now(), unreachable_since=None,
-        reason=reason or answer.get("reason") or job.reason, ended_at=answer.get("ended_at") or (now() if state.is_terminal else None),
+        job,
+        state=state,
+        exit_code=told.number(answer.get("exit_code")),
+        signal=told.signal_name(answer.get("signal")),
+        seen_at=now(),
+        unreachable_since=None,
+        reason=reason or told.text(answer.get("reason")) or job.reason,
+        ended_at=told.epoch_s(answer.get("ended_at"))
+        or job.ended_at
+        or (now() if state.is_terminal else None),
     )
-    return KillResult(job=changed, outcome=outcome, message=str(answer.get("message") or ""), left_over=int(answer.get("left_over") or 0))
+    message, left_over = told.text(answer.get("message")) or "", told.number(answer.get("left_over")) or 0
+    return KillResult(job=changed, outcome=outcome, message=message, left_over=left_over)

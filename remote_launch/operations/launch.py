@@ -50,8 +50,12 @@ class LaunchPlan:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "launch_id": self.launch_id, "run_id": self.run_id, "master_addr": self.topology.master_addr,
-            "master_port": self.topology.master_port, "nnodes": self.topology.nnodes, "world_size": self.topology.world_size,
+            "launch_id": self.launch_id,
+            "run_id": self.run_id,
+            "master_addr": self.topology.master_addr,
+            "master_port": self.topology.master_port,
+            "nnodes": self.topology.nnodes,
+            "world_size": self.topology.world_size,
             "nodes": [spec.to_dict() for spec in self.specs],
         }
 
@@ -65,23 +69,40 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     selected = fleet.select(request.servers)
     names = order_servers([server.name for server in selected], request.master)
     by_name = {server.name: server for server in selected}
-    answers = fleet.map([by_name[name] for name in names], lambda server: _preflight(fleet, server, request.script))
+    answers = fleet.map(
+        [by_name[name] for name in names], lambda server: _preflight(fleet, server, request.script)
+    )
     answers.raise_on_error("nothing was started")
     facts = [_node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
     topology = lay_out(
-        facts, [_nproc(by_name[name], request) for name in names], master_addr=user[names[0]].get("MASTER_ADDR"),
+        facts,
+        [_nproc(by_name[name], request) for name in names],
+        master_addr=user[names[0]].get("MASTER_ADDR"),
         master_port=_user_port(request, user[names[0]]),
     )
     launch_id, run_id = new_id(), new_id()
     gang = None
     if topology.nnodes > 1:
         gang = GangSpec(
-            address=topology.master_addr, port=topology.gang_port, token=secrets.token_hex(32), nnodes=topology.nnodes,
+            address=topology.master_addr,
+            port=topology.gang_port,
+            token=secrets.token_hex(32),
+            nnodes=topology.nnodes,
             servers=tuple(names),
         )
     specs = tuple(
-        _spec(fleet, by_name[node.server], request, topology, node.node_rank, gang, launch_id, run_id, answers.values[node.server])
+        _spec(
+            fleet,
+            by_name[node.server],
+            request,
+            topology,
+            node.node_rank,
+            gang,
+            launch_id,
+            run_id,
+            answers.values[node.server],
+        )
         for node in topology.nodes
     )
     return LaunchPlan(launch_id=launch_id, run_id=run_id, topology=topology, specs=specs)
@@ -107,13 +128,17 @@ def check_script(fleet: Fleet, script: Script) -> None:
         top = script.name.split(".", maxsplit=1)[0]
         # An installed package is no file of ours: only a module that lies in the project can be checked, on the server.
         if not top.isidentifier():
-            raise UsageError(f"-m {script.name}: not the name of a module", hint="for example: -m package.train")
+            raise UsageError(
+                f"-m {script.name}: not the name of a module", hint="for example: -m package.train"
+            )
         return
     if script.name.startswith(("/", "~")):
         return  # a path on the server
     path = root / script.name
     if not path.exists():
-        scripts = [str(p.relative_to(root)) for p in root.glob("*.py")] + [str(p.relative_to(root)) for p in root.glob("*/*.py")]
+        scripts = [str(p.relative_to(root)) for p in root.glob("*.py")] + [
+            str(p.relative_to(root)) for p in root.glob("*/*.py")
+        ]
         raise UsageError(
             f"{script.name} is not in the project {root}{did_you_mean(script.name, scripts)}",
             hint="the script's path is relative to the project's folder; for a module use -m",
@@ -123,24 +148,36 @@ def check_script(fleet: Fleet, script: Script) -> None:
 def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
     environment = fleet.inventory.environment
     answer = call(
-        fleet, server, "preflight",
+        fleet,
+        server,
+        "preflight",
         {
-            "script": None if script.module else script.name, "module": script.name if script.module else None,
-            "python": environment_python(server, environment), "ports": PORTS_ASKED, "address": server.address,
+            "script": None if script.module else script.name,
+            "module": script.name if script.module else None,
+            "python": environment_python(server, environment),
+            "ports": PORTS_ASKED,
+            "address": server.address,
         },
         timeout_s=30,
     )
     if not answer["workdir_exists"] or not answer["workspace"]:
-        raise TopologyError(f"{server.name}: the project has not been sent there yet ({server.workdir})", hint="rl prepare")
+        raise TopologyError(
+            f"{server.name}: the project has not been sent there yet ({server.workdir})", hint="rl prepare"
+        )
     if not answer["python"]:
-        raise TopologyError(f"{server.name}: there is no environment there yet ({environment_python(server, environment)})", hint="rl prepare")
+        raise TopologyError(
+            f"{server.name}: there is no environment there yet ({environment_python(server, environment)})",
+            hint="rl prepare",
+        )
     if answer.get("torch") is False:
         raise TopologyError(
             f"{server.name}: torch is not installed in {answer['python']}",
             hint="add torch to requirements.txt, then rl prepare (or rl update-packages)",
         )
     if not script.module and not answer["script_exists"]:
-        raise TopologyError(f"{server.name}: {script.name} is not there", hint=_why_not_there(fleet, script.name))
+        raise TopologyError(
+            f"{server.name}: {script.name} is not there", hint=_why_not_there(fleet, script.name)
+        )
     return answer
 
 
@@ -157,8 +194,12 @@ def _why_not_there(fleet: Fleet, name: str) -> str:
 
 def _node_facts(server: Server, answer: Mapping[str, Any]) -> NodeFacts:
     return NodeFacts(
-        server=server.name, address=server.address or answer["address"], interface=answer.get("interface"), cpus=int(answer["cpus"]),
-        gpus=int(answer.get("gpus") or 0), ports=tuple(answer["ports"]),
+        server=server.name,
+        address=server.address or answer["address"],
+        interface=answer.get("interface"),
+        cpus=int(answer["cpus"]),
+        gpus=int(answer.get("gpus") or 0),
+        ports=tuple(answer["ports"]),
     )
 
 
@@ -166,7 +207,8 @@ def _nproc(server: Server, request: LaunchRequest) -> str | int:
     wanted = request.nproc_per_node if request.nproc_per_node is not None else server.nproc_per_node
     if wanted is None:
         raise UsageError(
-            f"{server.name}: how many ranks a server?", hint="--nproc-per-node N (or gpu, cpu, auto), or nproc_per_node: in the inventory"
+            f"{server.name}: how many ranks a server?",
+            hint="--nproc-per-node N (or gpu, cpu, auto), or nproc_per_node: in the inventory",
         )
     return wanted
 
@@ -176,27 +218,48 @@ def _user_port(request: LaunchRequest, env: Mapping[str, str]) -> int | None:
         return request.master_port
     port = env.get("MASTER_PORT")
     if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
-        raise UsageError(f"MASTER_PORT={port!r} is not a port", hint="leave it out: rl asks the master for a free one")
+        raise UsageError(
+            f"MASTER_PORT={port!r} is not a port", hint="leave it out: rl asks the master for a free one"
+        )
     return int(port) if port else None
 
 
 def _spec(
-    fleet: Fleet, server: Server, request: LaunchRequest, topology: Topology, node_rank: int, gang: GangSpec | None, launch_id: str,
-    run_id: str, answer: Mapping[str, Any],
+    fleet: Fleet,
+    server: Server,
+    request: LaunchRequest,
+    topology: Topology,
+    node_rank: int,
+    gang: GangSpec | None,
+    launch_id: str,
+    run_id: str,
+    answer: Mapping[str, Any],
 ) -> JobSpec:
     node = topology.nodes[node_rank]
     script = request.script
     env = node_env(topology, node, {**server.env, **request.env}, run_id)
     tags = list(request.tags) or default_tags(script)
     return JobSpec(
-        job_id=new_id(), server=server.name, workdir=answer["workdir"], torchrun=tuple(torchrun_args(topology, node, script, run_id)),
-        command=f"torchrun {script.display}", name=shlex.join(script.words[:2] if script.module else script.words[:1]),
+        job_id=new_id(),
+        server=server.name,
+        workdir=answer["workdir"],
+        torchrun=tuple(torchrun_args(topology, node, script, run_id)),
+        command=f"torchrun {script.display}",
+        name=shlex.join(script.words[:2] if script.module else script.words[:1]),
         env={name: value for name, value in env.items() if not is_secret_name(name)},
-        secret_env={name: value for name, value in env.items() if is_secret_name(name)}, unset_env=UNSET,
-        python=environment_python(server, fleet.inventory.environment), path_prepend=environment_path(server, fleet.inventory.environment),
-        pythonpath_append=(".", "src"), tags=tuple([*tags, "master"] if node_rank == 0 else tags), launch_id=launch_id, run_id=run_id,
-        node_rank=node_rank, nnodes=topology.nnodes, first_rank=node.first_rank, nproc=node.nproc, grace_s=request.grace_s, gang=gang,
+        secret_env={name: value for name, value in env.items() if is_secret_name(name)},
+        unset_env=UNSET,
+        python=environment_python(server, fleet.inventory.environment),
+        path_prepend=environment_path(server, fleet.inventory.environment),
+        pythonpath_append=(".", "src"),
+        tags=tuple([*tags, "master"] if node_rank == 0 else tags),
+        launch_id=launch_id,
+        run_id=run_id,
+        node_rank=node_rank,
+        nnodes=topology.nnodes,
+        first_rank=node.first_rank,
+        nproc=node.nproc,
+        grace_s=request.grace_s,
+        gang=gang,
         created_at=now(),
     )
-
-

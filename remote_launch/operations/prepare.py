@@ -8,7 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import Step, environment_python, hint_for, package_steps, requirements_file, setup_steps
+from remote_launch.core.environments import (
+    Step,
+    environment_python,
+    hint_for,
+    package_steps,
+    requirements_file,
+    setup_steps,
+)
 from remote_launch.errors import CommandError, PrepareError, last_lines
 from remote_launch.operations.sync import SyncPlan, claim_workdir, plan_sync, sync_server
 from remote_launch.transport.command import Command, quote_path
@@ -47,8 +54,13 @@ class PrepareResult:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "server": self.server, "duration_s": round(self.duration_s, 3), "python": self.python,
-            "steps": [{"step": name, "duration_s": round(seconds, 3), "last_line": line} for name, seconds, line in self.steps],
+            "server": self.server,
+            "duration_s": round(self.duration_s, 3),
+            "python": self.python,
+            "steps": [
+                {"step": name, "duration_s": round(seconds, 3), "last_line": line}
+                for name, seconds, line in self.steps
+            ],
         }
 
 
@@ -68,7 +80,9 @@ class PreparePlan:
             if "setup" in self.parts:
                 rows += [step.to_dict() for step in self.setup[name]]
             if "rsync" in self.parts:
-                rows.append({"step": "rsync", "files": len(self.sync.files), "size_bytes": self.sync.size_bytes})
+                rows.append(
+                    {"step": "rsync", "files": len(self.sync.files), "size_bytes": self.sync.size_bytes}
+                )
             if "update-packages" in self.parts:
                 rows += [step.to_dict() for step in self.packages[name]]
             servers[name] = rows
@@ -89,7 +103,12 @@ def plan_prepare(fleet: Fleet, servers: Sequence[Server], parts: Sequence[str] =
 
 
 def prepare(
-    fleet: Fleet, servers: Sequence[Server], plan: PreparePlan, on_progress: Callable[[Progress], None], *, adopt: bool = False
+    fleet: Fleet,
+    servers: Sequence[Server],
+    plan: PreparePlan,
+    on_progress: Callable[[Progress], None],
+    *,
+    adopt: bool = False,
 ) -> Outcomes[PrepareResult]:
     """Carry the plan out on all servers at once. ``on_progress`` is called from several threads."""
     return fleet.map(servers, lambda server: _prepare_server(fleet, server, plan, on_progress, adopt=adopt))
@@ -108,7 +127,9 @@ def _prepare_server(
         for step in plan.setup[server.name] if part == "setup" else plan.packages[server.name]:
             done.append(_run_step(fleet, server, step, on_progress))
     return PrepareResult(
-        server=server.name, steps=tuple(done), duration_s=time.monotonic() - begun,
+        server=server.name,
+        steps=tuple(done),
+        duration_s=time.monotonic() - begun,
         python=environment_python(server, fleet.inventory.environment),
     )
 
@@ -119,14 +140,24 @@ def _sync_step(
     name, begun = "rsync", time.monotonic()
     on_progress(Progress(server=server.name, step=name))
     result = sync_server(
-        fleet, server, plan.sync, adopt=adopt, on_progress=lambda sent, percent: on_progress(Progress(server=server.name, step=name, text=f"{percent} %, {sent / 1e6:.1f} MB"))
+        fleet,
+        server,
+        plan.sync,
+        adopt=adopt,
+        on_progress=lambda sent, percent: on_progress(
+            Progress(server=server.name, step=name, text=f"{percent} %, {sent / 1e6:.1f} MB")
+        ),
     )
-    line = f"{result.files_sent} files, {result.bytes_sent / 1e6:.1f} MB sent" + (f", {result.deleted} deleted" if result.deleted else "")
+    line = f"{result.files_sent} files, {result.bytes_sent / 1e6:.1f} MB sent" + (
+        f", {result.deleted} deleted" if result.deleted else ""
+    )
     on_progress(Progress(server=server.name, step=name, text=line, ended=True))
     return name, time.monotonic() - begun, line
 
 
-def _run_step(fleet: Fleet, server: Server, step: Step, on_progress: Callable[[Progress], None]) -> tuple[str, float, str]:
+def _run_step(
+    fleet: Fleet, server: Server, step: Step, on_progress: Callable[[Progress], None]
+) -> tuple[str, float, str]:
     begun = time.monotonic()
     on_progress(Progress(server=server.name, step=step.name))
     env = dict(step.env)
@@ -135,7 +166,6 @@ def _run_step(fleet: Fleet, server: Server, step: Step, on_progress: Callable[[P
     path = fleet.log_file(server.name, step.name)
     lines: list[str] = []
     with path.open("wb") as file:
-
         held = {1: b"", 2: b""}  # a line that the next chunk goes on with, by stream
 
         def on_output(chunk: bytes, stream: int) -> None:
@@ -155,12 +185,25 @@ def _run_step(fleet: Fleet, server: Server, step: Step, on_progress: Callable[[P
         for stream in held:
             on_output(b"\n", stream)
     seconds = time.monotonic() - begun
-    fleet.log(server.name, step.name, exit_code=done.exit_code, duration_s=round(seconds, 3), output=path.name)
+    fleet.log(
+        server.name, step.name, exit_code=done.exit_code, duration_s=round(seconds, 3), output=path.name
+    )
     if not done.ok:
         output = "\n".join(lines)
-        on_progress(Progress(server=server.name, step=step.name, text=lines[-1] if lines else "failed", ended=True, error=True))
+        on_progress(
+            Progress(
+                server=server.name,
+                step=step.name,
+                text=lines[-1] if lines else "failed",
+                ended=True,
+                error=True,
+            )
+        )
         raise PrepareError(
-            server.name, step.name, f"exit code {done.exit_code}\n{last_lines(output, 12)}", tail=last_lines(output),
+            server.name,
+            step.name,
+            f"exit code {done.exit_code}\n{last_lines(output, 12)}",
+            tail=last_lines(output),
             hint=hint_for(step, output) or f"the whole output: {path}",
         )
     line = lines[-1] if lines else "done"
@@ -172,9 +215,7 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
     """Return the path of uv on the server; where it has none, send this machine's own."""
     sent = f"{server.workdir}/.rl/bin/uv"
     transport = fleet.transport(server.name)
-    look = (
-        'for p in uv "$@"; do q=$(command -v "$p") && "$q" --version >/dev/null 2>&1 && { echo "$q"; exit 0; }; done; uname -sm; exit 1'
-    )
+    look = 'for p in uv "$@"; do q=$(command -v "$p") && "$q" --version >/dev/null 2>&1 && { echo "$q"; exit 0; }; done; uname -sm; exit 1'
     found = transport.run(Command([*_UV_PLACES, sent], shell=look, label="look for uv"), timeout_s=30)
     if found.ok:
         return found.text.splitlines()[-1]
@@ -183,18 +224,32 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
     here, there = f"{platform.system()} {platform.machine()}", (found.text.splitlines() or ["?"])[-1]
     mine = _uv_of_this_machine()
     if mine is None or here != there:
-        why = "this machine has none either" if mine is None else f"this machine's is for {here}, the server is {there}"
+        why = (
+            "this machine has none either"
+            if mine is None
+            else f"this machine's is for {here}, the server is {there}"
+        )
         raise PrepareError(
-            server.name, step, f"uv is not on the server, and {why}",
+            server.name,
+            step,
+            f"uv is not on the server, and {why}",
             hint="pip install uv (here, or on the server), or set environment.manager: venv",
         )
     on_progress(Progress(server=server.name, step=step, text="sending uv"))
     rsync_push(transport, mine.parent, f"{server.workdir}/.rl/bin", files_from=mine.name.encode() + b"\0")
-    check = transport.run(Command([], shell=f"{quote_path(sent)} --version && echo {quote_path(sent)}", label="uv --version"), timeout_s=30)
+    check = transport.run(
+        Command([], shell=f"{quote_path(sent)} --version && echo {quote_path(sent)}", label="uv --version"),
+        timeout_s=30,
+    )
     try:
         return check.check("the uv that was sent does not run there").text.splitlines()[-1]
     except CommandError as error:
-        raise PrepareError(server.name, step, error.message, hint="install uv on the server, or set environment.manager: venv") from error
+        raise PrepareError(
+            server.name,
+            step,
+            error.message,
+            hint="install uv on the server, or set environment.manager: venv",
+        ) from error
 
 
 def _uv_of_this_machine() -> Path | None:

@@ -8,17 +8,21 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
+from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
 from remote_launch.operations.verbs import call
 from remote_launch.transport.rsync import rsync_pull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
-_JOB_ID = re.compile(r"[0-9a-f]{32}\Z")  # what a server says is a folder's name here: nothing else may become one
+_JOB_ID = re.compile(
+    r"[0-9a-f]{32}\Z"
+)  # what a server says is a folder's name here: nothing else may become one
+_START_S = 60.0  # a start that has left no folder by then never happened
 _PROGRAM_FILES = ("lock", "spec.json", "started.json", "kill.json", "supervisor.log")  # of no use here
 
 
@@ -31,7 +35,9 @@ class Refreshed:
     bad: tuple[str, ...] = ()  # folders there that can't be read, in plain words
 
 
-def refresh(fleet: Fleet, servers: Sequence[Server] | None = None, *, logs: bool = False) -> Outcomes[Refreshed]:
+def refresh(
+    fleet: Fleet, servers: Sequence[Server] | None = None, *, logs: bool = False
+) -> Outcomes[Refreshed]:
     """Ask the servers for their jobs' states and write them to the registry. Raises nothing; an unreachable one is an outcome.
 
     Jobs of a server that can't be reached keep their state and are marked unreachable since the first failed try. With
@@ -44,12 +50,18 @@ def refresh(fleet: Fleet, servers: Sequence[Server] | None = None, *, logs: bool
     synced = registry.synced_bytes()
     for job in registry.all() if logs else registry.unfinished():
         # LOST is asked again: it is what could be said at the time.
-        if not job.state.is_terminal or (logs and int(job.details.get("log_bytes", 0)) != synced.get(job.job_id, -1)):
+        if not job.state.is_terminal or (
+            logs and int(job.details.get("log_bytes", 0)) != synced.get(job.job_id, -1)
+        ):
             unfinished[job.server].append(job)
     known = frozenset(synced)
-    outcomes = fleet.map(chosen, lambda server: _refresh_server(fleet, server, unfinished[server.name], known, logs=logs))
+    outcomes = fleet.map(
+        chosen, lambda server: _refresh_server(fleet, server, unfinished[server.name], known, logs=logs)
+    )
     for name in outcomes.errors:
-        missing = [job for job in unfinished[name] if not job.state.is_terminal and job.unreachable_since is None]
+        missing = [
+            job for job in unfinished[name] if not job.state.is_terminal and job.unreachable_since is None
+        ]
         registry.update([dataclasses.replace(job, unreachable_since=now()) for job in missing])
     return outcomes
 
@@ -59,68 +71,111 @@ def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord]) -> list[JobRecord]:
     jobs = list(jobs)
     names = {job.server for job in jobs} & set(fleet.inventory.servers)
     by_server = {name: [job for job in jobs if job.server == name] for name in names}
-    fleet.map(sorted(names), lambda server: _refresh_server(fleet, server, by_server[server.name], None, logs=False))
+    fleet.map(
+        sorted(names), lambda server: _refresh_server(fleet, server, by_server[server.name], None, logs=False)
+    )
     return [fleet.registry.get(job.job_id) for job in jobs]
 
 
 def _refresh_server(
     fleet: Fleet, server: Server, jobs: Sequence[JobRecord], known: frozenset[str] | None, *, logs: bool
 ) -> Refreshed:
-    request = {"job_ids": [job.job_id for job in jobs], "discover": known is not None, "facts": False, "specs": False}
+    request = {
+        "job_ids": [job.job_id for job in jobs],
+        "discover": known is not None,
+        "facts": False,
+        "specs": False,
+    }
     answer = call(fleet, server, "probe", request)
     by_id = {job.job_id: job for job in jobs}
-    told = {item["job_id"]: item for item in answer["jobs"] if item.get("job_id") in by_id}
-    changed = [_updated(job, told.get(job_id)) for job_id, job in by_id.items()]
+    told = {item["job_id"]: item for item in _jobs(answer, by_id)}
+    missing = set(texts(answer.get("missing")))
+    changed = [
+        _gone(job) if job_id in missing else _updated(job, told.get(job_id)) for job_id, job in by_id.items()
+    ]
     adopted: list[JobRecord] = []
-    unknown = [str(word) for word in answer.get("others", []) if known is not None and word not in known and _JOB_ID.match(str(word))]
-    if unknown:
-        more = call(fleet, server, "probe", {"job_ids": unknown, "discover": False, "facts": False, "specs": True})
-        adopted = fleet.registry.add([_adopted(server, item) for item in more["jobs"] if item.get("job_id") in set(unknown)])
-        answer["jobs"] += more["jobs"]
+    if known is not None:
+        unknown = [word for word in texts(answer.get("others")) if word not in known and _JOB_ID.match(word)]
+        adopted = _adopt(fleet, server, unknown) if unknown else []
     fleet.registry.update(changed)
     if logs:
         _pull_logs(fleet, server, [*changed, *adopted])
     moved = sum(1 for job in changed if job.state != by_id[job.job_id].state)
-    bad = tuple(f"{item.get('name')}: {item.get('reason')}" for item in answer.get("bad", []))
+    bad = tuple(f"{item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad")))
     return Refreshed(changed=moved, adopted=len(adopted), bad=bad)
+
+
+def _jobs(answer: Mapping[str, Any], asked: Collection[str]) -> list[dict[str, Any]]:
+    """Given an answer of the probe, return what it tells of the jobs that were asked for."""
+    return [item for item in mappings(answer.get("jobs")) if text(item.get("job_id")) in asked]
 
 
 def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     """Given a record and the server's word, return the record as it is now."""
-    if told is None:
-        # The server has no folder of this job: it was never started there (or was cleared away after its end).
-        if job.state is JobState.CREATED and now() - job.created_at > 60:
-            return dataclasses.replace(job, state=JobState.FAILED, reason="it never started", ended_at=now(), unreachable_since=None)
-        return dataclasses.replace(job, seen_at=now(), unreachable_since=None)
     try:
-        state = JobState(told["state"])
-    except (KeyError, ValueError):
-        return job
-    details = {**job.details, "log_bytes": int(told.get("log_bytes") or 0)}
-    for name in ("failures", "cause", "left_over"):
-        if told.get(name):
-            details[name] = told[name]
+        state = JobState((told or {})["state"])
+    except (KeyError, ValueError, TypeError):
+        return dataclasses.replace(job, seen_at=now(), unreachable_since=None)
+    told = told or {}
+    details = {**job.details, "log_bytes": number(told.get("log_bytes")) or 0}
+    for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
+        if value:
+            details[name] = value
+    if number(told.get("left_over")):
+        details["left_over"] = number(told["left_over"])
     return dataclasses.replace(
-        job, state=state, exit_code=_number(told.get("exit_code")), signal=told.get("signal"), reason=told.get("reason"),
-        attempt=int(told.get("attempt") or 0), started_at=told.get("started_at") or job.started_at, ended_at=told.get("ended_at"),
-        seen_at=now(), unreachable_since=None, details=details,
+        job,
+        state=state,
+        exit_code=number(told.get("exit_code")),
+        signal=signal_name(told.get("signal")),
+        reason=text(told.get("reason")),
+        attempt=number(told.get("attempt")) or 0,
+        started_at=epoch_s(told.get("started_at")) or job.started_at,
+        ended_at=epoch_s(told.get("ended_at")),
+        seen_at=now(),
+        unreachable_since=None,
+        details=details,
     )
+
+
+def _gone(job: JobRecord) -> JobRecord:
+    """Given a job of which the server has no folder, return its record as it is now."""
+    seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None)
+    if job.state is JobState.CREATED:  # its start may be just under way
+        if now() - job.created_at < _START_S:
+            return seen
+        return dataclasses.replace(seen, state=JobState.FAILED, reason="it never started", ended_at=now())
+    if job.state.is_terminal:
+        return seen  # cleared away after its end
+    return dataclasses.replace(
+        seen, state=JobState.LOST, reason="its folder is gone from the server", ended_at=now()
+    )
+
+
+def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> list[JobRecord]:
+    """Record jobs that only the server knew; return their records."""
+    answer = call(
+        fleet, server, "probe", {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
+    )
+    return fleet.registry.add([_adopted(server, item) for item in _jobs(answer, set(job_ids))])
 
 
 def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
-    """Given a job that only the server knew, return a record for the registry."""
-    spec = told.get("spec") or {}
+    spec = mapping(told.get("spec"))
     record = JobRecord(
-        job_id=str(told["job_id"]), server=server.name, command=str(spec.get("command") or "?"), name=str(spec.get("name") or ""),
-        launch_id=spec.get("launch_id"), run_id=spec.get("run_id"), node_rank=_number(spec.get("node_rank")),
-        nnodes=_number(spec.get("nnodes")), tags=tuple(str(tag) for tag in spec.get("tags") or ()), workdir=server.workdir,
-        created_at=float(spec.get("created_at") or told.get("started_at") or 0.0),
+        job_id=told["job_id"],
+        server=server.name,
+        command=text(spec.get("command")) or "?",
+        name=text(spec.get("name")) or "",
+        launch_id=text(spec.get("launch_id")),
+        run_id=text(spec.get("run_id")),
+        node_rank=number(spec.get("node_rank")),
+        nnodes=number(spec.get("nnodes")),
+        tags=tuple(texts(spec.get("tags"))),
+        workdir=server.workdir,
+        created_at=epoch_s(spec.get("created_at")) or epoch_s(told.get("started_at")) or 0.0,
     )
     return _updated(record, told)
-
-
-def _number(value: object) -> int | None:
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def _pull_logs(fleet: Fleet, server: Server, jobs: Sequence[JobRecord]) -> None:
@@ -132,7 +187,12 @@ def _pull_logs(fleet: Fleet, server: Server, jobs: Sequence[JobRecord]) -> None:
         return
     fleet.project.jobs_dir.mkdir(parents=True, exist_ok=True)
     rsync_pull(
-        fleet.transport(server.name), f"{server.workdir}/{fleet.inventory.jobs_folder_name}", fleet.project.jobs_dir,
-        files_from=b"".join(job_id.encode() + b"\0" for job_id in grown), recursive=True, excludes=_PROGRAM_FILES, missing_ok=True,
+        fleet.transport(server.name),
+        f"{server.workdir}/{fleet.inventory.jobs_folder_name}",
+        fleet.project.jobs_dir,
+        files_from=b"".join(job_id.encode() + b"\0" for job_id in grown),
+        recursive=True,
+        excludes=_PROGRAM_FILES,
+        missing_ok=True,
     )
     fleet.registry.set_synced_bytes({job_id: sizes[job_id] for job_id in grown})

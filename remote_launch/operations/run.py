@@ -24,8 +24,15 @@ exec "$@"
 
 
 def run_command(
-    fleet: Fleet, server: Server, argv: Sequence[str], *, env: Mapping[str, str] | None = None, stdin: bytes | None = None,
-    timeout_s: float | None = None, on_stdout: Callable[[bytes], None] | None = None, on_stderr: Callable[[bytes], None] | None = None,
+    fleet: Fleet,
+    server: Server,
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: bytes | None = None,
+    timeout_s: float | None = None,
+    on_stdout: Callable[[bytes], None] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
 ) -> Completed:
     """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is a result."""
     folders = environment_path(server, fleet.inventory.environment)
@@ -36,7 +43,10 @@ def run_command(
     script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {quote_path(folders[0]) if folders else quote('')} {words}\n{_RUN}"
     variables = {**server.env, **(env or {})}
     done = fleet.transport(server.name).run(
-        Command([], env=variables, shell=script, label=" ".join(argv)), stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout,
+        Command([], env=variables, shell=script, label=" ".join(argv)),
+        stdin=stdin,
+        timeout_s=timeout_s,
+        on_stdout=on_stdout,
         on_stderr=on_stderr,
     )
     fleet.log(server.name, f"run {argv[0]}", exit_code=done.exit_code, duration_s=round(done.duration_s, 3))

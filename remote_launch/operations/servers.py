@@ -18,9 +18,15 @@ def describe(fleet: Fleet, servers: Sequence[Server]) -> list[dict[str, Any]]:
     """Return what the inventory says of the servers; asks no server anything."""
     return [
         {
-            "name": server.name, "hostname": server.hostname, "username": server.username, "port": server.port,
-            "transport": server.target.transport, "address": server.address, "workdir": server.workdir,
-            "nproc_per_node": server.nproc_per_node, "env": sorted(server.env),
+            "name": server.name,
+            "hostname": server.hostname,
+            "username": server.username,
+            "port": server.port,
+            "transport": server.target.transport,
+            "address": server.address,
+            "workdir": server.workdir,
+            "nproc_per_node": server.nproc_per_node,
+            "env": sorted(server.env),
         }
         for server in servers
     ]
@@ -30,7 +36,13 @@ def check(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[dict[str, Any]]:
     """Ask every server for its facts: python, cores, memory, disk, GPUs, rsync. Raises nothing; an unreachable one is an outcome."""
 
     def ask(server: Server) -> dict[str, Any]:
-        facts = call(fleet, server, "probe", {"job_ids": [], "discover": False, "facts": True, "specs": False}, timeout_s=30)["facts"]
+        facts = call(
+            fleet,
+            server,
+            "probe",
+            {"job_ids": [], "discover": False, "facts": True, "specs": False},
+            timeout_s=30,
+        )["facts"]
         return dict(facts)
 
     return fleet.map(servers, ask)

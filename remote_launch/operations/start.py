@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.jobs import JobRecord, JobSpec, JobState, new_id, now
 from remote_launch.errors import ConnectionLostError, RemoteLaunchError, UsageError
+from remote_launch.operations.told import epoch_s
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret_name, mask_env
 
@@ -21,8 +22,14 @@ DEFAULT_TAGS = ("custom", "no-tags")  # labml_remote's
 
 
 def job_spec(
-    fleet: Fleet, server_name: str, command: str | Sequence[str], *, env: Mapping[str, str] | None = None, tags: Sequence[str] = (),
-    name: str = "", grace_s: float = 15.0,
+    fleet: Fleet,
+    server_name: str,
+    command: str | Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
+    name: str = "",
+    grace_s: float = 15.0,
 ) -> JobSpec:
     """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises UnknownServerError."""
     import shlex
@@ -31,25 +38,44 @@ def job_spec(
     environment = fleet.inventory.environment
     is_text = isinstance(command, str)
     if not command or (is_text and not str(command).strip()):
-        raise UsageError("the command is empty", hint="for example: rl job-run --server NAME -- python prep.py")
+        raise UsageError(
+            "the command is empty", hint="for example: rl job-run --server NAME -- python prep.py"
+        )
     variables = {**server.env, **(env or {})}
     return JobSpec(
-        job_id=new_id(), server=server.name, workdir=server.workdir, argv=None if is_text else tuple(command),
-        shell=str(command) if is_text else None, command=str(command) if is_text else shlex.join(command),
+        job_id=new_id(),
+        server=server.name,
+        workdir=server.workdir,
+        argv=None if is_text else tuple(command),
+        shell=str(command) if is_text else None,
+        command=str(command) if is_text else shlex.join(command),
         name=name or (str(command).split()[0] if is_text else command[0]),
         env={key: str(value) for key, value in variables.items() if not is_secret_name(key)},
         secret_env={key: str(value) for key, value in variables.items() if is_secret_name(key)},
-        python=environment_python(server, environment), path_prepend=environment_path(server, environment),
-        pythonpath_append=(".", "src"), tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)), grace_s=grace_s, created_at=now(),
+        python=environment_python(server, environment),
+        path_prepend=environment_path(server, environment),
+        pythonpath_append=(".", "src"),
+        tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
+        grace_s=grace_s,
+        created_at=now(),
     )
 
 
 def record_of(spec: JobSpec) -> JobRecord:
     """Return the registry's record of a spec, with no secret in it."""
     return JobRecord(
-        job_id=spec.job_id, server=spec.server, command=spec.command, name=spec.name, launch_id=spec.launch_id, run_id=spec.run_id,
-        node_rank=spec.node_rank, nnodes=spec.nnodes, tags=tuple(spec.tags),
-        env=mask_env({**spec.env, **dict.fromkeys(spec.secret_env, "")}), workdir=spec.workdir, attempt=spec.attempt,
+        job_id=spec.job_id,
+        server=spec.server,
+        command=spec.command,
+        name=spec.name,
+        launch_id=spec.launch_id,
+        run_id=spec.run_id,
+        node_rank=spec.node_rank,
+        nnodes=spec.nnodes,
+        tags=tuple(spec.tags),
+        env=mask_env({**spec.env, **dict.fromkeys(spec.secret_env, "")}),
+        workdir=spec.workdir,
+        attempt=spec.attempt,
         created_at=spec.created_at,
     )
 
@@ -70,9 +96,13 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
         except ConnectionLostError:
             raise
         except RemoteLaunchError as error:
-            fleet.registry.update([dataclasses.replace(record, state=JobState.FAILED, reason=str(error), ended_at=now())])
+            fleet.registry.update(
+                [dataclasses.replace(record, state=JobState.FAILED, reason=str(error), ended_at=now())]
+            )
             raise
-        running = dataclasses.replace(record, state=JobState.RUNNING, started_at=answer.get("started_at"), seen_at=now())
+        running = dataclasses.replace(
+            record, state=JobState.RUNNING, started_at=epoch_s(answer.get("started_at")), seen_at=now()
+        )
         fleet.registry.update([running])
         fleet.log(name, f"start {spec.command}", job_id=spec.job_id)
         return running

@@ -39,11 +39,16 @@ class SyncPlan:
     @property
     def digest(self) -> str:
         """The hash of the names: changes when a file is added or goes, not when one is edited."""
-        return hashlib.sha256("\0".join(file.path for file in self.files).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(
+            "\0".join(file.path for file in self.files).encode("utf-8", "surrogateescape")
+        ).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "root": str(self.root), "files": len(self.files), "size_bytes": self.size_bytes, "warning": self.warning,
+            "root": str(self.root),
+            "files": len(self.files),
+            "size_bytes": self.size_bytes,
+            "warning": self.warning,
             "paths": [file.path.encode("utf-8", "replace").decode() for file in self.files],
         }
 
@@ -66,7 +71,12 @@ def project_files(fleet: Fleet) -> list[SentFile]:
     """Return the files of the project that a sync sends."""
     sync = fleet.inventory.sync
     excludes = [*ALWAYS_EXCLUDED, f"/{fleet.inventory.jobs_folder_name}", *sync.exclude]
-    return list_files(fleet.project.root, exclude_from=fleet.project.exclude_file, excludes=excludes, gitignore=sync.gitignore)
+    return list_files(
+        fleet.project.root,
+        exclude_from=fleet.project.exclude_file,
+        excludes=excludes,
+        gitignore=sync.gitignore,
+    )
 
 
 def plan_sync(fleet: Fleet) -> SyncPlan:
@@ -76,7 +86,12 @@ def plan_sync(fleet: Fleet) -> SyncPlan:
 
 
 def sync_server(
-    fleet: Fleet, server: Server, plan: SyncPlan, *, adopt: bool = False, on_progress: Callable[[int, int], None] | None = None
+    fleet: Fleet,
+    server: Server,
+    plan: SyncPlan,
+    *,
+    adopt: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
     """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when rsync fails."""
     digest = plan.digest
@@ -86,31 +101,53 @@ def sync_server(
         begin = {"op": "begin", "files": [file.path for file in plan.files], "digest": digest}
         call(fleet, server, "workspace", begin, timeout_s=120)
     sent = rsync_push(
-        fleet.transport(server.name), fleet.project.root, server.workdir,
+        fleet.transport(server.name),
+        fleet.project.root,
+        server.workdir,
         files_from=b"".join(file.path.encode("utf-8", "surrogateescape") + b"\0" for file in plan.files),
         compress=bool(fleet.inventory.sync.compress),
         on_progress=on_progress,
     )
     deleted = 0
     if names_changed:
-        deleted = int(call(fleet, server, "workspace", {"op": "commit", "digest": digest}, timeout_s=120).get("deleted", 0))
+        deleted = int(
+            call(fleet, server, "workspace", {"op": "commit", "digest": digest}, timeout_s=120).get(
+                "deleted", 0
+            )
+        )
     fleet.log(server.name, "rsync", files=sent.files, size_bytes=sent.size_bytes, deleted=deleted)
     return SyncResult(
-        server=server.name, workdir=answer["workdir"], files_sent=sent.files, bytes_sent=sent.size_bytes, deleted=deleted
+        server=server.name,
+        workdir=answer["workdir"],
+        files_sent=sent.files,
+        bytes_sent=sent.size_bytes,
+        deleted=deleted,
     )
 
 
 def claim_workdir(fleet: Fleet, server: Server, *, adopt: bool = False) -> dict[str, Any]:
     """Make the workdir rl's, or find that it is; return the server's answer. Raises WorkspaceError where it must not be touched."""
     _refuse_own_folder(fleet, server)
-    check = {"op": "check", "project_id": fleet.project.project_id, "project": fleet.inventory.name, "adopt": adopt, "create": True}
+    check = {
+        "op": "check",
+        "project_id": fleet.project.project_id,
+        "project": fleet.inventory.name,
+        "adopt": adopt,
+        "create": True,
+    }
     answer = call(fleet, server, "workspace", check)
     if answer["status"] == "refused":
-        raise WorkspaceError(server.name, f"{answer.get('workdir', server.workdir)}: {answer['reason']}", hint=_refusal_hint(answer))
+        raise WorkspaceError(
+            server.name,
+            f"{answer.get('workdir', server.workdir)}: {answer['reason']}",
+            hint=_refusal_hint(answer),
+        )
     return answer
 
 
-def sync(fleet: Fleet, servers: Sequence[Server], plan: SyncPlan, *, adopt: bool = False) -> Outcomes[SyncResult]:
+def sync(
+    fleet: Fleet, servers: Sequence[Server], plan: SyncPlan, *, adopt: bool = False
+) -> Outcomes[SyncResult]:
     """Bring all ``servers`` up to date at once."""
     return fleet.map(servers, lambda server: sync_server(fleet, server, plan, adopt=adopt))
 
@@ -127,7 +164,8 @@ def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
         if inside and inside[0] in (".remote", ".rl", ".jobs"):
             return
         raise WorkspaceError(
-            server.name, f"its workdir {workdir} and the project {root} are one folder, or one holds the other",
+            server.name,
+            f"its workdir {workdir} and the project {root} are one folder, or one holds the other",
             hint="leave workdir: out (local servers get a folder of their own), or name another",
         )
 

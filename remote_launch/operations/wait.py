@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING
 
 from remote_launch.core.verdict import Verdict, verdict_of
-from remote_launch.errors import JobStateError
-from remote_launch.operations.follow import Selection, follow
+from remote_launch.errors import JobStateError, RemoteLaunchError
+from remote_launch.operations.follow import Notice, Selection, follow
 from remote_launch.operations.refresh import refresh_jobs
 
 if TYPE_CHECKING:
@@ -19,22 +19,37 @@ if TYPE_CHECKING:
 _SILENT = Selection(ranks=(), launcher=False, lines=0)
 
 
-def wait_jobs(fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | None = None) -> tuple[list[JobRecord], Verdict]:
+def wait_jobs(
+    fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | None = None
+) -> tuple[list[JobRecord], Verdict]:
     """Wait until every job has ended; return their records and the verdict. Raises JobStateError when ``timeout_s`` runs out.
 
     The servers tell when a job ends (one held connection each); a lost connection is taken up again.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    failure: RemoteLaunchError | None = None
     current = refresh_jobs(fleet, jobs)
     open_jobs = [job for job in current if not job.state.is_terminal]
     if open_jobs:
         if deadline is None:
-            for _ in follow(fleet, open_jobs, _SILENT):
-                pass
+            for event in follow(fleet, open_jobs, _SILENT):
+                if isinstance(event, Notice) and event.error is not None:
+                    failure = event.error
         else:
             _poll_until(fleet, open_jobs, deadline, timeout_s or 0.0)
     current = refresh_jobs(fleet, current)
+    if any(not job.state.is_terminal for job in current):
+        # Nobody may take "can't be known" for success: rl job-wait && deploy
+        raise failure or JobStateError(
+            f"what {_keys(current)} came to can't be known now",
+            hint="rl job-list --rsync asks the servers again",
+        )
     return current, verdict_of(current)
+
+
+def _keys(jobs: Sequence[JobRecord]) -> str:
+    keys = [str(job.key) for job in jobs if not job.state.is_terminal]
+    return f"job{'s' if len(keys) > 1 else ''} {', '.join(keys)}"
 
 
 def _poll_until(fleet: Fleet, jobs: Sequence[JobRecord], deadline: float, timeout_s: float) -> None:
@@ -46,7 +61,10 @@ def _poll_until(fleet: Fleet, jobs: Sequence[JobRecord], deadline: float, timeou
             return
         left_s = deadline - time.monotonic()
         if left_s <= 0:
-            keys = ", ".join(str(job.key) for job in jobs if not job.state.is_terminal)
-            raise JobStateError(f"jobs not ended after {timeout_s:g} s: {keys}", hint="they go on; rl job-wait waits longer", exit_code=124)
+            raise JobStateError(
+                f"{_keys(jobs)} not ended after {timeout_s:g} s",
+                hint="not stopped; rl job-wait waits longer",
+                exit_code=124,
+            )
         time.sleep(min(pause_s, left_s))
         pause_s = min(pause_s * 1.5, 2.0)

@@ -1,0 +1,50 @@
+"""What a server tells of a job, as values that can be trusted to have a shape. What has none is None."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+_SIGNAL = re.compile(r"[A-Z0-9+]{1,12}\Z")
+_LATEST_S = 1e11  # the year 5138
+_TEXT_LIMIT = 20_000
+
+
+def number(value: object) -> int | None:
+    """Return a whole number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return int(value) if abs(value) < 2**63 else None
+
+
+def epoch_s(value: object) -> float | None:
+    """Return a time in epoch seconds."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if 0 < value < _LATEST_S else None
+
+
+def signal_name(value: object) -> str | None:
+    """Return a signal's name, as "KILL"."""
+    return value if isinstance(value, str) and _SIGNAL.match(value) else None
+
+
+def text(value: object) -> str | None:
+    """Return a text. It may hold anything: clean it before it goes to a terminal."""
+    return value[:_TEXT_LIMIT] if isinstance(value, str) else None
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """Return an object, an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def mappings(value: object) -> list[dict[str, Any]]:
+    """Return a list's objects."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def texts(value: object) -> list[str]:
+    """Return a list's texts."""
+    return [item[:_TEXT_LIMIT] for item in value if isinstance(item, str)] if isinstance(value, list) else []
