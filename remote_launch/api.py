@@ -240,14 +240,15 @@ def launch(
 
 
 def _tail(fleet: Fleet, records: Sequence[JobRecord], lines: int, *, ranks: tuple[int, ...] | None = None) -> str:
-    from remote_launch.operations.follow import LogLine, Notice, Selection, follow
+    from remote_launch.operations.follow import Follower, LogLine, Notice, Selection
 
     shown = []
-    for event in follow(fleet, records, Selection(ranks=ranks, lines=lines), until_end=False):
-        if isinstance(event, LogLine):
-            shown.append(event.text)
-        elif isinstance(event, Notice) and event.error is not None:
-            raise event.error
+    with Follower(fleet, records, Selection(ranks=ranks, lines=lines), until_end=False) as events:
+        for event in events:
+            if isinstance(event, LogLine):
+                shown.append(event.text)
+            elif isinstance(event, Notice) and event.error is not None:
+                raise event.error
     return "\n".join(shown[-lines:])
 
 

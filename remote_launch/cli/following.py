@@ -54,37 +54,27 @@ def follow_to_end(
 
     Ctrl-C asks on a terminal: detach, kill or go on; a second one detaches. Without a terminal it detaches.
     """
-    from remote_launch.core.verdict import verdict_of
-    from remote_launch.operations.follow import Selection, follow
-    from remote_launch.operations.refresh import refresh_jobs
+    from remote_launch.operations.follow import Follower, Selection
+    from remote_launch.operations.kill import kill_jobs
+    from remote_launch.operations.wait import wait_jobs
 
     shown = list(watched or jobs)
     printer = Printer(shown, prefixes=len(shown) > 1 or ranks is None or len(ranks) > 1)
-    selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
-    while True:
-        events = follow(fleet, shown, selection)
-        try:
-            for event in events:
-                printer.show(event)
-            break
-        except KeyboardInterrupt:
-            events.close()
-            answer = _ask_at_interrupt()
+    with Follower(fleet, shown, Selection(ranks=ranks, launcher=launcher, lines=lines)) as events:
+        while True:
+            try:
+                for event in events:
+                    printer.show(event)
+                break
+            except KeyboardInterrupt:
+                answer = _ask_at_interrupt()
             if answer == "kill":
-                from remote_launch.operations.kill import kill_jobs
-
                 kill_jobs(fleet, jobs)
                 break
             if answer == "detach":
                 output.say("detached; the jobs go on. rl job-tail takes up again, rl job-kill stops them")
                 return 130
-            selection = Selection(ranks=ranks, launcher=launcher, lines=0)
-    current = refresh_jobs(fleet, jobs)
-    if any(not job.state.is_terminal for job in current):
-        from remote_launch.operations.wait import wait_jobs
-
-        current, verdict = wait_jobs(fleet, current)
-    verdict = verdict_of(current)
+    current, verdict = wait_jobs(fleet, jobs)
     if as_json:
         output.emit_json("follow", {"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
     else:

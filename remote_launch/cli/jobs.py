@@ -197,7 +197,7 @@ def job_tail(
     The connection may be lost and come back: no line is lost or repeated. Ctrl-C leaves the job running.
     """
     from remote_launch.cli.following import Printer, follow_to_end
-    from remote_launch.operations.follow import Selection, follow
+    from remote_launch.operations.follow import Follower, Selection
 
     fleet = load_fleet(ctx)
     job = _job_to_tail(fleet, [*keys, *job_options], tags)
@@ -207,8 +207,10 @@ def job_tail(
     launcher = show_launcher or job.launch_id is None  # torchrun's own words bury the ranks'; the verdict has them when they matter
     if no_follow or delay <= 0:
         printer = Printer(watched, prefixes=len(watched) > 1 or ranks is None)
-        for event in follow(fleet, watched, Selection(ranks=ranks, launcher=launcher, lines=lines), until_end=False):
-            printer.show(event)
+        selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
+        with Follower(fleet, watched, selection, until_end=False) as events:
+            for event in events:
+                printer.show(event)
         return 1 if printer.failed else 0
     return follow_to_end(fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched)
 

@@ -94,7 +94,7 @@ class Follower:
 
     def __init__(self, fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True) -> None:
         self._fleet = fleet
-        self._events: queue.Queue[Event | None] = queue.Queue(maxsize=10_000)
+        self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
         self._stop = threading.Event()
         by_server: dict[str, list[JobRecord]] = defaultdict(list)
         for job in jobs:
@@ -121,19 +121,25 @@ class Follower:
                 event = self._events.get(timeout=0.5)
             except queue.Empty:
                 continue
-            if event is not None:
+            if event is None:
+                self._running -= 1
+            elif isinstance(event, BaseException):
+                raise event  # a bug in a reader's thread keeps its traceback
+            else:
                 return event
-            self._running -= 1
         raise StopIteration
 
     def close(self) -> None:
         """End the streams. Safe to call twice."""
         self._stop.set()
-        if self._running:
-            self._fleet.cancel()
+        cancel_at = 0.0
         while self._running:  # let the readers put their last words and end
-            if self._events.get() is None:
-                self._running -= 1
+            if time.monotonic() >= cancel_at:  # again and again: a reader may just be about to begin a new stream
+                self._fleet.cancel()
+                cancel_at = time.monotonic() + _CANCEL_EVERY_S
+            with contextlib.suppress(queue.Empty):
+                if self._events.get(timeout=_CANCEL_EVERY_S) is None:
+                    self._running -= 1
         for reader in self._readers:
             reader.join()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remote_launch.core.verdict import Verdict, verdict_of
 from remote_launch.errors import JobStateError, RemoteLaunchError
-from remote_launch.operations.follow import Notice, Selection, follow
+from remote_launch.operations.follow import Follower, Notice, Selection
 from remote_launch.operations.refresh import refresh_jobs
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ def wait_jobs(
     open_jobs = [job for job in current if not job.state.is_terminal]
     if open_jobs:
         if deadline is None:
-            for event in follow(fleet, open_jobs, _SILENT):
-                if isinstance(event, Notice) and event.error is not None:
-                    failure = event.error
+            with Follower(fleet, open_jobs, _SILENT) as events:
+                for event in events:
+                    if isinstance(event, Notice) and event.error is not None:
+                        failure = event.error
         else:
             _poll_until(fleet, open_jobs, deadline, timeout_s or 0.0)
     current = refresh_jobs(fleet, current)

@@ -62,7 +62,7 @@ def arguments(spec: dict[str, Any], job: JobDir, env: dict[str, str], program: s
     python = spec.get("python") or "python3"
     found = expand(python) if python.startswith("~") else shutil.which(python, path=env["PATH"])
     if not found or not os.access(found, os.X_OK):
-        raise Refusal("MissingProgramError", f"the interpreter {python} is not there", "run: rl prepare")
+        raise Refusal("MissingProgramError", f"the interpreter {python} is not there", "rl prepare")
     return [found, program, "torchrun", "--log-dir", job.ranks, "--redirects", "3", *spec["torchrun"]]
 
 
@@ -116,7 +116,7 @@ class Child:
         reason = os.strerror(code)
         if where == "chdir":
             return Refusal(
-                "WorkspaceError", f"the folder {self.cwd} can't be entered: {reason}", "run: rl sync"
+                "WorkspaceError", f"the folder {self.cwd} can't be entered: {reason}", "rl rsync"
             )
         program = self.argv[0]
         if code == errno.ENOENT:

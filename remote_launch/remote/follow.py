@@ -103,9 +103,12 @@ class _File:
         content = os.pread(self.fd, min(CHUNK_BYTES, size - self.offset), self.offset)
         if not content:
             return False
+        self.put(job_id, content)
+        return True
+
+    def put(self, job_id: str, content: bytes = b"") -> None:
         put({"job": job_id, **self._header, "offset": self.offset, "length": len(content)}, content)
         self.offset += len(content)
-        return True
 
 
 class _Job:
@@ -205,6 +208,9 @@ class _Job:
             file.limit = os.fstat(file.fd).st_size
         if self._fresh and not self._offsets:
             file.offset = start_of_last_lines(file.fd, self._lines)
+            if file.offset:
+                # Said without bytes too: who resumes must know where the file stood.
+                file.put(self._job.job_id)
         self._files[name] = file
 
     def close(self) -> None:

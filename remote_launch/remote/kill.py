@@ -153,9 +153,10 @@ class _Kill:
         self.state = {
             "state": "KILLED", "exit_code": None, "signal": None,
             "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
+            "ended_at": time.time(),
         }
         write_atomic(self.job.exit, {
-            **self.state, "ended_at": time.time(), "started_at": number(self.started, "started_at"),
+            **self.state, "started_at": number(self.started, "started_at"),
             "attempt": number(self.started, "attempt", 0), "failures": [], "cause": None,
         })
         self._done("failed" if left else "killed", why)
@@ -190,5 +191,5 @@ class _Kill:
         return {
             "job_id": self.job.job_id, "outcome": self.outcome, "message": self.message,
             "left_over": state.get("left_over") or 0,
-            **{name: state.get(name) for name in ("state", "exit_code", "signal")},
+            **{name: state.get(name) for name in ("state", "exit_code", "signal", "reason", "ended_at")},
         }

@@ -30,7 +30,11 @@ class Manifest:
         self._pending = os.path.join(workdir, ".rl", "manifest.pending")
 
     def digest(self) -> str | None:
-        """Return the digest of the last committed manifest, None when there is none (or only rubbish)."""
+        """Return the digest of the last committed manifest; None when there is none, or a later sync broke off:
+        what that one sent must still be sorted out."""
+        return None if os.path.lexists(self._pending) else self._committed()
+
+    def _committed(self) -> str | None:
         try:
             digest = (read_object(self._path, LIMIT_BYTES) or {}).get("digest")
         except CorruptError:
@@ -53,11 +57,11 @@ class Manifest:
         try:
             pending = read_object(self._pending, LIMIT_BYTES)
         except CorruptError as error:
-            raise Refusal("WorkspaceError", f"{self._pending}: {error}", "run: rl sync") from error
-        if pending is None and digest is not None and digest == self.digest():
+            raise Refusal("WorkspaceError", f"{self._pending}: {error}", "rl rsync") from error
+        if pending is None and digest is not None and digest == self._committed():
             return {"deleted": 0, "digest": digest}  # said twice
         if pending is None or pending.get("digest") != digest:
-            raise Refusal("WorkspaceError", "another sync came between: the files are mixed", "run: rl sync")
+            raise Refusal("WorkspaceError", "another sync came between: the files are mixed", "rl rsync")
         new = self._files(self._pending, "files")
         deleted = 0
         folders: set[str] = set()

@@ -15,7 +15,6 @@ import signal
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_ENV_START_FIELD = 47  # of /proc/PID/stat, counted from 0 after the command's name: env_start
 _MARK = b"\0RL_JOB_ID="
 
 
@@ -172,20 +171,3 @@ def _prctl(option: int, argument: int) -> None:
     zero = ctypes.c_ulong(0)  # prctl is variadic: without the type, upper halves of registers are undefined
     if libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero):
         raise OSError(ctypes.get_errno(), f"prctl({option})")
-
-
-def hide_variable(name: str) -> None:
-    """Overwrite a variable in what /proc/self/environ shows. The transport stops a command by sweeping for
-    its id there, and a detached supervisor must not be stopped with the command that started it. Best effort:
-    a kernel may not say where it lies."""
-    os.environ.pop(name, None)
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            block = file.read()
-        start = int(_stat(os.getpid())[_ENV_START_FIELD])
-    except (OSError, IndexError, ValueError):
-        return
-    at = (b"\0" + block).find(b"\0" + name.encode() + b"=")
-    if at < 0 or not start:
-        return
-    ctypes.memset(start + at, ord("_"), len(name))

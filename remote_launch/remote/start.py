@@ -15,7 +15,7 @@ import shutil
 import time
 import traceback
 
-from . import child, procs
+from . import child
 from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
 from .supervisor import Supervisor
 
@@ -35,7 +35,7 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     root = workdir(request)
     job = job_dir(jobs_folder(request), spec.get("job_id"))
     if not os.path.isdir(root):
-        raise Refusal("WorkspaceError", f"the workdir {root} does not exist", "run: rl sync")
+        raise Refusal("WorkspaceError", f"the workdir {root} does not exist", "rl rsync")
     lock = _claim(job)
     if lock is None:
         return _already(job)
@@ -167,7 +167,6 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
     code = 1
     try:
         login = dict(os.environ)
-        procs.hide_variable("RL_COMMAND_ID")
         umask = os.umask(0o077)
         os.chdir("/")
         null = os.open(os.devnull, os.O_RDONLY)

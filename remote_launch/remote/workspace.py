@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 LABML_MARKS = (".remote-scripts", ".jobs")
-_ADOPT = "to use it nevertheless: rl sync --adopt; or set another workdir"
+_ELSEWHERE = "name a folder of its own with workdir: in the inventory"
+_ADOPT = f"{_ELSEWHERE}; or, if it is meant: rl rsync --adopt (files of the same name are overwritten)"
 
 
 def workspace(request: dict[str, Any]) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
         raise Refusal("RequestError", f"workspace has no operation {op!r}")
     marker = _marker(root)
     if marker is None:
-        raise Refusal("WorkspaceError", f"{root} is no workspace yet", "run: rl sync")
+        raise Refusal("WorkspaceError", f"{root} is no workspace yet", "rl rsync")
     if request.get("project_id") not in (None, marker.get("project_id")):
         raise Refusal(
             "WorkspaceError", f"{root} has become the workspace of {_owner(marker)}", "set another workdir"
@@ -41,43 +42,45 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any], root: str) -> dict[str, Any]:
-    """Return {"workdir", "status", "reason", "digest", "free_bytes", "rsync"}; with "create" a workdir that
+    """Return {"workdir", "status", "reason", "hint", "digest", "free_bytes", "rsync"}; with "create" a workdir that
     may be used is marked."""
     if not isinstance(request.get("project_id"), str) or not request["project_id"]:
         raise Refusal("RequestError", "the check names no project_id")
     status, reason = _judge(root, request)
+    hint = None
+    if status == "refused":
+        hint = _ELSEWHERE if _never(root) else _ADOPT
     if status != "refused" and request.get("create"):
         try:
             _mark(root, request)
         except OSError as error:
+            hint = _ELSEWHERE
             status, reason = "refused", f"it can't be written to: {error.strerror}: {error.filename or root}"
     filesystem = os.statvfs(existing(root))
     return {
-        "workdir": root, "status": status, "reason": reason, "digest": Manifest(root).digest(),
+        "workdir": root, "status": status, "reason": reason, "hint": hint, "digest": Manifest(root).digest(),
         "free_bytes": filesystem.f_bavail * filesystem.f_frsize, "rsync": rsync_version(),
     }
 
 
 def _judge(root: str, request: dict[str, Any]) -> tuple[str, str | None]:
     """Return (status, reason)."""
-    refusal = _unusable(root)
+    refusal = _never(root)
     if refusal:
         return "refused", refusal
     if not os.path.isdir(root):
         return "new", None
-    if os.path.lexists(os.path.join(root, ".remote", "project_id")):
-        return "refused", "it is a project's own folder (.remote/project_id): a sync would overwrite it"
     adopt = bool(request.get("adopt"))
     try:
         marker = _marker(root)
     except Refusal as error:
-        return ("adopted", None) if adopt else ("refused", f"{error.message}; {_ADOPT}")
+        return ("adopted", None) if adopt else ("refused", error.message)
     if marker is not None:
         if marker.get("project_id") == request["project_id"]:
             return "ours", None
         if marker.get("project") == request.get("project") or adopt:
             return "adopted", f"it was the workspace of {_owner(marker)}"
-        return "refused", f"it belongs to {_owner(marker)}; {_ADOPT}"
+        return "refused", f"it belongs to {_owner(marker)}"
     names = set(os.listdir(root)) - {".rl"}  # .rl/bin may have been put there ahead of this check
     if not names:
         return "empty", None
@@ -86,10 +89,10 @@ def _judge(root: str, request: dict[str, Any]) -> tuple[str, str | None]:
     if adopt:
         return "adopted", None
     some = ", ".join(sorted(name.encode("utf-8", "replace").decode() for name in names)[:3])
-    return "refused", f"it is not empty ({some} …) and no workspace of rl; {_ADOPT}"
+    return "refused", f"it is not empty ({some} …) and no workspace of rl"
 
 
-def _unusable(root: str) -> str | None:
+def _never(root: str) -> str | None:
     """Say why no workspace can be in this place, whoever asks; None when it can."""
     real, home = os.path.realpath(root), os.path.realpath(os.path.expanduser("~"))
     if real == home:
@@ -98,6 +101,8 @@ def _unusable(root: str) -> str | None:
         return f"{real} is a folder of the system, not a project's"
     if os.path.lexists(root) and not os.path.isdir(root):
         return "it is not a folder"
+    if os.path.lexists(os.path.join(root, ".remote", "project_id")):
+        return "it is a project's own folder (.remote/project_id): a sync would overwrite it"
     place = existing(root)
     if not os.access(place, os.W_OK | os.X_OK):
         return f"{place} is not writable for this user"
@@ -110,7 +115,7 @@ def _marker(root: str) -> dict[str, Any] | None:
         return read_object(path)
     except CorruptError as error:
         raise Refusal(
-            "WorkspaceError", f"{path}: {error}", "remove that file, then: rl sync --adopt"
+            "WorkspaceError", f"{path}: {error}", "remove that file, then: rl rsync --adopt"
         ) from error
 
 

@@ -146,8 +146,8 @@ def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None
         if on_abort is not None:
             on_abort()
         if grace_s and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+                os.killpg(process.pid, signal.SIGTERM)
                 process.wait(grace_s)
     finally:
         kill_group(process)

@@ -12,7 +12,7 @@ from remote_launch.core.inventory import Server
 from remote_launch.core.jobs import JobRecord
 from remote_launch.errors import AuthenticationError, CommandError, ConnectionLostError, JobError
 from remote_launch.operations import follow as module
-from remote_launch.operations.follow import JobEnd, LogLine, Notice, Selection, follow
+from remote_launch.operations.follow import Follower, JobEnd, LogLine, Notice, Selection
 from remote_launch.transport.base import Completed
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         fleet = FakeFleet(*scripts)
         monkeypatch.setattr(module, "stream", fleet.stream)
         job = JobRecord(job_id=JOB, server="s", command="c")
-        return list(follow(fleet, [job], Selection(), until_end=until_end)), fleet  # type: ignore[arg-type]
+        return list(Follower(fleet, [job], Selection(), until_end=until_end)), fleet  # type: ignore[arg-type]
 
     return start
 
@@ -214,7 +214,7 @@ class TestHostileServers:
 def test_closing_it_ends_the_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = FakeFleet([chunk(b"one\n"), WAIT])
     monkeypatch.setattr(module, "stream", fleet.stream)
-    events = follow(fleet, [JobRecord(job_id=JOB, server="s", command="c")], Selection())  # type: ignore[arg-type]
+    events = Follower(fleet, [JobRecord(job_id=JOB, server="s", command="c")], Selection())  # type: ignore[arg-type]
     assert isinstance(next(events), LogLine)
     events.close()
     assert fleet.cancelled.is_set()
