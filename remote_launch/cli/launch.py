@@ -69,7 +69,10 @@ def torch_launch(
     )
 
 
-@click.command("helper-torch-launch", context_settings={"allow_interspersed_args": False})
+@click.command(
+    "helper-torch-launch", context_settings={"allow_interspersed_args": False},
+    epilog="Example: rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'",
+)
 @_launch_options
 @click.option("--use-env", is_flag=True, help="Do not pass --local_rank=N to the script.")
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SCRIPT [ARG]...]")

@@ -6,8 +6,10 @@ A command's module is imported when the command runs, so ``rl --help`` loads cli
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -84,19 +86,22 @@ def rl(ctx: click.Context, project: str | None) -> None:
     rl torch-launch --nproc-per-node 2 train.py     train on all of them
     rl job-tail                                     watch it; the laptop may be closed at any time
     """
-    ctx.obj = {"project": project}
+    ctx.obj.update(project=project, command=(ctx.invoked_subcommand or "rl").replace("_", "-"))
 
 
 def main() -> None:
     """Run the command line; exits with the code that the command or the error says."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="replace")
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: list[str]) -> int:
     """Given arguments, run the command and return its exit code. Everything a user can meet is caught here, and only here."""
-    as_json = "--json" in argv[: argv.index("--")] if "--" in argv else "--json" in argv
+    state: dict[str, Any] = {}  # what the command line turned out to say: project, command, json
     try:
-        result = rl.main(argv, prog_name="rl", standalone_mode=False)
+        result = rl.main(argv, prog_name="rl", standalone_mode=False, obj=state)
     except click.exceptions.Exit as stop:
         return int(stop.exit_code)
     except click.ClickException as error:
@@ -112,10 +117,6 @@ def run(argv: list[str]) -> int:
     except RemoteLaunchError as error:
         from remote_launch.cli.output import show_error
 
-        show_error(error, as_json=as_json, command=_command_name(argv))
+        show_error(error, as_json=bool(state.get("json")), command=str(state.get("command", "rl")))
         return error.exit_code
     return result if isinstance(result, int) else 0
-
-
-def _command_name(argv: list[str]) -> str:
-    return next((word for word in argv if word in _BY_NAME), "rl")

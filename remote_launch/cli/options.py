@@ -16,7 +16,18 @@ if TYPE_CHECKING:
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object (data on stdout, nothing else).")
+
+
+def _note_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    """Tell ``cli.main`` that errors are wanted as JSON too."""
+    ctx.ensure_object(dict)["json"] = value
+    return value
+
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, is_eager=True, callback=_note_json,
+    help="Print one JSON object on stdout, and nothing else there.",
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; do nothing.")
 
 
@@ -28,14 +39,15 @@ class EnvOption(click.Option):
         for name in self.opts:
             option = parser._long_opt.get(name)
             if option is not None:
-                option.process = _two_words(name, option.process)
+                option.process = _two_words(name, option.process, ctx)
 
 
-def _two_words(name: str, process: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+def _two_words(name: str, process: Callable[[str, Any], None], ctx: click.Context) -> Callable[[str, Any], None]:
     def take(value: str, state: Any) -> None:
         if not _ENV.match(value):
-            if not _NAME.match(value) or not state.rargs:
-                raise click.BadOptionUsage(name, f"{name} {value!r}: expected K=V (or K V)")
+            # An option in the value's place is a forgotten value, not a value: that one is written K=--V.
+            if not _NAME.match(value) or not state.rargs or state.rargs[0].startswith("--"):
+                raise click.BadOptionUsage(name, f"{name} {value!r}: expected K=V (or K V)", ctx)
             value = f"{value}={state.rargs.pop(0)}"
         process(value, state)
 

@@ -15,7 +15,7 @@ from remote_launch.cli.options import dry_run_option, env_dict, env_option, json
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_WORDS = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+_WORDS = {"allow_interspersed_args": False}  # from the command's name on, all words are the command's
 
 
 def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ def init(
     import dataclasses
 
     from remote_launch.core.inventory import DEFAULT_MANAGER
+    from remote_launch.errors import UsageError
     from remote_launch.operations.init import init_project, local_servers, parse_server, servers_from_ssh_config
 
     root = Path((ctx.find_root().obj or {}).get("project") or ".").resolve()
@@ -48,6 +50,8 @@ def init(
     if local:
         drafts += local_servers(local)
     if not drafts:
+        if not sys.stdin.isatty():
+            raise UsageError("which servers?", hint="--server [NAME=][USER@]HOST, --from-ssh-config PATTERN or --local N")
         name, draft = _ask(root, name)
         drafts = [draft]
     result = init_project(root, name=name, servers=drafts, manager=manager or DEFAULT_MANAGER, force=force)
