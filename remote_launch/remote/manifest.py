@@ -30,8 +30,8 @@ class Manifest:
         self._pending = os.path.join(workdir, ".rl", "manifest.pending")
 
     def digest(self) -> str | None:
-        """Return the digest of the last committed manifest; None when there is none, or a later sync broke off:
-        what that one sent must still be sorted out."""
+        """Return the digest of the last committed manifest; None when there is none, or a later sync broke
+        off: what that one sent must still be sorted out."""
         return None if os.path.lexists(self._pending) else self._committed()
 
     def _committed(self) -> str | None:

@@ -42,8 +42,8 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any], root: str) -> dict[str, Any]:
-    """Return {"workdir", "status", "reason", "hint", "digest", "free_bytes", "rsync"}; with "create" a workdir that
-    may be used is marked."""
+    """Return {"workdir", "status", "reason", "hint", "digest", "free_bytes", "rsync"}; with "create" a
+    workdir that may be used is marked."""
     if not isinstance(request.get("project_id"), str) or not request["project_id"]:
         raise Refusal("RequestError", "the check names no project_id")
     status, reason = _judge(root, request)

@@ -107,6 +107,16 @@ def test_the_last_lines_of_a_huge_file_are_there_at_once(served: Served) -> None
     os.unlink(served.folder(job_id) / "job.out")
 
 
+def test_a_file_of_which_nothing_was_shown_yet_is_not_repeated_on_resuming(served: Served) -> None:
+    job_id = served.start("echo old; echo old >&2; exec sleep 60")
+    until(lambda: (served.folder(job_id) / "job.err").stat().st_size, "both lines")
+    with following(served, {"job_id": job_id, "lines": 0}, live=False) as process:
+        offsets = {
+            header["file"]: header["offset"] for header, _ in frames(process.stdout) if "file" in header
+        }
+    assert offsets == {"job.out": 4, "job.err": 4}
+
+
 def test_ranks_are_global_and_can_be_chosen(served: Served) -> None:
     job_id = uuid.uuid4().hex
     folder = served.folder(job_id)

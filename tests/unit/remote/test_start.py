@@ -183,18 +183,12 @@ def test_the_job_has_the_users_umask_and_folder(served: Served) -> None:
 
 
 def test_the_supervisor_is_detached(served: Served) -> None:
-    """Nothing of the connection is held, and the transport's sweep for its command id does not find the
-    supervisor."""
-    served.env["RL_COMMAND_ID"] = "d" * 32
+    """Nothing of the connection is held, and its end does no harm."""
     job_id = served.start("exec sleep 60")
-    started = served.read(job_id, "started.json")
-    pid = started["supervisor_pid"]
+    pid = served.read(job_id, "started.json")["supervisor_pid"]
     assert os.getsid(pid) != os.getsid(0)
     targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in ("0", "1", "2")}
     assert targets == {"/dev/null", str(served.folder(job_id) / "supervisor.log")}
-    for process in (pid, started["child_pid"]):
-        with open(f"/proc/{process}/environ", "rb") as file:
-            assert b"RL_COMMAND_ID=" not in file.read()
     os.kill(pid, signal.SIGHUP)  # as a closing terminal would
     assert served.probe(job_id)["state"] == "RUNNING"
 

@@ -123,7 +123,7 @@ def test_gpus_come_from_nvidia_smi(served: Served, tmp_path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         '#!/bin/sh\ncase "$*" in -L) echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)";; '
-        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA A100, 40960, [N/A], [N/A]"; echo x;;\nesac\n'
+        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA B, 40960, [N/A], [N/A]"; echo;;\nesac\n'
     )
     tool.chmod(0o755)
     served.env.update(PATH=f"{tmp_path}:{served.env['PATH']}")

@@ -127,6 +127,10 @@ def test_a_sync_that_broke_off_forgets_no_file(space: Served) -> None:
     write(space, "half.py")
     assert check(space, space.workdir)["digest"] is None
     assert sync(space, "d2", "a.py")["deleted"] == 1
+    space.call("workspace", op="begin", files=["a.py", "half.py"], digest="d3")
+    write(space, "half.py")
+    assert check(space, space.workdir)["digest"] is None  # so that a sync of d2 sorts it out
+    assert sync(space, "d2", "a.py")["deleted"] == 1
     assert not (space.workdir / "half.py").exists()
 
 
