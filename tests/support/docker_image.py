@@ -171,6 +171,9 @@ def build_host_image(*, verbose: bool = False) -> str:
     if image_exists(tag):
         return tag
     ensure_base(verbose=verbose)
+    trial = docker("run", "--rm", BASE_TAG, "true", check=False)
+    if trial.returncode != 0:
+        raise DockerUnavailableError(f"containers can't run here: {trial.stderr.strip()[:300]}")
     with tempfile.TemporaryDirectory(prefix="remote-launch-image-") as context:
         shutil.copytree(HOST_FOLDER, context, dirs_exist_ok=True)
         shutil.copyfile(_ca_bundle(), Path(context) / "ca-certificates.crt")
