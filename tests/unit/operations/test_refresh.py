@@ -1,0 +1,245 @@
+"""What becomes of the registry when servers answer, also when they answer rubbish."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.jobs import JobRecord, JobState, now
+from remote_launch.core.project import Project
+from remote_launch.core.registry import new_record
+from remote_launch.errors import AuthenticationError, ConnectTimeoutError, JobStateError
+from remote_launch.operations import kill as kill_module
+from remote_launch.operations import refresh as module
+from remote_launch.operations import wait as wait_module
+from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.follow import Notice
+from remote_launch.operations.kill import kill_jobs
+from remote_launch.operations.refresh import refresh, refresh_jobs
+from remote_launch.operations.wait import wait_jobs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUBBISH = [None, "x", -1, 1.5, True, [], {}, [1], {"x": 1}, 10**30, float("nan"), float("inf"), "\x1b[2J"]
+FIELDS = (
+    "state", "exit_code", "signal", "reason", "attempt", "started_at", "ended_at",
+    "log_bytes", "failures", "cause", "left_over",
+)  # fmt: skip
+
+
+class FakeServers:
+    """Answers the probe and the kill verbs."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self.more: dict[str, Any] = {}
+        self.error: BaseException | None = None
+
+    def call(self, _: Any, server: Server, verb: str, request: dict[str, Any], **__: Any) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        if verb == "kill":
+            return {"jobs": [{"job_id": job_id, **told} for job_id, told in self.jobs.items()]}
+        asked = request["job_ids"]
+        jobs = [{"job_id": job_id, **self.jobs[job_id]} for job_id in asked if job_id in self.jobs]
+        missing = [job_id for job_id in asked if job_id not in self.jobs]
+        others = [job_id for job_id in self.jobs if job_id not in asked] if request["discover"] else []
+        return {"jobs": jobs, "missing": missing, "others": others, "bad": [], **self.more}
+
+
+@pytest.fixture
+def servers(monkeypatch: pytest.MonkeyPatch) -> FakeServers:
+    made = FakeServers()
+    for one in (module, kill_module):
+        monkeypatch.setattr(one, "call", made.call)
+    return made
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    project = Project(root=tmp_path)
+    entries = {"s": Server(name="s", workdir="~/w")}
+    return Fleet(
+        project,
+        Inventory(
+            name="p",
+            servers=entries,
+            environment=Environment(),
+            sync=Sync(),
+            path=project.config,
+            project=project,
+        ),
+    )
+
+
+_IDS = itertools.count(1)
+
+
+def add(fleet: Fleet, state: JobState = JobState.RUNNING, **fields: Any) -> JobRecord:
+    job = new_record(job_id=f"{next(_IDS):032x}", server="s", command="c", state=state, **fields)
+    return fleet.registry.add([job])[0]
+
+
+class TestStates:
+    def test_what_the_server_says_is_written(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        cause = {"rank": 1, "server": "s", "exit_code": 37}
+        servers.jobs[job.job_id] = {
+            "state": "FAILED", "exit_code": 1, "signal": None, "reason": "rank 1", "attempt": 0,
+            "started_at": 5.0, "ended_at": 7.0, "log_bytes": 12, "failures": [{"rank": 1}], "cause": cause, "left_over": 0,
+        }  # fmt: skip
+        outcome = refresh(fleet)["s"]
+        assert outcome.error is None
+        assert outcome.value is not None
+        assert outcome.value.changed == 1
+        after = fleet.registry.get(str(job.key))
+        assert (after.state, after.exit_code, after.duration_s) == (JobState.FAILED, 1, 2.0)
+        assert after.details == {"log_bytes": 12, "failures": [{"rank": 1}], "cause": cause}
+
+    def test_a_silent_server_changes_no_state(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        servers.error = ConnectTimeoutError("s", "no answer")
+        assert refresh(fleet).exit_code == 1
+        first = fleet.registry.get(str(job.key))
+        assert first.state is JobState.RUNNING
+        assert first.unreachable_since
+        refresh(fleet)
+        assert fleet.registry.get(str(job.key)).unreachable_since == first.unreachable_since
+        servers.error, servers.jobs[job.job_id] = None, {"state": "RUNNING"}
+        refresh(fleet)
+        assert fleet.registry.get(str(job.key)).unreachable_since is None
+
+    def test_a_running_job_without_a_folder_is_lost(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        [after] = refresh_jobs(fleet, [job])
+        assert after.state is JobState.LOST
+        assert "folder is gone" in str(after.reason)
+
+    def test_a_start_that_is_just_under_way_is_not_given_up(self, fleet: Fleet, servers: FakeServers) -> None:
+        [young] = refresh_jobs(fleet, [add(fleet, JobState.CREATED)])
+        assert young.state is JobState.CREATED
+        [old] = refresh_jobs(fleet, [add(fleet, JobState.CREATED, created_at=now() - 100)])
+        assert (old.state, old.reason) == (JobState.FAILED, "it never started")
+
+    def test_an_end_stays_when_its_folder_is_cleared_away(self, fleet: Fleet, servers: FakeServers) -> None:
+        [after] = refresh_jobs(fleet, [add(fleet, JobState.SUCCEEDED, exit_code=0)])
+        assert after.state is JobState.SUCCEEDED
+
+
+class TestAdoption:
+    ID = "b" * 32
+
+    def test_a_job_that_only_the_server_knows(self, fleet: Fleet, servers: FakeServers) -> None:
+        spec = {"command": "train.py", "tags": ["x"], "node_rank": 0, "nnodes": 1, "created_at": 5.0}
+        servers.jobs[self.ID] = {"state": "RUNNING", "spec": spec}
+        outcome = refresh(fleet)["s"]
+        assert outcome.value is not None
+        assert outcome.value.adopted == 1
+        [job] = fleet.registry.all()
+        assert (job.job_id, job.command, job.tags, job.state) == (
+            self.ID,
+            "train.py",
+            ("x",),
+            JobState.RUNNING,
+        )
+
+    @pytest.mark.parametrize(
+        "spec", [*RUBBISH, {"tags": "abc", "node_rank": {}, "created_at": "x", "command": [1]}]
+    )
+    def test_a_spec_of_any_shape(self, fleet: Fleet, servers: FakeServers, spec: Any) -> None:
+        servers.jobs[self.ID] = {"state": "RUNNING", "spec": spec}
+        refresh(fleet)
+        [job] = fleet.registry.all()
+        assert job.command == "?"
+        json.dumps(job.to_dict())
+
+    @pytest.mark.parametrize("name", ["../../etc", "/etc", "B" * 32, "b" * 31, "", ".", "b" * 32 + "\n"])
+    def test_a_name_that_is_no_id_is_no_job(self, fleet: Fleet, servers: FakeServers, name: str) -> None:
+        servers.jobs[name] = {"state": "RUNNING"}
+        refresh(fleet)
+        assert fleet.registry.all() == []
+
+
+@pytest.mark.parametrize("value", RUBBISH, ids=repr)
+class TestRubbish:
+    def test_in_any_field(self, fleet: Fleet, servers: FakeServers, value: Any) -> None:
+        for field in FIELDS:
+            servers.jobs[add(fleet).job_id] = {"state": "FAILED", field: value}
+        assert refresh(fleet)["s"].error is None
+        for job in fleet.registry.all():
+            json.dumps(job.to_dict(), allow_nan=False)
+            assert "\x1b" not in str(job.signal)
+
+    @pytest.mark.parametrize("field", ["jobs", "missing", "others", "bad"])
+    def test_in_the_answer(self, fleet: Fleet, servers: FakeServers, field: str, value: Any) -> None:
+        job = add(fleet)
+        servers.more[field] = value
+        assert refresh(fleet)["s"].error is None
+        assert [one.job_id for one in fleet.registry.all()] == [job.job_id]
+
+    def test_in_the_answer_to_a_kill(self, fleet: Fleet, servers: FakeServers, value: Any) -> None:
+        for field in (
+            "outcome",
+            "state",
+            "exit_code",
+            "signal",
+            "reason",
+            "ended_at",
+            "message",
+            "left_over",
+        ):
+            servers.jobs[add(fleet).job_id] = {"outcome": "killed", "state": "KILLED", field: value}
+        for result in kill_jobs(fleet, fleet.registry.all()):
+            json.dumps(result.to_dict(), allow_nan=False)
+
+
+class TestKill:
+    def test_every_job_gets_its_word_in_the_order_given(self, fleet: Fleet, servers: FakeServers) -> None:
+        first, second, gone = add(fleet), add(fleet), add(fleet)
+        servers.jobs[second.job_id] = {"outcome": "already_ended", "state": "SUCCEEDED", "exit_code": 0}
+        servers.jobs[first.job_id] = {"outcome": "killed", "state": "KILLED", "signal": "TERM"}
+        foreign = dataclasses.replace(first, server="elsewhere")
+        results = kill_jobs(fleet, [first, second, gone, foreign], reason="asked")
+        assert [one.outcome for one in results] == ["killed", "already_ended", "not_found", "failed"]
+        assert [one.ok for one in results] == [True, True, False, False]
+        assert "no longer in the inventory" in results[3].message
+        states = [fleet.registry.get(str(job.key)).state for job in (first, second, gone)]
+        assert states == [JobState.KILLED, JobState.SUCCEEDED, JobState.FAILED]
+
+    def test_an_unreachable_server_keeps_the_state(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        servers.error = ConnectTimeoutError("s", "no answer", hint="is it on?")
+        [result] = kill_jobs(fleet, [job])
+        assert (result.outcome, result.ok) == ("unreachable", False)
+        assert fleet.registry.get(str(job.key)).state is JobState.RUNNING
+
+
+class TestWait:
+    def test_ended_jobs_need_no_server(self, fleet: Fleet, servers: FakeServers) -> None:
+        servers.error = ConnectTimeoutError("s", "no answer")
+        _, verdict = wait_jobs(fleet, [add(fleet, JobState.FAILED, exit_code=7)])
+        assert verdict.exit_code == 7
+
+    @pytest.mark.parametrize("error", [AuthenticationError("s", "denied"), None])
+    def test_an_end_that_cannot_be_known_is_no_success(
+        self, fleet: Fleet, servers: FakeServers, monkeypatch: pytest.MonkeyPatch, error: Any
+    ) -> None:
+        servers.error = ConnectTimeoutError("s", "no answer")
+        events = [Notice(server="s", text="denied", error=error)] if error else []
+        monkeypatch.setattr(wait_module, "Follower", lambda *_: contextlib.nullcontext(events))
+        with pytest.raises(type(error) if error else JobStateError):
+            wait_jobs(fleet, [add(fleet)])
+
+    def test_a_timeout_says_which_jobs_go_on(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        servers.jobs[job.job_id] = {"state": "RUNNING"}
+        with pytest.raises(JobStateError, match=f"job {job.key} not ended after 0.05 s") as caught:
+            wait_jobs(fleet, [job], timeout_s=0.05)
+        assert caught.value.exit_code == 124
