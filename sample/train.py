@@ -60,6 +60,7 @@ def choose_device() -> tuple[torch.device, dist.ProcessGroup | None]:
     has_gpu = torch.tensor(int(torch.cuda.device_count() > local_rank))
     dist.all_reduce(has_gpu, op=dist.ReduceOp.MIN)
     if not has_gpu.item():
+        torch.set_num_threads(1)  # the network is too small to share out, and the ranks share the cores
         return torch.device("cpu"), None
     device = torch.device("cuda", local_rank)
     torch.cuda.set_device(device)
