@@ -46,6 +46,11 @@ class Printer:
         return f"{text} │ "
 
 
+def has_several_sources(jobs: Sequence[JobRecord], ranks: tuple[int, ...] | None) -> bool:
+    """True when lines of more than one process may come: then each needs its prefix."""
+    return len(jobs) > 1 or (jobs[0].launch_id is not None and (ranks is None or len(ranks) > 1))
+
+
 def follow_to_end(
     fleet: Fleet, jobs: Sequence[JobRecord], *, as_json: bool, ranks: tuple[int, ...] | None, lines: int, launcher: bool = True,
     watched: Sequence[JobRecord] | None = None,
@@ -59,7 +64,7 @@ def follow_to_end(
     from remote_launch.operations.wait import wait_jobs
 
     shown = list(watched or jobs)
-    printer = Printer(shown, prefixes=len(shown) > 1 or ranks is None or len(ranks) > 1)
+    printer = Printer(shown, prefixes=has_several_sources(shown, ranks))
     with Follower(fleet, shown, Selection(ranks=ranks, launcher=launcher, lines=lines)) as events:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""rl job-list, job-show, job-tail, job-wait, job-kill, job-rsync."""
+"""rl job-list, job-show."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import choose_jobs, jobs_argument, jobs_option, json_option, load_fleet, servers_option, tags_option
+from remote_launch.cli.options import (
+    examples,
+    jobs_argument,
+    jobs_option,
+    json_option,
+    load_fleet,
+    servers_option,
+    tags_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,10 +23,9 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
-    from remote_launch.operations.kill import KillResult
 
 
-@click.command("job-list", epilog="Examples: rl job-list --rsync    rl job-list --all --tag train.py --json")
+@click.command("job-list", epilog=examples("rl job-list --rsync", "rl job-list --all --tag train.py --json"))
 @click.option("--rsync", "ask", is_flag=True, help="Ask the servers first, and bring new log lines back.")
 @click.option("-a", "--all", "show_all", is_flag=True, help="Ended jobs too.")
 @click.option("--stopped", is_flag=True, help="Ended jobs only.")
@@ -85,7 +92,7 @@ def _print_jobs(jobs: Sequence[JobRecord]) -> None:
         for number, job in enumerate(sorted(group, key=lambda one: (one.node_rank or 0, one.key))):
             rows.add_row(
                 str(job.key), output.clean(job.name, colour=False) if number == 0 else "  〃", job.server, _node_text(job), _state_cell(job),
-                _exit_text(job), output.time_text(job.started_at), output.duration_text(job.duration_s),
+                exit_text(job), output.time_text(job.started_at), output.duration_text(job.duration_s),
                 output.clean(",".join(job.tags), colour=False) if number == 0 else "", output.clean(job.command, colour=False) if number == 0 else "",
             )
     output.print_table(rows)
@@ -104,13 +111,13 @@ def _state_cell(job: JobRecord) -> Any:
     return cell
 
 
-def _exit_text(job: JobRecord) -> str:
+def exit_text(job: JobRecord) -> str:
     if job.signal:
         return f"SIG{job.signal}"
     return "" if job.exit_code is None else str(job.exit_code)
 
 
-@click.command("job-show", epilog="Example: rl job-show 12")
+@click.command("job-show", epilog=examples("rl job-show 12"))
 @jobs_argument
 @jobs_option
 @click.option("--rsync", "ask", is_flag=True, help="Ask the server first.")
@@ -122,7 +129,7 @@ def job_show(ctx: click.Context, keys: Sequence[str], job_options: Sequence[str]
     from remote_launch.operations.refresh import refresh_jobs
 
     fleet = load_fleet(ctx)
-    groups = _groups(fleet, [*keys, *job_options])
+    groups = launch_groups(fleet, [*keys, *job_options])
     shown = []
     for group in groups:
         stale = ask or any(not job.state.is_terminal for job in group)
@@ -136,7 +143,7 @@ def job_show(ctx: click.Context, keys: Sequence[str], job_options: Sequence[str]
     return 0
 
 
-def _groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
+def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
     """Given keys (none: the newest job), return each job's whole launch, or the job alone."""
     from remote_launch.errors import UnknownJobError
 
@@ -168,7 +175,7 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
     line("tags", ", ".join(first.tags))
     for job in jobs:
         node = f" node {_node_text(job)}" if job.node_rank is not None else ""
-        code = f" {_exit_text(job)}" if _exit_text(job) else ""
+        code = f" {exit_text(job)}" if exit_text(job) else ""
         line(f"job {job.key}", f"{job.server}{node}: {job.state}{code}" + (f" ({job.reason})" if job.reason else ""))
         line("", f"id {job.job_id}, started {output.time_text(job.started_at)}, ran {output.duration_text(job.duration_s)}")
         line("", f"folder {job.workdir}/.jobs/{job.job_id}")
@@ -176,184 +183,3 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
 
 def _click_colour(state: str) -> str:
     return output.STATE_STYLES[state]
-
-
-@click.command("job-tail", epilog="Examples: rl job-tail    rl job-tail 12 --all-ranks    rl job-tail --tag train.py --lines 100")
-@jobs_argument
-@jobs_option
-@tags_option
-@click.option("--all-ranks", is_flag=True, help="Every rank of every node of the launch.")
-@click.option("--launcher", "show_launcher", is_flag=True, help="Also what torchrun itself prints.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Begin with this many last lines; -1: from the start.")
-@click.option("--no-follow", is_flag=True, help="Print what is there and end.")
-@click.option("--delay", type=int, default=5, hidden=True, help="labml_remote's; 0 is --no-follow.")
-@click.pass_context
-def job_tail(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], all_ranks: bool, show_launcher: bool, lines: int,
-    no_follow: bool, delay: int,
-) -> int:
-    """Show a job's output as it is written, until it ends. Default: the newest launch's master; of it, the first rank.
-
-    The connection may be lost and come back: no line is lost or repeated. Ctrl-C leaves the job running.
-    """
-    from remote_launch.cli.following import Printer, follow_to_end
-    from remote_launch.operations.follow import Follower, Selection
-
-    fleet = load_fleet(ctx)
-    job = _job_to_tail(fleet, [*keys, *job_options], tags)
-    launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
-    watched = launch if all_ranks else [job]
-    ranks = None if all_ranks or not job.is_master else (0,)
-    launcher = show_launcher or job.launch_id is None  # torchrun's own words bury the ranks'; the verdict has them when they matter
-    if no_follow or delay <= 0:
-        printer = Printer(watched, prefixes=len(watched) > 1 or ranks is None)
-        selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
-        with Follower(fleet, watched, selection, until_end=False) as events:
-            for event in events:
-                printer.show(event)
-        return 1 if printer.failed else 0
-    return follow_to_end(fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched)
-
-
-def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:
-    """Given keys or tags, return the one job to show: running before ended, master before others, newest first."""
-    from remote_launch.errors import UnknownJobError
-
-    jobs = choose_jobs(fleet, keys, tags)
-    if not jobs:
-        raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
-    best = max(jobs, key=lambda job: (not job.state.is_terminal, job.created_at, job.is_master, -(job.node_rank or 0)))
-    # Jobs of one launch are created together; the newest launch's master is meant, not its last node.
-    if not keys and best.launch_id and not best.is_master:
-        masters = [job for job in jobs if job.launch_id == best.launch_id and job.is_master]
-        best = masters[0] if masters else best
-    if len(jobs) > 1:
-        output.say(f"job {best.key} on {best.server} (of {len(jobs)}): {output.clean(best.command, colour=False)}")
-    return best
-
-
-@click.command("job-wait", epilog="Example: rl job-wait && echo trained")
-@jobs_argument
-@jobs_option
-@tags_option
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after this long (exit code 124); the jobs go on.")
-@json_option
-@click.pass_context
-def job_wait(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], timeout_s: float | None, as_json: bool
-) -> int:
-    """Wait until jobs have ended; exit with their exit code (of the rank that failed first). Default: the newest launch or job."""
-    from remote_launch.cli.following import show_verdict
-    from remote_launch.operations.wait import wait_jobs
-
-    fleet = load_fleet(ctx)
-    words = [*keys, *job_options]
-    if tags:
-        words += [job.job_id for job in choose_jobs(fleet, words, tags) if not job.state.is_terminal or job.job_id in words]
-    exit_code, shown = 0, []
-    for group in _groups(fleet, words):
-        current, verdict = wait_jobs(fleet, group, timeout_s=timeout_s)
-        exit_code = exit_code or verdict.exit_code
-        shown.append({"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
-        if not as_json:
-            show_verdict(current, verdict)
-    if as_json:
-        output.emit_json("job-wait", shown)
-    return exit_code
-
-
-@click.command("job-kill", epilog="Examples: rl job-kill 12    rl job-kill --tag train.py    rl job-kill --yes")
-@jobs_argument
-@jobs_option
-@tags_option
-@servers_option
-@click.option("--signal", "signal_word", default="TERM", show_default=True, help="What the job gets first.")
-@click.option("--grace", "grace_s", type=float, default=15.0, show_default=True, metavar="SECONDS", help="How long until KILL.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@json_option
-@click.pass_context
-def job_kill(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], servers: Sequence[str], signal_word: str,
-    grace_s: float, yes: bool, as_json: bool,
-) -> int:
-    """Stop jobs with all their processes, and make sure that they are gone. With no job and no tag: asks, then all.
-
-    A node of a launch takes the whole launch with it.
-    """
-    from remote_launch.operations.kill import kill_jobs, signal_name
-    from remote_launch.operations.refresh import refresh
-
-    fleet = load_fleet(ctx)
-    signal = signal_name(signal_word)
-    words = [*keys, *job_options]
-    chosen = fleet.select(servers)
-    if not words:
-        refresh(fleet, chosen)
-    jobs = choose_jobs(fleet, words, tags)
-    jobs = _with_launches(fleet, [job for job in jobs if not servers or job.server in set(servers)])
-    running = [job for job in jobs if not job.state.is_terminal]
-    if not running:
-        if as_json:
-            output.emit_json("job-kill", [])
-        else:
-            click.echo("nothing to stop: " + ("no running jobs" if not words else "already ended"))
-        return 0
-    if not words and not tags and not yes:
-        click.confirm(f"stop all {output.plural(len(running), 'running job')}?", abort=True, err=True)
-    results = kill_jobs(fleet, running, signal=signal, grace_s=grace_s)
-    return _show_kills(results, as_json=as_json)
-
-
-def _with_launches(fleet: Fleet, jobs: Sequence[JobRecord]) -> list[JobRecord]:
-    """Given jobs, return them with the other nodes of their launches."""
-    found: dict[str, JobRecord] = {}
-    for job in jobs:
-        for member in fleet.registry.launch(job.launch_id) if job.launch_id else [job]:
-            found[member.job_id] = member
-    return list(found.values())
-
-
-def _show_kills(results: Sequence[KillResult], *, as_json: bool) -> int:
-    bad = [result for result in results if not result.ok]
-    exit_code = 0 if not bad else 3 if len(bad) < len(results) else 1
-    if as_json:
-        status = {0: "ok", 3: "partial", 1: "error"}[exit_code]
-        errors = [result.error for result in bad if result.error is not None]
-        output.emit_json("job-kill", [result.to_dict() for result in results], status=status, errors=errors)
-        return exit_code
-    rows = output.table("key", "server", "outcome", "state", "exit", "")
-    for result in results:
-        left = f"{result.left_over} processes left" if result.left_over else ""
-        rows.add_row(
-            str(result.job.key), result.job.server, result.outcome.replace("_", " "), output.state_text(result.job.state),
-            _exit_text(result.job), output.clean(" ".join(part for part in (result.message, left) if part), colour=False),
-        )
-    output.print_table(rows)
-    return exit_code
-
-
-@click.command("job-rsync", epilog="Example: rl job-rsync --watch")
-@servers_option
-@click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
-@click.option("--delay", type=click.FloatRange(min=0.2), default=5.0, show_default=True, metavar="SECONDS", help="Between two rounds of --watch.")
-@json_option
-@click.pass_context
-def job_rsync(ctx: click.Context, servers: Sequence[str], watch: bool, delay: float, as_json: bool) -> int:
-    """Bring the states and logs of jobs back, to .remote/jobs/<job id>/."""
-    import time
-
-    from remote_launch.operations.refresh import refresh
-
-    fleet = load_fleet(ctx)
-    chosen = fleet.select(servers)
-    while True:
-        outcomes = refresh(fleet, chosen, logs=True)
-        if as_json:
-            output.emit_json("job-rsync", {"jobs_folder": str(fleet.project.jobs_dir)}, status=outcomes.status, errors=outcomes.errors.values())
-        else:
-            changed = sum(told.changed for told in outcomes.values.values())
-            click.echo(f"logs are in {fleet.project.jobs_dir}; {output.plural(changed, 'state')} changed")
-            output.show_failures(outcomes.errors.values())
-        if not watch:
-            return outcomes.exit_code
-        time.sleep(delay)

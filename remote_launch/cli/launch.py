@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import dry_run_option, env_dict, env_option, json_option, load_fleet, servers_option
+from remote_launch.cli.options import (
+    dry_run_option,
+    env_dict,
+    env_option,
+    examples,
+    json_option,
+    load_fleet,
+    servers_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,14 +24,11 @@ if TYPE_CHECKING:
     from remote_launch.core.torchrun import Script
     from remote_launch.operations.launch import LaunchPlan
 
-_EPILOG = """
-Examples:
-
-\b
-  rl torch-launch --nproc-per-node 2 train.py --epochs 3
-  rl torch-launch --nproc-per-node gpu --follow -m package.train lr=0.1
-  rl torch-launch --nproc-per-node 1 --cmd 'train.py --epochs 3' --env NCCL_DEBUG=INFO
-"""
+_EPILOG = examples(
+    "rl torch-launch --nproc-per-node 2 train.py --epochs 3",
+    "rl torch-launch --nproc-per-node gpu --follow -m package.train lr=0.1",
+    "rl torch-launch --nproc-per-node 1 --cmd 'train.py --epochs 3' --env NCCL_DEBUG=INFO",
+)
 
 
 def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -71,7 +76,7 @@ def torch_launch(
 
 @click.command(
     "helper-torch-launch", context_settings={"allow_interspersed_args": False},
-    epilog="Example: rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'",
+    epilog=examples("rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'"),
 )
 @_launch_options
 @click.option("--use-env", is_flag=True, help="Do not pass --local_rank=N to the script.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import signal
 import sys
 from typing import Any
 
@@ -36,10 +37,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Jobs": {
         "job-list": ("jobs", "job_list", "Jobs and their states"),
         "job-show": ("jobs", "job_show", "One job or launch: why it ended, its last lines"),
-        "job-tail": ("jobs", "job_tail", "The last lines of a job; goes on until it ends"),
-        "job-wait": ("jobs", "job_wait", "Wait for jobs; exit with their exit code"),
-        "job-kill": ("jobs", "job_kill", "Stop jobs, with all their processes"),
-        "job-rsync": ("jobs", "job_rsync", "Bring the logs of jobs back"),
+        "job-tail": ("job_actions", "job_tail", "The last lines of a job; goes on until it ends"),
+        "job-wait": ("job_actions", "job_wait", "Wait for jobs; exit with their exit code"),
+        "job-kill": ("job_actions", "job_kill", "Stop jobs, with all their processes"),
+        "job-rsync": ("job_actions", "job_rsync", "Bring the logs of jobs back"),
     },
 }
 _BY_NAME = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
@@ -94,7 +95,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="replace")
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends what rl runs on the servers, as Ctrl-C does
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup rl … stays as asked
+            signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def run(argv: list[str]) -> int:

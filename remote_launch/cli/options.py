@@ -18,6 +18,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
 
 
+def examples(*lines: str) -> str:
+    """Return an epilog that shows each example on a line of its own, unwrapped."""
+    return "\n".join([f"Example{'s' if len(lines) > 1 else ''}:", "", "\b", *(f"  {line}" for line in lines)])
+
+
 def _note_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
     """Tell ``cli.main`` that errors are wanted as JSON too."""
     ctx.ensure_object(dict)["json"] = value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import dry_run_option, json_option, load_fleet, servers_option
+from remote_launch.cli.options import dry_run_option, examples, json_option, load_fleet, servers_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ adopt_option = click.option("--adopt", is_flag=True, help="Take over a non-empty
 show_output_option = click.option("--show-output", is_flag=True, help="Print every line of the remote commands.")
 
 
-@click.command(epilog="Example: rl prepare --server gpu-a --show-output")
+@click.command(epilog=examples("rl prepare --server gpu-a --show-output"))
 @servers_option
 @adopt_option
 @show_output_option
@@ -35,7 +35,7 @@ def prepare(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output
     return _prepare(ctx, "prepare", None, servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json)
 
 
-@click.command(epilog="Example: rl setup --dry-run")
+@click.command(epilog=examples("rl setup --dry-run"))
 @servers_option
 @adopt_option
 @show_output_option
@@ -47,7 +47,7 @@ def setup(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: 
     return _prepare(ctx, "setup", ("setup",), servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json)
 
 
-@click.command("update-packages", epilog="Example: rl update-packages --server gpu-a")
+@click.command("update-packages", epilog=examples("rl update-packages --server gpu-a"))
 @servers_option
 @show_output_option
 @dry_run_option
@@ -59,7 +59,7 @@ def update_packages(ctx: click.Context, servers: Sequence[str], show_output: boo
     return _prepare(ctx, "update-packages", parts, servers, adopt=False, show_output=show_output, dry_run=dry_run, as_json=as_json)
 
 
-@click.command(epilog="Example: rl rsync --dry-run")
+@click.command(epilog=examples("rl rsync --dry-run"))
 @servers_option
 @adopt_option
 @click.option("--show-output", is_flag=True, help="List the files.")

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import dry_run_option, env_dict, env_option, json_option, load_fleet, server_option, single_server
+from remote_launch.cli.options import (
+    dry_run_option,
+    env_dict,
+    env_option,
+    examples,
+    json_option,
+    load_fleet,
+    server_option,
+    single_server,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +38,7 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
     return list(words) if words else str(cmd)
 
 
-@click.command(context_settings=_WORDS, epilog="Examples: rl run --server gpu-a -- nvidia-smi    rl run --cmd 'python -V && df -h .'")
+@click.command(context_settings=_WORDS, epilog=examples("rl run --server gpu-a -- nvidia-smi", "rl run --cmd 'python -V && df -h .'"))
 @server_option
 @click.option("--cmd", help="The command as one text for the shell.")
 @env_option
@@ -80,7 +89,7 @@ def _piped() -> bytes | None:
     return sys.stdin.buffer.read()
 
 
-@click.command("job-run", context_settings=_WORDS, epilog="Example: rl job-run --server gpu-a --tag prep -- python prep.py --fast")
+@click.command("job-run", context_settings=_WORDS, epilog=examples("rl job-run --server gpu-a --tag prep -- python prep.py --fast"))
 @server_option
 @click.option("--cmd", help="The command as one text for the shell.")
 @env_option

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import json_option, load_fleet, servers_option
+from remote_launch.cli.options import examples, json_option, load_fleet, servers_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
 @click.command(
-    epilog="Examples: rl init    rl init --server gpu-a=ubuntu@10.0.0.5:2222 --server gpu-b    rl init --from-ssh-config 'gpu-*'    rl init --local 2"
+    epilog=examples("rl init", "rl init --server gpu-a=ubuntu@10.0.0.5:2222 --server gpu-b", "rl init --from-ssh-config 'gpu-*'", "rl init --local 2")
 )
 @click.option("--name", help="The project's name [default: this folder's].")
 @click.option("--server", "servers", multiple=True, metavar="[NAME=][USER@]HOST[:PORT]", help="A server; repeatable.")
@@ -39,7 +39,12 @@ def init(
 
     from remote_launch.core.inventory import DEFAULT_MANAGER
     from remote_launch.errors import UsageError
-    from remote_launch.operations.init import init_project, local_servers, parse_server, servers_from_ssh_config
+    from remote_launch.operations.init import (
+        init_project,
+        local_servers,
+        parse_server,
+        servers_from_ssh_config,
+    )
 
     root = Path((ctx.find_root().obj or {}).get("project") or ".").resolve()
     drafts = [parse_server(text) for text in servers]
@@ -87,7 +92,7 @@ def _ask(root: Path, name: str | None) -> tuple[str, Any]:
     return name, dataclasses.replace(draft, private_key=key or None)
 
 
-@click.command(epilog="Example: rl servers --check --json")
+@click.command(epilog=examples("rl servers --check --json"))
 @servers_option
 @click.option("--check", is_flag=True, help="Ask each server: reachable? python, cores, memory, disk, GPUs.")
 @json_option
@@ -152,7 +157,7 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
     return [output.clean(cell, colour=False) for cell in cells]
 
 
-@click.command(epilog="Example: rl disconnect --server gpu-a")
+@click.command(epilog=examples("rl disconnect --server gpu-a"))
 @servers_option
 @json_option
 @click.pass_context
