@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import socket
 import struct
 import sys
@@ -38,7 +39,12 @@ def main(argv: list[str]) -> int:
                 return LOST
             if kind == EXIT:
                 return int(body)
-            _write(1 if kind == STDOUT else 2, body)
+            try:
+                _write(1 if kind == STDOUT else 2, body)
+            except BrokenPipeError:
+                if kind == STDERR:
+                    raise
+                # rsync has gone after an error; what the server's side says of it on stderr is still to come
 
 
 def _feed(sock: socket.socket) -> None:
@@ -78,6 +84,8 @@ def _write(fd: int, data: bytes) -> None:
 
 
 if __name__ == "__main__":
+    # rsync sends SIGUSR1 to its remote shell when it fails, before the server's words on stderr are here.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         code = main(sys.argv)
     except OSError as error:
