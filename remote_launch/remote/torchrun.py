@@ -76,8 +76,13 @@ def write_failures(path: str, failures: dict[int, Any], deaths: dict[int, float]
     A failure to write is told and no more: it must not hide torchrun's own error.
     """
     entries = [_entry(rank, failure, deaths) for rank, failure in failures.items()]
-    # Workers that torchrun itself stopped after the first failure come last.
-    entries.sort(key=lambda entry: (entry["signal"] == "TERM", entry["time"], entry["rank"]))
+
+    def order(entry: dict[str, Any]) -> tuple[bool, float, int]:
+        # Workers that torchrun itself stopped come last. torch's own times are cut to seconds.
+        at = entry["time"] if entry["pid"] in deaths else entry["time"] + 1.0
+        return entry["signal"] == "TERM", at, entry["rank"]
+
+    entries.sort(key=order)
     try:
         write_atomic(path, entries)
     except OSError as error:

@@ -1,0 +1,90 @@
+"""The torchrun verb, with a stand-in for torch that runs its "workers" as torch's agent does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.served import Served
+
+FAKE_RUN = """
+import json, os, subprocess, sys, time
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+def main(args):
+    print(json.dumps({"args": args, "argv": sys.argv, "path": sys.path}), flush=True)
+    *options, command = args
+    scripts = json.loads(command)
+    workers = {int(rank): subprocess.Popen(["sh", "-c", scripts[rank]]) for rank in scripts}
+    while None in [worker.poll() for worker in workers.values()]:
+        time.sleep(0.1)
+    failures = {rank: ProcessFailure(rank, one) for rank, one in workers.items() if one.returncode}
+    if failures:
+        raise ChildFailedError("train.py", failures)
+"""
+FAKE_ERRORS = """
+import time
+
+class ProcessFailure:
+    def __init__(self, rank, worker):
+        self.local_rank, self.pid, self.exitcode = rank - 4, worker.pid, worker.returncode
+        self.timestamp, self.error_file = int(time.time()), "<N/A>"
+        recorded = {"message": "ValueError: no", "extraInfo": {}}
+        self.message = recorded if rank == 5 else "To enable traceback see: https://x"
+
+class ChildFailedError(Exception):
+    def __init__(self, name, failures):
+        super().__init__(name + " FAILED")
+        self.failures = failures
+"""
+
+
+def start(served: Served, workers: dict[int, str]) -> str:
+    torch = served.workdir / "fake" / "torch" / "distributed"
+    errors = torch / "elastic" / "multiprocessing"
+    errors.mkdir(parents=True)
+    for folder in (torch.parent, torch, torch / "elastic", errors):
+        (folder / "__init__.py").touch()
+    (torch / "run.py").write_text(FAKE_RUN)
+    (errors / "errors.py").write_text(FAKE_ERRORS)
+    return served.start(
+        torchrun=("--nnodes=1", json.dumps(workers)), python=sys.executable, first_rank=4, nproc=3,
+        pythonpath_append=["fake"], env={"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_the_first_failing_rank_is_found_however_torch_orders_them(served: Served) -> None:
+    workers = {4: "sleep 0.4; kill -TERM $$", 5: "sleep 0.1; exit 37", 6: "sleep 0.3; kill -SEGV $$"}
+    job_id = start(served, workers)
+    end = served.wait(job_id)
+    assert (end["state"], end["exit_code"], end["signal"]) == ("FAILED", 37, None)
+    assert end["reason"] == "rank 5 exited with 37"
+    shape = [(one["rank"], one["local_rank"], one["exit_code"], one["signal"]) for one in end["failures"]]
+    assert shape == [(5, 1, 37, None), (6, 2, None, "SEGV"), (4, 0, None, "TERM")]
+    assert [one["message"] for one in end["failures"]] == ["ValueError: no", "", ""]
+    error = (served.folder(job_id) / "job.err").read_text()
+    assert "ChildFailedError: train.py FAILED" in error  # as torchrun itself would end
+
+
+def test_torchrun_sees_its_own_command_line_and_nothing_of_rl(served: Served) -> None:
+    job_id = start(served, {4: "exit 0"})
+    assert served.wait(job_id)["state"] == "SUCCEEDED"
+    seen = json.loads(served.out(job_id))
+    assert str(served.program) not in seen["path"]
+    assert seen["argv"][0].endswith("/torchrun")
+    assert seen["argv"][1:] == seen["args"]
+    ranks = str(served.folder(job_id) / "ranks")
+    assert seen["args"][:5] == ["--log-dir", ranks, "--redirects", "3", "--nnodes=1"]
+
+
+def test_an_environment_without_torch_says_so(served: Served) -> None:
+    python = served.workdir / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n')
+    python.chmod(0o755)
+    job_id = served.start(torchrun=("x.py",), python=str(python))
+    end = served.wait(job_id)
+    assert (end["state"], end["exit_code"], end["reason"]) == ("FAILED", 1, "torchrun exited with 1")
+    error = (served.folder(job_id) / "job.err").read_text()
+    assert "has no torch that can be used; next: rl prepare" in error
