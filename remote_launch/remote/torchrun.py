@@ -61,7 +61,7 @@ class Deaths(threading.Thread):
             try:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
             except ChildProcessError:
-                time.sleep(0.1)  # no children yet, or no more
+                time.sleep(_LOOK_EVERY_S)  # no children yet, or no more
                 continue
             except OSError:
                 return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING
+
+from tests.support.served import PYTHON
 
 if TYPE_CHECKING:
     from tests.support.served import Served
@@ -50,13 +51,13 @@ def start(served: Served, workers: dict[int, str]) -> str:
     (torch / "run.py").write_text(FAKE_RUN)
     (errors / "errors.py").write_text(FAKE_ERRORS)
     return served.start(
-        torchrun=("--nnodes=1", json.dumps(workers)), python=sys.executable, first_rank=4, nproc=3,
+        torchrun=("--nnodes=1", json.dumps(workers)), python=PYTHON, first_rank=4, nproc=3,
         pythonpath_append=["fake"], env={"PYTHONUNBUFFERED": "1"},
     )
 
 
 def test_the_first_failing_rank_is_found_however_torch_orders_them(served: Served) -> None:
-    workers = {4: "sleep 0.4; kill -TERM $$", 5: "sleep 0.1; exit 37", 6: "sleep 0.3; kill -SEGV $$"}
+    workers = {4: "sleep 0.8; kill -TERM $$", 5: "sleep 0.2; exit 37", 6: "sleep 0.6; kill -SEGV $$"}
     job_id = start(served, workers)
     end = served.wait(job_id)
     assert (end["state"], end["exit_code"], end["signal"]) == ("FAILED", 37, None)
@@ -81,7 +82,7 @@ def test_torchrun_sees_its_own_command_line_and_nothing_of_rl(served: Served) ->
 
 def test_an_environment_without_torch_says_so(served: Served) -> None:
     python = served.workdir / "python"
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -I "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" -I "$@"\n')
     python.chmod(0o755)
     job_id = served.start(torchrun=("x.py",), python=str(python))
     end = served.wait(job_id)
