@@ -5,6 +5,7 @@ Data goes to stdout; progress, messages and errors go to stderr. Without a termi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import Console
-    from rich.table import Table
 
     from remote_launch.core.jobs import JobState
     from remote_launch.errors import RemoteLaunchError
@@ -25,10 +25,18 @@ if TYPE_CHECKING:
 ENVELOPE_VERSION = 1
 _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 # Control characters, and escape sequences other than colours: what a server sends must not steer the user's terminal.
-_ESCAPES = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPES = re.compile(
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+)
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
 STATE_STYLES = {
-    "CREATED": "yellow", "QUEUED": "yellow", "RUNNING": "cyan", "SUCCEEDED": "green", "FAILED": "red", "KILLED": "magenta", "LOST": "red",
+    "CREATED": "yellow",
+    "QUEUED": "yellow",
+    "RUNNING": "cyan",
+    "SUCCEEDED": "green",
+    "FAILED": "red",
+    "KILLED": "magenta",
+    "LOST": "red",
 }
 
 
@@ -38,18 +46,51 @@ def console(*, err: bool = False) -> Console:
 
     stream = sys.stderr if err else sys.stdout
     width = None if stream.isatty() else _WIDE
-    return Console(file=stream, width=width, highlight=False, soft_wrap=width is not None, markup=False, emoji=False)
+    return Console(
+        file=stream, width=width, highlight=False, soft_wrap=width is not None, markup=False, emoji=False
+    )
 
 
-def table(*columns: str, title: str | None = None) -> Table:
-    """Return an empty table in the house's look."""
-    from rich import box
-    from rich.table import Table
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cell:
+    """Text in a colour, for a table."""
 
-    made = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, title=title, title_justify="left", pad_edge=False, header_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    return made
+    text: str
+    style: str = ""
+
+
+class Rows:
+    """A table: by rich on a terminal; elsewhere aligned plain text, nothing cut, and rich isn't even imported."""
+
+    def __init__(self, *columns: str) -> None:
+        self._columns = columns
+        self._rows: list[list[Cell]] = []
+
+    def add_row(self, *cells: str | Cell) -> None:
+        """Add one row, a cell for each column."""
+        self._rows.append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
+
+    def show(self) -> None:
+        """Print it on stdout."""
+        if sys.stdout.isatty():
+            self._show_on_terminal()
+            return
+        lines = [list(self._columns), *([" ".join(cell.text.split()) for cell in row] for row in self._rows)]
+        widths = [max(len(line[number]) for line in lines) for number in range(len(self._columns))]
+        for line in lines:
+            click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+    def _show_on_terminal(self) -> None:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for column in self._columns:
+            table.add_column(column, overflow="fold")
+        for row in self._rows:
+            table.add_row(*(Text(cell.text, cell.style) for cell in row))
+        console().print(table)
 
 
 def clean(text: str, *, colour: bool | None = None) -> str:
@@ -73,10 +114,16 @@ def warn(text: str) -> None:
     say(f"warning: {text}", style="yellow")
 
 
-def emit_json(command: str, data: Any, *, status: str = "ok", errors: Iterable[RemoteLaunchError] = ()) -> None:
+def emit_json(
+    command: str, data: Any, *, status: str = "ok", errors: Iterable[RemoteLaunchError] = ()
+) -> None:
     """Print the one envelope of ``--json``."""
     envelope = {
-        "version": ENVELOPE_VERSION, "command": command, "status": status, "data": data, "errors": [error.to_dict() for error in errors],
+        "version": ENVELOPE_VERSION,
+        "command": command,
+        "status": status,
+        "data": data,
+        "errors": [error.to_dict() for error in errors],
     }
     click.echo(json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
 
@@ -92,7 +139,11 @@ def show_error(error: RemoteLaunchError, *, as_json: bool = False, command: str 
     from remote_launch.errors import ServersFailedError
 
     several = isinstance(error, ServersFailedError)
-    failed = [one for one in error.outcomes.values() if one is not None] if isinstance(error, ServersFailedError) else [error]
+    failed = (
+        [one for one in error.outcomes.values() if one is not None]
+        if isinstance(error, ServersFailedError)
+        else [error]
+    )
     if as_json:
         emit_json(command, None, status="partial" if error.exit_code == 3 else "error", errors=failed)
         return
@@ -114,20 +165,18 @@ def show_failures(errors: Iterable[RemoteLaunchError]) -> None:
             say(f"  → {clean(error.hint, colour=False)}")
 
 
-def state_text(state: JobState) -> Any:
-    """Return a state in its colour."""
-    from rich.text import Text
-
-    return Text(state.value, style=STATE_STYLES[state.value])
+def state_cell(state: JobState, more: str = "") -> Cell:
+    """Return a state in its colour, with ``more`` after it."""
+    return Cell(state.value + more, STATE_STYLES[state.value])
 
 
 def size_text(size_bytes: float | None) -> str:
     """Given bytes, return "1.2 GB"."""
     if size_bytes is None:
         return "–"
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size_bytes) < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit in ("B", "kB") else f"{size_bytes:.1f} {unit}"
+    for unit, digits in (("B", 0), ("kB", 0), ("MB", 1), ("GB", 1)):
+        if round(abs(size_bytes), digits) < 1000:
+            return f"{size_bytes:.{digits}f} {unit}"
         size_bytes /= 1000
     return f"{size_bytes:.1f} TB"
 
@@ -136,7 +185,7 @@ def duration_text(seconds: float | None) -> str:
     """Given seconds, return "3.2 s", "4:05" or "2d 03:10"."""
     if seconds is None:
         return "–"
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -157,11 +206,6 @@ def time_text(epoch_s: float | None) -> str:
     return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
 
 
-def print_table(rows: Table) -> None:
-    """Print a table on stdout."""
-    console().print(rows)
-
-
 def plural(count: int, noun: str) -> str:
     """Return "1 server", "2 servers"."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -169,5 +213,14 @@ def plural(count: int, noun: str) -> str:
 
 def prefix_style(index: int) -> str:
     """Return the colour of a server's prefix: the same for the length of a command."""
-    styles: Sequence[str] = ("cyan", "green", "yellow", "magenta", "blue", "bright_cyan", "bright_green", "bright_magenta")
+    styles: Sequence[str] = (
+        "cyan",
+        "green",
+        "yellow",
+        "magenta",
+        "blue",
+        "bright_cyan",
+        "bright_green",
+        "bright_magenta",
+    )
     return styles[index % len(styles)]
