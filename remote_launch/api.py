@@ -1,5 +1,5 @@
-"""The Python API: thin facades over the operations. ``JOBS`` and ``SERVERS`` find the project (from the current folder, or
-$RL_PROJECT) at first use, not at import.
+"""The Python API: thin facades over the operations. ``JOBS`` and ``SERVERS`` find the project (from the
+current folder, or $RL_PROJECT) at first use, not at import.
 
     job = JOBS.create("gpu-a", "python train.py", {"LR": "0.1"}, ["tag1"]).start()
     job.wait(timeout=600)
@@ -60,7 +60,8 @@ class Job:
 
     @property
     def state(self) -> JobState:
-        """The state now: asks the server while the job hasn't ended. A server that can't be reached leaves the last state."""
+        """The state now: asks the server while the job hasn't ended. A server that can't be reached leaves
+        the last state."""
         return self._refreshed().state
 
     @property
@@ -84,7 +85,8 @@ class Job:
         return self
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until it has ended; return its exit code. Raises JobStateError after ``timeout`` seconds; the job goes on."""
+        """Wait until it has ended; return its exit code. Raises JobStateError after ``timeout`` seconds; the
+        job goes on."""
         from remote_launch.operations.wait import wait_jobs
 
         self._require_started()
@@ -132,7 +134,8 @@ class Launch:
         return f"<Launch of {len(self.jobs)} jobs {[job.key for job in self.jobs]}>"
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait until every node has ended; return 0, or the exit code of what failed first (128+n for a signal)."""
+        """Wait until every node has ended; return 0, or the exit code of what failed first (128+n for a
+        signal)."""
         from remote_launch.operations.wait import wait_jobs
 
         records, verdict = wait_jobs(self._fleet, self._records(), timeout_s=timeout)
@@ -173,15 +176,24 @@ class Jobs:
     def __init__(self, project: _Project) -> None:
         self._project = project
 
-    def create(self, server: str, command: str | Sequence[str], env_vars: Mapping[str, str] | None = None, tags: Sequence[str] = ()) -> Job:
-        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words. Raises UnknownServerError."""
+    def create(
+        self,
+        server: str,
+        command: str | Sequence[str],
+        env_vars: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+    ) -> Job:
+        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words. Raises
+        UnknownServerError."""
         from remote_launch.operations.start import job_spec, record_of
 
         fleet = self._project.fleet()
         spec = job_spec(fleet, server, command, env=env_vars, tags=tags)
         return Job(fleet, record_of(spec), spec)
 
-    def filter(self, tags: Sequence[str] = (), *, server: str | None = None, running: bool = False) -> list[Job]:
+    def filter(
+        self, tags: Sequence[str] = (), *, server: str | None = None, running: bool = False
+    ) -> list[Job]:
         """Return the jobs that carry all ``tags``; on ``server``; not ended as far as is known."""
         from remote_launch.core.registry import select_by_tags
 
@@ -220,8 +232,17 @@ class Servers:
 
 
 def launch(
-    script: str, args: Sequence[str] = (), *, nproc_per_node: str | int | None = None, servers: Sequence[str] = (),
-    env: Mapping[str, str] | None = None, tags: Sequence[str] = (), module: bool = False, master: str | None = None, master_port: int | None = None, grace_s: float = 15.0,
+    script: str,
+    args: Sequence[str] = (),
+    *,
+    nproc_per_node: str | int | None = None,
+    servers: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    tags: Sequence[str] = (),
+    module: bool = False,
+    master: str | None = None,
+    master_port: int | None = None,
+    grace_s: float = 15.0,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
@@ -232,14 +253,22 @@ def launch(
 
     fleet = _PROJECT.fleet()
     request = LaunchRequest(
-        script=Script(name=script, args=tuple(args), module=module), servers=servers, nproc_per_node=nproc_per_node, env=env or {},
-        tags=tags, master=master, master_port=master_port, grace_s=grace_s,
+        script=Script(name=script, args=tuple(args), module=module),
+        servers=servers,
+        nproc_per_node=nproc_per_node,
+        env=env or {},
+        tags=tags,
+        master=master,
+        master_port=master_port,
+        grace_s=grace_s,
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))
 
 
-def _tail(fleet: Fleet, records: Sequence[JobRecord], lines: int, *, ranks: tuple[int, ...] | None = None) -> str:
+def _tail(
+    fleet: Fleet, records: Sequence[JobRecord], lines: int, *, ranks: tuple[int, ...] | None = None
+) -> str:
     from remote_launch.operations.follow import Follower, LogLine, Notice, Selection
 
     shown = []

@@ -21,9 +21,8 @@ RemoteLaunchError(hint, exit_code)
 │   └── RegistryError
 └── ServersFailedError(outcomes)      every server's outcome kept
 
-Third-party exceptions are mapped once, at the edge of ``transport``; ``cli/main.py`` is the only place that catches.
-A bug keeps its traceback: it is never one of these.
-"""
+Third-party exceptions are mapped once, at the edge of ``transport``; ``cli/main.py`` is the only place that
+catches. A bug keeps its traceback: it is never one of these."""
 
 from __future__ import annotations
 
@@ -38,7 +37,8 @@ TAIL_LINES = 25
 
 
 class RemoteLaunchError(Exception):
-    """Base of all. ``hint`` is the next step for the user; ``exit_code`` is what the process should exit with."""
+    """Base of all. ``hint`` is the next step for the user; ``exit_code`` is what the process should exit
+    with."""
 
     exit_code = 1
 
@@ -103,7 +103,10 @@ class UnknownServerError(ConfigError):
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         known = list(known)
-        super().__init__(f"unknown server {name!r}{did_you_mean(name, known)}", hint=f"known servers: {', '.join(known) or 'none'}")
+        super().__init__(
+            f"unknown server {name!r}{did_you_mean(name, known)}",
+            hint=f"known servers: {', '.join(known) or 'none'}",
+        )
         self.name = name
 
 
@@ -147,8 +150,14 @@ class CommandError(RemoteLaunchError):
     """A command on a server (or here) ended with a non-zero exit code. Carries its evidence."""
 
     def __init__(
-        self, message: str, *, server: str | None = None, command: str = "", exit_code_of_command: int | None = None,
-        tail: str = "", hint: str | None = None,
+        self,
+        message: str,
+        *,
+        server: str | None = None,
+        command: str = "",
+        exit_code_of_command: int | None = None,
+        tail: str = "",
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.server = server
@@ -157,7 +166,12 @@ class CommandError(RemoteLaunchError):
         self.tail = tail
 
     def to_dict(self) -> dict[str, Any]:
-        return {**super().to_dict(), "command": self.command, "command_exit_code": self.command_exit_code, "tail": self.tail}
+        return {
+            **super().to_dict(),
+            "command": self.command,
+            "command_exit_code": self.command_exit_code,
+            "tail": self.tail,
+        }
 
 
 class CommandTimeoutError(CommandError):
@@ -171,7 +185,9 @@ class SyncError(CommandError):
 class PrepareError(RemoteLaunchError):
     """A step of ``rl prepare`` failed on a server."""
 
-    def __init__(self, server: str, step: str, message: str, *, tail: str = "", hint: str | None = None) -> None:
+    def __init__(
+        self, server: str, step: str, message: str, *, tail: str = "", hint: str | None = None
+    ) -> None:
         super().__init__(f"{server}: {step}: {message}", hint=hint)
         self.server = server
         self.step = step
@@ -212,7 +228,8 @@ class RegistryError(JobError):
 
 
 class ServersFailedError(RemoteLaunchError):
-    """At least one server failed. ``outcomes`` maps each server's name to its error, or to None where it went well."""
+    """At least one server failed. ``outcomes`` maps each server's name to its error, or to None where it went
+    well."""
 
     def __init__(self, outcomes: Mapping[str, RemoteLaunchError | None], what: str = "") -> None:
         self.outcomes = dict(outcomes)
@@ -221,7 +238,8 @@ class ServersFailedError(RemoteLaunchError):
         noun = "server" if len(failed) == 1 else "servers"
         super().__init__(
             f"{what + ': ' if what else ''}{len(failed)} of {len(self.outcomes)} servers failed"
-            if some else f"{what + ': ' if what else ''}{len(failed)} {noun} failed",
+            if some
+            else f"{what + ': ' if what else ''}{len(failed)} {noun} failed",
             exit_code=3 if some else 1,
         )
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 class Printer:
-    """Prints events: a line with its ``server:rank`` prefix when there is more than one source, notices on stderr."""
+    """Prints events: a line with its ``server:rank`` prefix when there is more than one source, notices on
+    stderr."""
 
     def __init__(self, jobs: Sequence[JobRecord], *, prefixes: bool) -> None:
         self._servers = list(dict.fromkeys(job.server for job in jobs))
@@ -42,7 +43,11 @@ class Printer:
             return ""
         text = f"{line.job.server}:{'·' if line.rank is None else line.rank}"
         if self._colour:
-            text = click.style(text, fg=output.prefix_style(self._servers.index(line.job.server)), dim=line.stream == "stderr")
+            text = click.style(
+                text,
+                fg=output.prefix_style(self._servers.index(line.job.server)),
+                dim=line.stream == "stderr",
+            )
         return f"{text} │ "
 
 
@@ -52,10 +57,17 @@ def has_several_sources(jobs: Sequence[JobRecord], ranks: tuple[int, ...] | None
 
 
 def follow_to_end(
-    fleet: Fleet, jobs: Sequence[JobRecord], *, as_json: bool, ranks: tuple[int, ...] | None, lines: int, launcher: bool = True,
+    fleet: Fleet,
+    jobs: Sequence[JobRecord],
+    *,
+    as_json: bool,
+    ranks: tuple[int, ...] | None,
+    lines: int,
+    launcher: bool = True,
     watched: Sequence[JobRecord] | None = None,
 ) -> int:
-    """Show the logs of ``watched`` (default: all ``jobs``) until they end, then the verdict of ``jobs``; return its exit code.
+    """Show the logs of ``watched`` (default: all ``jobs``) until they end, then the verdict of ``jobs``;
+    return its exit code.
 
     Ctrl-C asks on a terminal: detach, kill or go on; a second one detaches. Without a terminal it detaches.
     """
@@ -93,8 +105,12 @@ def _ask_at_interrupt() -> str:
         return "detach"
     try:
         answer = click.prompt(
-            "\nthe jobs are running: [d]etach, [k]ill them, [c]ontinue", default="d", show_default=True, err=True,
-            type=click.Choice(["d", "k", "c"], case_sensitive=False), show_choices=False,
+            "\nthe jobs are running: [d]etach, [k]ill them, [c]ontinue",
+            default="d",
+            show_default=True,
+            err=True,
+            type=click.Choice(["d", "k", "c"], case_sensitive=False),
+            show_choices=False,
         )
     except (click.Abort, KeyboardInterrupt):
         return "detach"
@@ -102,7 +118,8 @@ def _ask_at_interrupt() -> str:
 
 
 def show_verdict(jobs: Sequence[JobRecord], verdict: Verdict) -> None:
-    """Say in one line on stderr what the jobs came to; after a failure also the last lines of the rank that was first."""
+    """Say in one line on stderr what the jobs came to; after a failure also the last lines of the rank that
+    was first."""
     keys = ", ".join(str(job.key) for job in jobs)
     duration = max((job.duration_s or 0.0 for job in jobs), default=0.0)
     noun = "job" if len(jobs) == 1 else "jobs"

@@ -28,21 +28,38 @@ if TYPE_CHECKING:
     from remote_launch.operations.kill import KillResult
 
 
-@click.command("job-tail", epilog=examples("rl job-tail", "rl job-tail 12 --all-ranks", "rl job-tail --tag train.py --lines 100"))
+@click.command(
+    "job-tail",
+    epilog=examples("rl job-tail", "rl job-tail 12 --all-ranks", "rl job-tail --tag train.py --lines 100"),
+)
 @jobs_argument
 @jobs_option
 @tags_option
 @click.option("--all-ranks", is_flag=True, help="Every rank of every node of the launch.")
 @click.option("--launcher", "show_launcher", is_flag=True, help="Also what torchrun itself prints.")
-@click.option("-n", "--lines", default=20, show_default=True, help="Begin with this many last lines; -1: from the start.")
+@click.option(
+    "-n",
+    "--lines",
+    default=20,
+    show_default=True,
+    help="Begin with this many last lines; -1: from the start.",
+)
 @click.option("--no-follow", is_flag=True, help="Print what is there and end.")
 @click.option("--delay", type=int, default=5, hidden=True, help="labml_remote's; 0 is --no-follow.")
 @click.pass_context
 def job_tail(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], all_ranks: bool, show_launcher: bool, lines: int,
-    no_follow: bool, delay: int,
+    ctx: click.Context,
+    keys: Sequence[str],
+    job_options: Sequence[str],
+    tags: Sequence[str],
+    all_ranks: bool,
+    show_launcher: bool,
+    lines: int,
+    no_follow: bool,
+    delay: int,
 ) -> int:
-    """Show a job's output as it is written, until it ends. Default: the newest launch's master; of it, the first rank.
+    """Show a job's output as it is written, until it ends. Default: the newest launch's master; of it, the
+    first rank.
 
     The connection may be lost and come back: no line is lost or repeated. Ctrl-C leaves the job running.
     """
@@ -54,7 +71,9 @@ def job_tail(
     launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
     watched = launch if all_ranks else [job]
     ranks = None if all_ranks or not job.is_master else (0,)
-    launcher = show_launcher or job.launch_id is None  # torchrun's own words bury the ranks'; the verdict has them when they matter
+    launcher = (
+        show_launcher or job.launch_id is None
+    )  # torchrun's own words bury the ranks'; the verdict has them when they matter
     if no_follow or delay <= 0:
         printer = Printer(watched, prefixes=has_several_sources(watched, ranks))
         selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
@@ -62,23 +81,31 @@ def job_tail(
             for event in events:
                 printer.show(event)
         return 1 if printer.failed else 0
-    return follow_to_end(fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched)
+    return follow_to_end(
+        fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched
+    )
 
 
 def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:
-    """Given keys or tags, return the one job to show: running before ended, master before others, newest first."""
+    """Given keys or tags, return the one job to show: running before ended, master before others, newest
+    first."""
     from remote_launch.errors import UnknownJobError
 
     jobs = choose_jobs(fleet, keys, tags)
     if not jobs:
         raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
-    best = max(jobs, key=lambda job: (not job.state.is_terminal, job.created_at, job.is_master, -(job.node_rank or 0)))
+    best = max(
+        jobs,
+        key=lambda job: (not job.state.is_terminal, job.created_at, job.is_master, -(job.node_rank or 0)),
+    )
     # Jobs of one launch are created together; the newest launch's master is meant, not its last node.
     if not keys and best.launch_id and not best.is_master:
         masters = [job for job in jobs if job.launch_id == best.launch_id and job.is_master]
         best = masters[0] if masters else best
     if len(jobs) > 1:
-        output.say(f"job {best.key} on {best.server} (of {len(jobs)}): {output.clean(best.command, colour=False)}")
+        output.say(
+            f"job {best.key} on {best.server} (of {len(jobs)}): {output.clean(best.command, colour=False)}"
+        )
     return best
 
 
@@ -86,13 +113,25 @@ def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobR
 @jobs_argument
 @jobs_option
 @tags_option
-@click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after this long (exit code 124); the jobs go on.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=float,
+    metavar="SECONDS",
+    help="Give up after this long (exit code 124); the jobs go on.",
+)
 @json_option
 @click.pass_context
 def job_wait(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], timeout_s: float | None, as_json: bool
+    ctx: click.Context,
+    keys: Sequence[str],
+    job_options: Sequence[str],
+    tags: Sequence[str],
+    timeout_s: float | None,
+    as_json: bool,
 ) -> int:
-    """Wait until jobs have ended; exit with their exit code (of the rank that failed first). Default: the newest launch or job."""
+    """Wait until jobs have ended; exit with their exit code (of the rank that failed first). Default: the
+    newest launch or job."""
     from remote_launch.cli.following import show_verdict
     from remote_launch.operations.wait import wait_jobs
 
@@ -114,21 +153,39 @@ def job_wait(
     return exit_code
 
 
-@click.command("job-kill", epilog=examples("rl job-kill 12", "rl job-kill --tag train.py", "rl job-kill --yes"))
+@click.command(
+    "job-kill", epilog=examples("rl job-kill 12", "rl job-kill --tag train.py", "rl job-kill --yes")
+)
 @jobs_argument
 @jobs_option
 @tags_option
 @servers_option
 @click.option("--signal", "signal_word", default="TERM", show_default=True, help="What the job gets first.")
-@click.option("--grace", "grace_s", type=float, default=15.0, show_default=True, metavar="SECONDS", help="How long until KILL.")
+@click.option(
+    "--grace",
+    "grace_s",
+    type=float,
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long until KILL.",
+)
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
 @click.pass_context
 def job_kill(
-    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], tags: Sequence[str], servers: Sequence[str], signal_word: str,
-    grace_s: float, yes: bool, as_json: bool,
+    ctx: click.Context,
+    keys: Sequence[str],
+    job_options: Sequence[str],
+    tags: Sequence[str],
+    servers: Sequence[str],
+    signal_word: str,
+    grace_s: float,
+    yes: bool,
+    as_json: bool,
 ) -> int:
-    """Stop jobs with all their processes, and make sure that they are gone. With no job and no tag: asks, then all.
+    """Stop jobs with all their processes, and make sure that they are gone. With no job and no tag: asks,
+    then all.
 
     A node of a launch takes the whole launch with it.
     """
@@ -153,7 +210,9 @@ def job_kill(
         return 0
     if not words and not tags and not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"stop all {output.plural(len(running), 'running job')}?", hint="--yes, or name the jobs")
+            raise UsageError(
+                f"stop all {output.plural(len(running), 'running job')}?", hint="--yes, or name the jobs"
+            )
         click.confirm(f"stop all {output.plural(len(running), 'running job')}?", abort=True, err=True)
     results = kill_jobs(fleet, running, signal=signal, grace_s=grace_s)
     return _show_kills(results, as_json=as_json)
@@ -176,21 +235,32 @@ def _show_kills(results: Sequence[KillResult], *, as_json: bool) -> int:
         errors = [result.error for result in bad if result.error is not None]
         output.emit_json("job-kill", [result.to_dict() for result in results], status=status, errors=errors)
         return exit_code
-    rows = output.table("key", "server", "outcome", "state", "exit", "")
+    rows = output.Rows("key", "server", "outcome", "state", "exit", "")
     for result in results:
         left = f"{result.left_over} processes left" if result.left_over else ""
         rows.add_row(
-            str(result.job.key), result.job.server, result.outcome.replace("_", " "), output.state_text(result.job.state),
-            exit_text(result.job), output.clean(" ".join(part for part in (result.message, left) if part), colour=False),
+            str(result.job.key),
+            result.job.server,
+            result.outcome.replace("_", " "),
+            output.state_cell(result.job.state),
+            exit_text(result.job),
+            output.clean(" ".join(part for part in (result.message, left) if part), colour=False),
         )
-    output.print_table(rows)
+    rows.show()
     return exit_code
 
 
 @click.command("job-rsync", epilog=examples("rl job-rsync --watch"))
 @servers_option
 @click.option("--watch", is_flag=True, help="Go on until Ctrl-C.")
-@click.option("--delay", type=click.FloatRange(min=0.2), default=5.0, show_default=True, metavar="SECONDS", help="Between two rounds of --watch.")
+@click.option(
+    "--delay",
+    type=click.FloatRange(min=0.2),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Between two rounds of --watch.",
+)
 @json_option
 @click.pass_context
 def job_rsync(ctx: click.Context, servers: Sequence[str], watch: bool, delay: float, as_json: bool) -> int:
@@ -204,7 +274,12 @@ def job_rsync(ctx: click.Context, servers: Sequence[str], watch: bool, delay: fl
     while True:
         outcomes = refresh(fleet, chosen, logs=True)
         if as_json:
-            output.emit_json("job-rsync", {"jobs_folder": str(fleet.project.jobs_dir)}, status=outcomes.status, errors=outcomes.errors.values())
+            output.emit_json(
+                "job-rsync",
+                {"jobs_folder": str(fleet.project.jobs_dir)},
+                status=outcomes.status,
+                errors=outcomes.errors.values(),
+            )
         else:
             changed = sum(told.changed for told in outcomes.values.values())
             click.echo(f"logs are in {fleet.project.jobs_dir}; {output.plural(changed, 'state')} changed")

@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def job_list(
-    ctx: click.Context, ask: bool, show_all: bool, stopped: bool, hidden: bool, tags: Sequence[str], servers: Sequence[str], as_json: bool
+    ctx: click.Context,
+    ask: bool,
+    show_all: bool,
+    stopped: bool,
+    hidden: bool,
+    tags: Sequence[str],
+    servers: Sequence[str],
+    as_json: bool,
 ) -> int:
     """List jobs, launches together: the running ones, or with --all every one.
 
@@ -64,7 +71,11 @@ def job_list(
     if jobs:
         _print_jobs(jobs)
     else:
-        click.echo("no jobs" if show_all or stopped or tags else "no running jobs (rl job-list --all shows the ended ones)")
+        click.echo(
+            "no jobs"
+            if show_all or stopped or tags
+            else "no running jobs (rl job-list --all shows the ended ones)"
+        )
     if outcomes is not None:
         output.show_failures(outcomes.errors.values())
         return outcomes.exit_code
@@ -82,33 +93,44 @@ def _refresh(fleet: Fleet, servers: Sequence[Any]) -> Outcomes[Any]:
 
 
 def _print_jobs(jobs: Sequence[JobRecord]) -> None:
-    rows = output.table("key", "name", "server", "node", "state", "exit", "started", "duration", "tags", "command")
+    rows = output.Rows(
+        "key", "name", "server", "node", "state", "exit", "started", "duration", "tags", "command"
+    )
     shown: set[str] = set()
     for first in jobs:
-        group = [first] if first.launch_id is None else [job for job in jobs if job.launch_id == first.launch_id]
+        group = (
+            [first] if first.launch_id is None else [job for job in jobs if job.launch_id == first.launch_id]
+        )
         if (first.launch_id or first.job_id) in shown:
             continue
         shown.add(first.launch_id or first.job_id)
         for number, job in enumerate(sorted(group, key=lambda one: (one.node_rank or 0, one.key))):
             rows.add_row(
-                str(job.key), output.clean(job.name, colour=False) if number == 0 else "  〃", job.server, _node_text(job), _state_cell(job),
-                exit_text(job), output.time_text(job.started_at), output.duration_text(job.duration_s),
-                output.clean(",".join(job.tags), colour=False) if number == 0 else "", output.clean(job.command, colour=False) if number == 0 else "",
+                str(job.key),
+                output.clean(job.name, colour=False) if number == 0 else "  〃",
+                job.server,
+                _node_text(job),
+                _state_cell(job),
+                exit_text(job),
+                output.time_text(job.started_at),
+                output.duration_text(job.duration_s),
+                output.clean(",".join(job.tags), colour=False) if number == 0 else "",
+                output.clean(job.command, colour=False) if number == 0 else "",
             )
-    output.print_table(rows)
+    rows.show()
 
 
 def _node_text(job: JobRecord) -> str:
     return "" if job.node_rank is None else f"{job.node_rank}/{job.nnodes}"
 
 
-def _state_cell(job: JobRecord) -> Any:
-    cell = output.state_text(job.state)
+def _state_cell(job: JobRecord) -> output.Cell:
+    more = ""
     if job.unreachable_since and not job.state.is_terminal:
         from remote_launch.core.jobs import now
 
-        cell.append(f" (unreachable for {output.duration_text(now() - job.unreachable_since)})", style="yellow")
-    return cell
+        more = f" (unreachable for {output.duration_text(now() - job.unreachable_since)})"
+    return output.state_cell(job.state, more)
 
 
 def exit_text(job: JobRecord) -> str:
@@ -123,8 +145,11 @@ def exit_text(job: JobRecord) -> str:
 @click.option("--rsync", "ask", is_flag=True, help="Ask the server first.")
 @json_option
 @click.pass_context
-def job_show(ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], ask: bool, as_json: bool) -> int:
-    """Show a job, or the launch it belongs to: what it came to and why, its last lines, its command and times. Default: the newest."""
+def job_show(
+    ctx: click.Context, keys: Sequence[str], job_options: Sequence[str], ask: bool, as_json: bool
+) -> int:
+    """Show a job, or the launch it belongs to: what it came to and why, its last lines, its command and
+    times. Default: the newest."""
     from remote_launch.core.verdict import verdict_of
     from remote_launch.operations.refresh import refresh_jobs
 
@@ -154,7 +179,9 @@ def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
             raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
     groups: dict[str, list[JobRecord]] = {}
     for job in jobs:
-        groups.setdefault(job.launch_id or job.job_id, fleet.registry.launch(job.launch_id) if job.launch_id else [job])
+        groups.setdefault(
+            job.launch_id or job.job_id, fleet.registry.launch(job.launch_id) if job.launch_id else [job]
+        )
     return list(groups.values())
 
 
@@ -163,10 +190,18 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
         click.echo(f"{name:<10} {output.clean(str(text), colour=False)}")
 
     first = jobs[0]
-    click.echo(click.style(f"{verdict.state}: ", fg=_click_colour(verdict.state.value), bold=True) + output.clean(verdict.text, colour=False))
+    click.echo(
+        click.style(f"{verdict.state}: ", fg=_click_colour(verdict.state.value), bold=True)
+        + output.clean(verdict.text, colour=False)
+    )
     cause = verdict.cause or {}
-    failures = [failure for job in jobs for failure in job.details.get("failures") or () if isinstance(failure, dict)]
-    tail = str(cause.get("tail") or next((failure.get("message") for failure in failures if failure.get("message")), ""))
+    failures = [
+        failure for job in jobs for failure in job.details.get("failures") or () if isinstance(failure, dict)
+    ]
+    tail = str(
+        cause.get("tail")
+        or next((failure.get("message") for failure in failures if failure.get("message")), "")
+    )
     for text in tail.splitlines()[-20:]:
         click.echo(f"    {output.clean(text, colour=False)}")
     line("command", first.command)
@@ -176,8 +211,14 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
     for job in jobs:
         node = f" node {_node_text(job)}" if job.node_rank is not None else ""
         code = f" {exit_text(job)}" if exit_text(job) else ""
-        line(f"job {job.key}", f"{job.server}{node}: {job.state}{code}" + (f" ({job.reason})" if job.reason else ""))
-        line("", f"id {job.job_id}, started {output.time_text(job.started_at)}, ran {output.duration_text(job.duration_s)}")
+        line(
+            f"job {job.key}",
+            f"{job.server}{node}: {job.state}{code}" + (f" ({job.reason})" if job.reason else ""),
+        )
+        line(
+            "",
+            f"id {job.job_id}, started {output.time_text(job.started_at)}, ran {output.duration_text(job.duration_s)}",
+        )
         line("", f"folder {job.workdir}/.jobs/{job.job_id}")
 
 

@@ -34,16 +34,41 @@ _EPILOG = examples(
 def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
     options = [
         servers_option,
-        click.option("--nproc-per-node", metavar="N|gpu|cpu|auto", help="Ranks a server [default: nproc_per_node of the inventory]."),
+        click.option(
+            "--nproc-per-node",
+            metavar="N|gpu|cpu|auto",
+            help="Ranks a server [default: nproc_per_node of the inventory].",
+        ),
         click.option("--cmd", "--python-cmd", "cmd", help="The script and its arguments as one text."),
         click.option("-m", "--module", is_flag=True, help="The script is a module name, as for python -m."),
         click.option("--master", metavar="NAME", help="The server of rank 0 [default: the first]."),
-        click.option("--master-port", type=click.IntRange(1, 65535), help="[default: a free port, asked of the master]"),
+        click.option(
+            "--master-port", type=click.IntRange(1, 65535), help="[default: a free port, asked of the master]"
+        ),
         env_option,
-        click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: the words of the command, distributed, torch]."),
-        click.option("--grace", "grace_s", type=float, default=15.0, show_default=True, metavar="SECONDS", help="Between TERM and KILL, at a kill."),
+        click.option(
+            "--tag",
+            "tags",
+            multiple=True,
+            metavar="TAG",
+            help="A tag; repeatable [default: the words of the command, distributed, torch].",
+        ),
+        click.option(
+            "--grace",
+            "grace_s",
+            type=float,
+            default=15.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Between TERM and KILL, at a kill.",
+        ),
         click.option("--rsync", "send", is_flag=True, help="Send the project first, as rl rsync does."),
-        click.option("-f", "--follow", is_flag=True, help="Show the logs of all ranks until the end; exit with the launch's exit code."),
+        click.option(
+            "-f",
+            "--follow",
+            is_flag=True,
+            help="Show the logs of all ranks until the end; exit with the launch's exit code.",
+        ),
         dry_run_option,
         json_option,
     ]
@@ -52,30 +77,61 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
-@click.command("torch-launch", context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False}, epilog=_EPILOG)
+@click.command(
+    "torch-launch",
+    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
+    epilog=_EPILOG,
+)
 @_launch_options
-@click.option("--use-env", is_flag=True, hidden=True, help="As torchrun always does; for labml_remote's command lines.")
+@click.option(
+    "--use-env", is_flag=True, hidden=True, help="As torchrun always does; for labml_remote's command lines."
+)
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARG]...")
 @click.pass_context
 def torch_launch(
-    ctx: click.Context, servers: Sequence[str], nproc_per_node: str | None, cmd: str | None, module: bool, master: str | None,
-    master_port: int | None, env: Sequence[str], tags: Sequence[str], grace_s: float, send: bool, follow: bool, dry_run: bool,
-    as_json: bool, use_env: bool, words: Sequence[str],
+    ctx: click.Context,
+    servers: Sequence[str],
+    nproc_per_node: str | None,
+    cmd: str | None,
+    module: bool,
+    master: str | None,
+    master_port: int | None,
+    env: Sequence[str],
+    tags: Sequence[str],
+    grace_s: float,
+    send: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    use_env: bool,
+    words: Sequence[str],
 ) -> int:
     """Run a script under torchrun on all servers at once, with ranks, addresses and ports set.
 
-    Comes back at once; the job goes on without this computer. Everything after the script's name is the script's own.
-    """
+    Comes back at once; the job goes on without this computer. Everything after the script's name is the
+    script's own."""
     del use_env
     script = _script(words, cmd, module=module, pass_local_rank=False)
     return _launch(
-        ctx, script, servers, nproc_per_node, master, master_port, env, tags, grace_s, send=send, follow=follow, dry_run=dry_run,
+        ctx,
+        script,
+        servers,
+        nproc_per_node,
+        master,
+        master_port,
+        env,
+        tags,
+        grace_s,
+        send=send,
+        follow=follow,
+        dry_run=dry_run,
         as_json=as_json,
     )
 
 
 @click.command(
-    "helper-torch-launch", context_settings={"allow_interspersed_args": False},
+    "helper-torch-launch",
+    context_settings={"allow_interspersed_args": False},
     epilog=examples("rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'"),
 )
 @_launch_options
@@ -83,14 +139,38 @@ def torch_launch(
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SCRIPT [ARG]...]")
 @click.pass_context
 def helper_torch_launch(
-    ctx: click.Context, servers: Sequence[str], nproc_per_node: str | None, cmd: str | None, module: bool, master: str | None,
-    master_port: int | None, env: Sequence[str], tags: Sequence[str], grace_s: float, send: bool, follow: bool, dry_run: bool,
-    as_json: bool, use_env: bool, words: Sequence[str],
+    ctx: click.Context,
+    servers: Sequence[str],
+    nproc_per_node: str | None,
+    cmd: str | None,
+    module: bool,
+    master: str | None,
+    master_port: int | None,
+    env: Sequence[str],
+    tags: Sequence[str],
+    grace_s: float,
+    send: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    use_env: bool,
+    words: Sequence[str],
 ) -> int:
     """torch-launch under labml_remote's name: without --use-env the script also gets --local_rank=N."""
     script = _script(words, cmd, module=module, pass_local_rank=not use_env)
     return _launch(
-        ctx, script, servers, nproc_per_node, master, master_port, env, tags, grace_s, send=send, follow=follow, dry_run=dry_run,
+        ctx,
+        script,
+        servers,
+        nproc_per_node,
+        master,
+        master_port,
+        env,
+        tags,
+        grace_s,
+        send=send,
+        follow=follow,
+        dry_run=dry_run,
         as_json=as_json,
     )
 
@@ -102,7 +182,9 @@ def _script(words: Sequence[str], cmd: str | None, *, module: bool, pass_local_r
     if words and cmd:
         raise UsageError("give the script after the options, or with --cmd, not both")
     if not words and not cmd:
-        raise UsageError("no script given", hint="for example: rl torch-launch --nproc-per-node 2 train.py --epochs 3")
+        raise UsageError(
+            "no script given", hint="for example: rl torch-launch --nproc-per-node 2 train.py --epochs 3"
+        )
     name, *args = words or parse_cmd(str(cmd))
     if name == "-m" and args:
         module, (name, *args) = True, args
@@ -110,15 +192,33 @@ def _script(words: Sequence[str], cmd: str | None, *, module: bool, pass_local_r
 
 
 def _launch(
-    ctx: click.Context, script: Script, servers: Sequence[str], nproc_per_node: str | None, master: str | None, master_port: int | None,
-    env: Sequence[str], tags: Sequence[str], grace_s: float, *, send: bool, follow: bool, dry_run: bool, as_json: bool,
+    ctx: click.Context,
+    script: Script,
+    servers: Sequence[str],
+    nproc_per_node: str | None,
+    master: str | None,
+    master_port: int | None,
+    env: Sequence[str],
+    tags: Sequence[str],
+    grace_s: float,
+    *,
+    send: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     from remote_launch.operations.launch import LaunchRequest, check_script, plan_launch, start_launch
 
     fleet = load_fleet(ctx)
     request = LaunchRequest(
-        script=script, servers=servers, nproc_per_node=nproc_per_node, master=master, master_port=master_port, env=env_dict(env),
-        tags=tags, grace_s=grace_s,
+        script=script,
+        servers=servers,
+        nproc_per_node=nproc_per_node,
+        master=master,
+        master_port=master_port,
+        env=env_dict(env),
+        tags=tags,
+        grace_s=grace_s,
     )
     check_script(fleet, script)
     if send and not dry_run:
@@ -131,15 +231,21 @@ def _launch(
         return 0
     jobs = start_launch(fleet, plan)
     if as_json and not follow:
-        output.emit_json("torch-launch", {"launch_id": plan.launch_id, "jobs": [job.to_dict() for job in jobs]})
+        output.emit_json(
+            "torch-launch", {"launch_id": plan.launch_id, "jobs": [job.to_dict() for job in jobs]}
+        )
         return 0
     topology = plan.topology
     ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
     say = output.say if follow else click.echo
-    say(f"launched {output.clean(script.display, colour=False)}: {ranks}, master {topology.master_addr}:{topology.master_port}")
+    say(
+        f"launched {output.clean(script.display, colour=False)}: {ranks}, master {topology.master_addr}:{topology.master_port}"
+    )
     for job, node in zip(jobs, topology.nodes, strict=True):
         last = node.first_rank + node.nproc - 1
-        rank_text = f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
+        rank_text = (
+            f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
+        )
         say(f"  job {job.key}  {job.server}  {rank_text}")
     if not follow:
         output.say("watch it: rl job-tail    states: rl job-list --rsync    stop it: rl job-kill")

@@ -17,7 +17,8 @@ import click
 from remote_launch import __version__
 from remote_launch.errors import RemoteLaunchError
 
-# name: (module in this package, the function's name there, one line for --help), in the order of --help, by section.
+# name: (module in this package, the function's name there, one line for --help), in the order of --help, by
+# section.
 COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Set up": {
         "init": ("setup", "init", "Make .remote/ here: servers, excludes, environment"),
@@ -61,7 +62,9 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0].replace("_", "-") not in _BY_NAME:
             from remote_launch.errors import did_you_mean
 
@@ -74,8 +77,12 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, entry[2]) for name, entry in commands.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--project", metavar="DIR", help="The project's folder [default: found upward from here, or $RL_PROJECT].")
+@click.group(
+    cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
+@click.option(
+    "--project", metavar="DIR", help="The project's folder [default: found upward from here, or $RL_PROJECT]."
+)
 @click.version_option(__version__, "-V", "--version", prog_name="rl", message="%(prog)s %(version)s")
 @click.pass_context
 def rl(ctx: click.Context, project: str | None) -> None:
@@ -93,9 +100,14 @@ def rl(ctx: click.Context, project: str | None) -> None:
 def main() -> None:
     """Run the command line; exits with the code that the command or the error says."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal's encoding lacks is no reason to fail
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # a character that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="replace")
-    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends what rl runs on the servers, as Ctrl-C does
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a closed terminal ends what rl runs on the servers, as Ctrl-C does
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup rl … stays as asked
             signal.signal(number, _interrupt)
     sys.exit(run(sys.argv[1:]))
@@ -106,7 +118,8 @@ def _interrupt(*_: object) -> None:
 
 
 def run(argv: list[str]) -> int:
-    """Given arguments, run the command and return its exit code. Everything a user can meet is caught here, and only here."""
+    """Given arguments, run the command and return its exit code. Everything a user can meet is caught here,
+    and only here."""
     state: dict[str, Any] = {}  # what the command line turned out to say: project, command, json
     try:
         result = rl.main(argv, prog_name="rl", standalone_mode=False, obj=state)
@@ -119,7 +132,8 @@ def run(argv: list[str]) -> int:
         click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:
-        # The reader of our output is gone (rl job-list | head): not an error, and nothing more may be written.
+        # The reader of our output is gone (rl job-list | head): not an error, and nothing more may be
+        # written.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RemoteLaunchError as error:

@@ -17,7 +17,6 @@ _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
 
-
 def examples(*lines: str) -> str:
     """Return an epilog that shows each example on a line of its own, unwrapped."""
     return "\n".join([f"Example{'s' if len(lines) > 1 else ''}:", "", "\b", *(f"  {line}" for line in lines)])
@@ -30,7 +29,11 @@ def _note_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
 
 
 json_option = click.option(
-    "--json", "as_json", is_flag=True, is_eager=True, callback=_note_json,
+    "--json",
+    "as_json",
+    is_flag=True,
+    is_eager=True,
+    callback=_note_json,
     help="Print one JSON object on stdout, and nothing else there.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; do nothing.")
@@ -47,7 +50,9 @@ class EnvOption(click.Option):
                 option.process = _two_words(name, option.process, ctx)
 
 
-def _two_words(name: str, process: Callable[[str, Any], None], ctx: click.Context) -> Callable[[str, Any], None]:
+def _two_words(
+    name: str, process: Callable[[str, Any], None], ctx: click.Context
+) -> Callable[[str, Any], None]:
     def take(value: str, state: Any) -> None:
         if not _ENV.match(value):
             # An option in the value's place is a forgotten value, not a value: that one is written K=--V.
@@ -60,7 +65,11 @@ def _two_words(name: str, process: Callable[[str, Any], None], ctx: click.Contex
 
 
 env_option = click.option(
-    "--env", cls=EnvOption, multiple=True, metavar="K=V", help="A variable for the processes; also as --env K V. Repeatable."
+    "--env",
+    cls=EnvOption,
+    multiple=True,
+    metavar="K=V",
+    help="A variable for the processes; also as --env K V. Repeatable.",
 )
 
 
@@ -70,7 +79,8 @@ def env_dict(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def load_fleet(ctx: click.Context) -> Fleet:
-    """Return the fleet of the project that the command line names or that lies upward from here; closed when the command ends."""
+    """Return the fleet of the project that the command line names or that lies upward from here; closed when
+    the command ends."""
     from remote_launch.operations.fleet import Fleet
 
     root = ctx.find_root()
@@ -88,7 +98,11 @@ def _complete_servers(ctx: click.Context, _: click.Parameter, incomplete: str) -
 
 def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     try:
-        return [str(job.key) for job in load_fleet(ctx).registry.all()[-100:] if str(job.key).startswith(incomplete)]
+        return [
+            str(job.key)
+            for job in load_fleet(ctx).registry.all()[-100:]
+            if str(job.key).startswith(incomplete)
+        ]
     except Exception:  # noqa: BLE001
         return []
 
@@ -102,19 +116,38 @@ def _complete_tags(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 
 servers_option = click.option(
-    "--server", "servers", multiple=True, metavar="NAME", shell_complete=_complete_servers,
+    "--server",
+    "servers",
+    multiple=True,
+    metavar="NAME",
+    shell_complete=_complete_servers,
     help="A server of the inventory; repeatable [default: all].",
 )
 server_option = click.option(
     "--server", metavar="NAME", shell_complete=_complete_servers, help="The server [default: the only one]."
 )
-tags_option = click.option("--tag", "tags", multiple=True, metavar="TAG", shell_complete=_complete_tags, help="Jobs with this tag; repeatable (all must match).")
+tags_option = click.option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=_complete_tags,
+    help="Jobs with this tag; repeatable (all must match).",
+)
 jobs_argument = click.argument("keys", nargs=-1, metavar="[JOB]...", shell_complete=_complete_jobs)
-jobs_option = click.option("--job", "job_options", multiple=True, metavar="JOB", shell_complete=_complete_jobs, help="A job's key or id; the same as the argument.")
+jobs_option = click.option(
+    "--job",
+    "job_options",
+    multiple=True,
+    metavar="JOB",
+    shell_complete=_complete_jobs,
+    help="A job's key or id; the same as the argument.",
+)
 
 
 def single_server(fleet: Fleet, name: str | None) -> Any:
-    """Given --server, return the server; with none given, the only one. Raises UsageError when there are several."""
+    """Given --server, return the server; with none given, the only one. Raises UsageError when there are
+    several."""
     from remote_launch.errors import UsageError
 
     if name is not None:
@@ -122,11 +155,14 @@ def single_server(fleet: Fleet, name: str | None) -> Any:
     servers = fleet.select()
     if len(servers) == 1:
         return servers[0]
-    raise UsageError("which server?", hint=f"--server NAME, one of: {', '.join(server.name for server in servers)}")
+    raise UsageError(
+        "which server?", hint=f"--server NAME, one of: {', '.join(server.name for server in servers)}"
+    )
 
 
 def choose_jobs(fleet: Fleet, keys: Iterable[str], tags: Iterable[str]) -> list[JobRecord]:
-    """Given keys or tags, return the jobs meant. Raises UnknownJobError for a key, or tags that match nothing."""
+    """Given keys or tags, return the jobs meant. Raises UnknownJobError for a key, or tags that match
+    nothing."""
     from remote_launch.core.registry import select_by_tags
     from remote_launch.errors import UnknownJobError, did_you_mean
 
@@ -140,5 +176,7 @@ def choose_jobs(fleet: Fleet, keys: Iterable[str], tags: Iterable[str]) -> list[
     if not found:
         known = {tag for job in jobs for tag in job.tags}
         near = "".join(did_you_mean(tag, known) for tag in tags if tag not in known)
-        raise UnknownJobError(f"no job is tagged {' and '.join(tags)}{near}", hint="rl job-list --all shows the tags")
+        raise UnknownJobError(
+            f"no job is tagged {' and '.join(tags)}{near}", hint="rl job-list --all shows the tags"
+        )
     return found

@@ -1,7 +1,8 @@
-"""What people and programs read: tables and sentences, or one JSON envelope. The only home of rich, and of ``print``.
+"""What people and programs read: tables and sentences, or one JSON envelope. The only home of rich, and of
+``print``.
 
-Data goes to stdout; progress, messages and errors go to stderr. Without a terminal there is no colour and no line is cut.
-"""
+Data goes to stdout; progress, messages and errors go to stderr. Without a terminal there is no colour and no
+line is cut."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 ENVELOPE_VERSION = 1
 _WIDE = 100_000  # without a terminal nothing is wrapped or cut
-# Control characters, and escape sequences other than colours: what a server sends must not steer the user's terminal.
+# Control characters, and escape sequences other than colours: what a server sends must not steer the user's
+# terminal.
 _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
@@ -60,7 +62,8 @@ class Cell:
 
 
 class Rows:
-    """A table: by rich on a terminal; elsewhere aligned plain text, nothing cut, and rich isn't even imported."""
+    """A table: by rich on a terminal; elsewhere aligned plain text, nothing cut, and rich isn't even
+    imported."""
 
     def __init__(self, *columns: str) -> None:
         self._columns = columns
@@ -78,7 +81,9 @@ class Rows:
         lines = [list(self._columns), *([" ".join(cell.text.split()) for cell in row] for row in self._rows)]
         widths = [max(len(line[number]) for line in lines) for number in range(len(self._columns))]
         for line in lines:
-            click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+            click.echo(
+                "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+            )
 
     def _show_on_terminal(self) -> None:
         from rich import box
@@ -94,7 +99,8 @@ class Rows:
 
 
 def clean(text: str, *, colour: bool | None = None) -> str:
-    """Given untrusted text, return it safe for a terminal: colours stay (where stdout shows them), everything else that steers goes."""
+    """Given untrusted text, return it safe for a terminal: colours stay (where stdout shows them), everything
+    else that steers goes."""
     keep = sys.stdout.isatty() if colour is None else colour
     return _ESCAPES.sub(lambda match: match[0] if keep and _COLOUR.match(match[0]) else "", text)
 

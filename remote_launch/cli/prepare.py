@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from remote_launch.operations.prepare import PreparePlan, PrepareResult
     from remote_launch.operations.sync import SyncPlan
 
-adopt_option = click.option("--adopt", is_flag=True, help="Take over a non-empty folder on a server that rl did not make.")
-show_output_option = click.option("--show-output", is_flag=True, help="Print every line of the remote commands.")
+adopt_option = click.option(
+    "--adopt", is_flag=True, help="Take over a non-empty folder on a server that rl did not make."
+)
+show_output_option = click.option(
+    "--show-output", is_flag=True, help="Print every line of the remote commands."
+)
 
 
 @click.command(epilog=examples("rl prepare --server gpu-a --show-output"))
@@ -27,12 +31,17 @@ show_output_option = click.option("--show-output", is_flag=True, help="Print eve
 @dry_run_option
 @json_option
 @click.pass_context
-def prepare(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool) -> int:
-    """Make servers ready: create the Python environment, send the project, install the packages. All servers at once.
+def prepare(
+    ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool
+) -> int:
+    """Make servers ready: create the Python environment, send the project, install the packages. All servers
+    at once.
 
     Safe to repeat: what is done already is seen, and only what changed is done again.
     """
-    return _prepare(ctx, "prepare", None, servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json)
+    return _prepare(
+        ctx, "prepare", None, servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json
+    )
 
 
 @click.command(epilog=examples("rl setup --dry-run"))
@@ -42,9 +51,20 @@ def prepare(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output
 @dry_run_option
 @json_option
 @click.pass_context
-def setup(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool) -> int:
+def setup(
+    ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool
+) -> int:
     """Create the Python environment on the servers."""
-    return _prepare(ctx, "setup", ("setup",), servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json)
+    return _prepare(
+        ctx,
+        "setup",
+        ("setup",),
+        servers,
+        adopt=adopt,
+        show_output=show_output,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 @click.command("update-packages", epilog=examples("rl update-packages --server gpu-a"))
@@ -53,10 +73,21 @@ def setup(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: 
 @dry_run_option
 @json_option
 @click.pass_context
-def update_packages(ctx: click.Context, servers: Sequence[str], show_output: bool, dry_run: bool, as_json: bool) -> int:
+def update_packages(
+    ctx: click.Context, servers: Sequence[str], show_output: bool, dry_run: bool, as_json: bool
+) -> int:
     """Install the packages of requirements.txt (as it was last sent) into the servers' environments."""
     parts = ("update-packages",)
-    return _prepare(ctx, "update-packages", parts, servers, adopt=False, show_output=show_output, dry_run=dry_run, as_json=as_json)
+    return _prepare(
+        ctx,
+        "update-packages",
+        parts,
+        servers,
+        adopt=False,
+        show_output=show_output,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
 
 
 @click.command(epilog=examples("rl rsync --dry-run"))
@@ -66,12 +97,13 @@ def update_packages(ctx: click.Context, servers: Sequence[str], show_output: boo
 @dry_run_option
 @json_option
 @click.pass_context
-def rsync(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool) -> int:
+def rsync(
+    ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool
+) -> int:
     """Send the project to the servers.
 
-    Leaves out what .remote/exclude.txt says, .git and .remote/. A file that an earlier sync sent and that is gone here is deleted
-    there; what jobs wrote never is.
-    """
+    Leaves out what .remote/exclude.txt says, .git and .remote/. A file that an earlier sync sent and that is
+    gone here is deleted there; what jobs wrote never is."""
     from remote_launch.operations.sync import plan_sync, sync
 
     fleet = load_fleet(ctx)
@@ -83,17 +115,23 @@ def rsync(ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: 
         output.warn(plan.warning)
     outcomes = sync(fleet, chosen, plan, adopt=adopt)
     if as_json:
-        return output.emit_outcomes("rsync", outcomes, [result.to_dict() for result in outcomes.values.values()])
-    rows = output.table("server", "folder", "files sent", "size", "deleted", "time")
+        return output.emit_outcomes(
+            "rsync", outcomes, [result.to_dict() for result in outcomes.values.values()]
+        )
+    rows = output.Rows("server", "folder", "files sent", "size", "deleted", "time")
     for outcome in outcomes:
         if outcome.value:
             value = outcome.value
             rows.add_row(
-                value.server, value.workdir, str(value.files_sent), output.size_text(value.bytes_sent), str(value.deleted),
+                value.server,
+                value.workdir,
+                str(value.files_sent),
+                output.size_text(value.bytes_sent),
+                str(value.deleted),
                 output.duration_text(outcome.duration_s),
             )
     if outcomes.values:
-        output.print_table(rows)
+        rows.show()
     if show_output:
         for file in plan.files:
             click.echo(output.clean(file.path))
@@ -107,15 +145,24 @@ def _show_sync_plan(plan: SyncPlan, servers: Sequence[str], *, as_json: bool) ->
         return 0
     for file in plan.files:
         click.echo(f"{output.size_text(file.size_bytes):>10}  {output.clean(file.path)}")
-    output.say(f"{output.plural(len(plan.files), 'file')}, {output.size_text(plan.size_bytes)}, to {', '.join(servers)}")
+    output.say(
+        f"{output.plural(len(plan.files), 'file')}, {output.size_text(plan.size_bytes)}, to {', '.join(servers)}"
+    )
     if plan.warning:
         output.warn(plan.warning)
     return 0
 
 
 def _prepare(
-    ctx: click.Context, command: str, parts: Sequence[str] | None, servers: Sequence[str], *, adopt: bool, show_output: bool,
-    dry_run: bool, as_json: bool,
+    ctx: click.Context,
+    command: str,
+    parts: Sequence[str] | None,
+    servers: Sequence[str],
+    *,
+    adopt: bool,
+    show_output: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> int:
     from remote_launch.cli.progress import ServerProgress
     from remote_launch.operations.prepare import PARTS, plan_prepare
@@ -131,7 +178,9 @@ def _prepare(
     with ServerProgress([server.name for server in chosen], show_output=show_output) as progress:
         outcomes = run_prepare(fleet, chosen, plan, progress.on_progress, adopt=adopt)
     if as_json:
-        return output.emit_outcomes(command, outcomes, [result.to_dict() for result in outcomes.values.values()])
+        return output.emit_outcomes(
+            command, outcomes, [result.to_dict() for result in outcomes.values.values()]
+        )
     _show_results(outcomes)
     return outcomes.exit_code
 
@@ -144,7 +193,11 @@ def _show_plan(command: str, plan: PreparePlan, *, as_json: bool) -> int:
     for server, steps in data["servers"].items():
         click.echo(f"{server}:")
         for number, step in enumerate(steps, 1):
-            extra = f"  ({step['files']} files, {output.size_text(step['size_bytes'])})" if "files" in step else ""
+            extra = (
+                f"  ({step['files']} files, {output.size_text(step['size_bytes'])})"
+                if "files" in step
+                else ""
+            )
             click.echo(f"  {number}. {step['step']}{extra}")
             if step.get("args"):
                 click.echo(f"     with {' '.join(str(word) for word in step['args'])}")
@@ -156,12 +209,17 @@ def _show_plan(command: str, plan: PreparePlan, *, as_json: bool) -> int:
 
 
 def _show_results(outcomes: Outcomes[PrepareResult]) -> None:
-    rows = output.table("server", "result", "time", "done")
+    rows = output.Rows("server", "result", "time", "done")
     for outcome in outcomes:
         if outcome.value is not None:
             done = "; ".join(f"{name}: {output.clean(line)}" for name, _, line in outcome.value.steps)
             rows.add_row(outcome.server, "ready", output.duration_text(outcome.duration_s), done)
         else:
-            rows.add_row(outcome.server, "failed", output.duration_text(outcome.duration_s), getattr(outcome.error, "step", ""))
-    output.print_table(rows)
+            rows.add_row(
+                outcome.server,
+                "failed",
+                output.duration_text(outcome.duration_s),
+                getattr(outcome.error, "step", ""),
+            )
+    rows.show()
     output.show_failures(outcomes.errors.values())

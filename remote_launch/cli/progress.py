@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 
 class ServerProgress:
-    """Shows the step, its time and the last line of every server. ``on_progress`` may be called from any thread."""
+    """Shows the step, its time and the last line of every server. ``on_progress`` may be called from any
+    thread."""
 
     def __init__(self, servers: Sequence[str], *, show_output: bool = False) -> None:
         self._servers = list(servers)
         self._show_output = show_output
-        self._now: dict[str, tuple[str, str, float, bool | None]] = {}  # step, text, since, None running / True failed / False done
+        self._now: dict[
+            str, tuple[str, str, float, bool | None]
+        ] = {}  # step, text, since, None running / True failed / False done
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -35,11 +38,18 @@ class ServerProgress:
         if sys.stderr.isatty() and not self._show_output:
             from rich.live import Live
 
-            self._live = Live(console=output.console(err=True), refresh_per_second=8, get_renderable=self._rows, transient=True)
+            self._live = Live(
+                console=output.console(err=True),
+                refresh_per_second=8,
+                get_renderable=self._rows,
+                transient=True,
+            )
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._live is not None:
             self._live.stop()
 
@@ -55,7 +65,10 @@ class ServerProgress:
             text = output.clean(progress.text, colour=False)
             if progress.ended:
                 word = "failed" if progress.error else "done"
-                click.echo(f"[{progress.server}] {progress.step}: {word} in {time.monotonic() - since:.1f} s: {text}", err=True)
+                click.echo(
+                    f"[{progress.server}] {progress.step}: {word} in {time.monotonic() - since:.1f} s: {text}",
+                    err=True,
+                )
             elif self._show_output and text:
                 click.echo(f"[{progress.server}] {text}", err=True)
             elif not text:
@@ -74,5 +87,10 @@ class ServerProgress:
                 step, text, since, ended = self._now.get(name, ("connecting", "", time.monotonic(), None))
                 mark = {None: Text("…", "cyan"), False: Text("✓", "green"), True: Text("✗", "red")}[ended]
                 line = Text(output.clean(text, colour=False), "dim")
-                rows.add_row(Text.assemble(mark, " ", (name, "bold")), step, output.duration_text(time.monotonic() - since), line)
+                rows.add_row(
+                    Text.assemble(mark, " ", (name, "bold")),
+                    step,
+                    output.duration_text(time.monotonic() - since),
+                    line,
+                )
         return rows

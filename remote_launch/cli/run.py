@@ -28,7 +28,8 @@ _WORDS = {"allow_interspersed_args": False}  # from the command's name on, all w
 
 
 def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
-    """Given the words after -- or the text of --cmd, return the command: an argv, or a string for the shell."""
+    """Given the words after -- or the text of --cmd, return the command: an argv, or a string for the
+    shell."""
     from remote_launch.errors import UsageError
 
     if words and cmd:
@@ -38,7 +39,10 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
     return list(words) if words else str(cmd)
 
 
-@click.command(context_settings=_WORDS, epilog=examples("rl run --server gpu-a -- nvidia-smi", "rl run --cmd 'python -V && df -h .'"))
+@click.command(
+    context_settings=_WORDS,
+    epilog=examples("rl run --server gpu-a -- nvidia-smi", "rl run --cmd 'python -V && df -h .'"),
+)
 @server_option
 @click.option("--cmd", help="The command as one text for the shell.")
 @env_option
@@ -47,7 +51,12 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
 @click.pass_context
 def run(
-    ctx: click.Context, server: str | None, cmd: str | None, env: Sequence[str], timeout_s: float | None, silent: bool,
+    ctx: click.Context,
+    server: str | None,
+    cmd: str | None,
+    env: Sequence[str],
+    timeout_s: float | None,
+    silent: bool,
     words: Sequence[str],
 ) -> int:
     """Run a command on a server, in the project's folder and environment. Its exit code is passed on.
@@ -69,7 +78,13 @@ def run(
             file.flush()
 
     done = run_command(
-        fleet, target, argv, env=env_dict(env), stdin=stdin, timeout_s=timeout_s, on_stdout=lambda chunk: show(chunk, 1),
+        fleet,
+        target,
+        argv,
+        env=env_dict(env),
+        stdin=stdin,
+        timeout_s=timeout_s,
+        on_stdout=lambda chunk: show(chunk, 1),
         on_stderr=lambda chunk: show(chunk, 2),
     )
     if done.exit_code is None:
@@ -79,7 +94,8 @@ def run(
 
 
 def _piped() -> bytes | None:
-    """Return what is piped in. Nothing is read from a stdin that nobody writes to (a terminal-less background run)."""
+    """Return what is piped in. Nothing is read from a stdin that nobody writes to (a terminal-less background
+    run)."""
     import os
     import stat
 
@@ -89,19 +105,32 @@ def _piped() -> bytes | None:
     return sys.stdin.buffer.read()
 
 
-@click.command("job-run", context_settings=_WORDS, epilog=examples("rl job-run --server gpu-a --tag prep -- python prep.py --fast"))
+@click.command(
+    "job-run",
+    context_settings=_WORDS,
+    epilog=examples("rl job-run --server gpu-a --tag prep -- python prep.py --fast"),
+)
 @server_option
 @click.option("--cmd", help="The command as one text for the shell.")
 @env_option
-@click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags].")
+@click.option(
+    "--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags]."
+)
 @click.option("--name", default="", help="A name for the list [default: the command's first word].")
 @dry_run_option
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
 @click.pass_context
 def job_run(
-    ctx: click.Context, server: str | None, cmd: str | None, env: Sequence[str], tags: Sequence[str], name: str, dry_run: bool,
-    as_json: bool, words: Sequence[str],
+    ctx: click.Context,
+    server: str | None,
+    cmd: str | None,
+    env: Sequence[str],
+    tags: Sequence[str],
+    name: str,
+    dry_run: bool,
+    as_json: bool,
+    words: Sequence[str],
 ) -> int:
     """Start a command as a job: it goes on when the connection, or this computer, is gone."""
     from remote_launch.operations.start import job_spec, start_job

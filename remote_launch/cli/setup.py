@@ -16,20 +16,44 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    epilog=examples("rl init", "rl init --server gpu-a=ubuntu@10.0.0.5:2222 --server gpu-b", "rl init --from-ssh-config 'gpu-*'", "rl init --local 2")
+    epilog=examples(
+        "rl init",
+        "rl init --server gpu-a=ubuntu@10.0.0.5:2222 --server gpu-b",
+        "rl init --from-ssh-config 'gpu-*'",
+        "rl init --local 2",
+    )
 )
 @click.option("--name", help="The project's name [default: this folder's].")
-@click.option("--server", "servers", multiple=True, metavar="[NAME=][USER@]HOST[:PORT]", help="A server; repeatable.")
-@click.option("--from-ssh-config", "patterns", multiple=True, metavar="PATTERN", help="Servers from ~/.ssh/config whose Host matches; repeatable.")
-@click.option("--local", type=click.IntRange(1, 64), metavar="N", help="N servers on this machine: no sshd needed.")
+@click.option(
+    "--server", "servers", multiple=True, metavar="[NAME=][USER@]HOST[:PORT]", help="A server; repeatable."
+)
+@click.option(
+    "--from-ssh-config",
+    "patterns",
+    multiple=True,
+    metavar="PATTERN",
+    help="Servers from ~/.ssh/config whose Host matches; repeatable.",
+)
+@click.option(
+    "--local", type=click.IntRange(1, 64), metavar="N", help="N servers on this machine: no sshd needed."
+)
 @click.option("--key", metavar="FILE", help="The private key for --server.")
-@click.option("--manager", type=click.Choice(["venv", "uv", "none"]), help="What makes the Python environment.")
+@click.option(
+    "--manager", type=click.Choice(["venv", "uv", "none"]), help="What makes the Python environment."
+)
 @click.option("--force", is_flag=True, help="Replace an existing .remote/configs.yaml.")
 @json_option
 @click.pass_context
 def init(
-    ctx: click.Context, name: str | None, servers: Sequence[str], patterns: Sequence[str], local: int | None, key: str | None,
-    manager: str | None, force: bool, as_json: bool,
+    ctx: click.Context,
+    name: str | None,
+    servers: Sequence[str],
+    patterns: Sequence[str],
+    local: int | None,
+    key: str | None,
+    manager: str | None,
+    force: bool,
+    as_json: bool,
 ) -> int:
     """Make .remote/ in this folder: configs.yaml with your servers, and exclude.txt.
 
@@ -56,13 +80,17 @@ def init(
         drafts += local_servers(local)
     if not drafts:
         if not sys.stdin.isatty():
-            raise UsageError("which servers?", hint="--server [NAME=][USER@]HOST, --from-ssh-config PATTERN or --local N")
+            raise UsageError(
+                "which servers?", hint="--server [NAME=][USER@]HOST, --from-ssh-config PATTERN or --local N"
+            )
         name, draft = _ask(root, name)
         drafts = [draft]
     result = init_project(root, name=name, servers=drafts, manager=manager or DEFAULT_MANAGER, force=force)
     if as_json:
         written, kept = [str(path) for path in result.written], [str(path) for path in result.kept]
-        output.emit_json("init", {"name": result.name, "servers": list(result.servers), "written": written, "kept": kept})
+        output.emit_json(
+            "init", {"name": result.name, "servers": list(result.servers), "written": written, "kept": kept}
+        )
         return 0
     for path in result.written:
         click.echo(f"wrote {_short(path, root)}")
@@ -109,24 +137,49 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
         if as_json:
             output.emit_json("servers", described)
             return 0
-        rows = output.table("server", "host", "by", "folder")
+        rows = output.Rows("server", "host", "by", "folder")
         for entry in described:
             rows.add_row(entry["name"], _login(entry), entry["transport"], entry["workdir"])
-        output.print_table(rows)
+        rows.show()
         return 0
     outcomes = check_servers(fleet, chosen)
     if as_json:
-        data = [{**entry, "reachable": entry["name"] in outcomes.values, "facts": outcomes.values.get(entry["name"])} for entry in described]
+        data = [
+            {
+                **entry,
+                "reachable": entry["name"] in outcomes.values,
+                "facts": outcomes.values.get(entry["name"]),
+            }
+            for entry in described
+        ]
         return output.emit_outcomes("servers", outcomes, data)
-    rows = output.table("server", "host", "state", "python", "cores", "memory free", "disk free", "GPUs", "answered in")
+    rows = output.Rows(
+        "server", "host", "state", "python", "cores", "memory free", "disk free", "GPUs", "answered in"
+    )
     for entry in described:
         outcome = outcomes[entry["name"]]
         facts = outcome.value
         if facts is None:
-            rows.add_row(entry["name"], _login(entry), "failed", "", "", "", "", "", output.duration_text(outcome.duration_s))
+            rows.add_row(
+                entry["name"],
+                _login(entry),
+                "failed",
+                "",
+                "",
+                "",
+                "",
+                "",
+                output.duration_text(outcome.duration_s),
+            )
         else:
-            rows.add_row(entry["name"], _login(entry), "ok", *_fact_cells(facts), output.duration_text(outcome.duration_s))
-    output.print_table(rows)
+            rows.add_row(
+                entry["name"],
+                _login(entry),
+                "ok",
+                *_fact_cells(facts),
+                output.duration_text(outcome.duration_s),
+            )
+    rows.show()
     output.show_failures(outcomes.errors.values())
     return outcomes.exit_code
 
@@ -150,9 +203,11 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
     if isinstance(python, dict):
         python = python.get("version")
     cells = [
-        str(python or "–"), str(facts.get("cpus") or "–"),
+        str(python or "–"),
+        str(facts.get("cpus") or "–"),
         f"{output.size_text(number('memory_available_bytes'))} of {output.size_text(number('memory_total_bytes'))}",
-        f"{output.size_text(number('disk_free_bytes'))} of {output.size_text(number('disk_total_bytes'))}", kinds or "none",
+        f"{output.size_text(number('disk_free_bytes'))} of {output.size_text(number('disk_total_bytes'))}",
+        kinds or "none",
     ]
     return [output.clean(cell, colour=False) for cell in cells]
 

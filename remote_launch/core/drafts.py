@@ -45,13 +45,15 @@ def parse_server(text: str) -> ServerDraft:
         login = parse_login(rest)
     except ValueError as error:
         raise UsageError(
-            f"not a server: {error}", hint="write gpu-a=ubuntu@10.0.0.5:2222 (name, user, port: optional)",
+            f"not a server: {error}",
+            hint="write gpu-a=ubuntu@10.0.0.5:2222 (name, user, port: optional)",
         ) from error
     if not equals:
         name = _name_of(login.hostname)
     if not safe_server_name(name):
         raise UsageError(
-            f"{name!r} can't be a server's name", hint="gpu-a=HOST: letters, digits, . _ -, not . _ - first",
+            f"{name!r} can't be a server's name",
+            hint="gpu-a=HOST: letters, digits, . _ -, not . _ - first",
         )
     return ServerDraft(name=name, hostname=login.hostname, username=login.username, port=login.port)
 

@@ -1,8 +1,9 @@
-"""The Python environment of a server as a plan: ordered steps of plain data, printed by ``--dry-run``, run by ``prepare``.
+"""The Python environment of a server as a plan: ordered steps of plain data, printed by ``--dry-run``, run by
+``prepare``.
 
-A step is a short /bin/sh script with its values as arguments ($1, $2 …). Each is safe to repeat: what is done is seen to be done,
-what was interrupted is done anew. A new manager is one more function here, and nothing else.
-"""
+A step is a short /bin/sh script with its values as arguments ($1, $2 …). Each is safe to repeat: what is done
+is seen to be done, what was interrupted is done anew. A new manager is one more function here, and nothing
+else."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ REQUIREMENTS = "requirements.txt"
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to do on a server. ``script`` runs in the workdir with ``args`` as $1, $2 …; ``hints`` maps words of a failed
-    step's output to the next step for the user."""
+    """One thing to do on a server. ``script`` runs in the workdir with ``args`` as $1, $2 …; ``hints`` maps
+    words of a failed step's output to the next step for the user."""
 
     name: str
     script: str
@@ -40,20 +41,39 @@ class Step:
 
 
 _HINTS = (
-    ("ensurepip is not", "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv"),
-    ("No module named venv", "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv"),
-    ("No space left on device", "the disk is full there: rl servers --check shows it; workdir: in the inventory can name another disk"),
-    ("Could not find a version", "no such version for that server's Python and platform: see the requirements file"),
+    (
+        "ensurepip is not",
+        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
+    ),
+    (
+        "No module named venv",
+        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
+    ),
+    (
+        "No space left on device",
+        "the disk is full there: rl servers --check shows it; workdir: in the inventory can name another disk",
+    ),
+    (
+        "Could not find a version",
+        "no such version for that server's Python and platform: see the requirements file",
+    ),
     ("No solution found", "the requirements conflict: see the last lines"),
     ("ResolutionImpossible", "the requirements conflict: see the last lines"),
     ("Temporary failure in name resolution", "the server has no internet, or no DNS"),
-    ("not made by rl", "environment.prefix: a folder of rl's own; for an environment that exists: manager: none, python: PATH"),
+    (
+        "not made by rl",
+        "environment.prefix: a folder of rl's own; for an environment that exists: manager: none, python: PATH",
+    ),
     ("Could not open requirements file", "send it first: rl rsync, or rl prepare"),
-    ("no such python", "environment.python asks for a Python that is not on that server; manager: uv can install it"),
+    (
+        "no such python",
+        "environment.python asks for a Python that is not on that server; manager: uv can install it",
+    ),
 )
 
-# $1 the environment's folder, $2 the python asked for ("" for none). The last thing that is made of an environment is .rl-ready,
-# which says by what it was made; .rl-env marks a folder as rl's: no other may be emptied.
+# $1 the environment's folder, $2 the python asked for ("" for none). The last thing that is made of an
+# environment is .rl-ready, which says by what it was made; .rl-env marks a folder as rl's: no other may be
+# emptied.
 _FOUND = """
 [ -x "$1/bin/python" ] && [ "$(cat "$1/.rl-ready" 2>/dev/null)" = "$made" ] && { echo "environment found: $1"; exit 0; }
 """
@@ -94,7 +114,8 @@ _UV_INSTALL = _INSTALL.replace('"$@"', '"$UV" "$@"')
 
 
 def environment_prefix(server: Server, environment: Environment) -> str | None:
-    """Return the environment's folder on the server ("~/" allowed); None where an existing interpreter is used."""
+    """Return the environment's folder on the server ("~/" allowed); None where an existing interpreter is
+    used."""
     if environment.manager == "none":
         return None
     return environment.prefix or f"{server.workdir}/.rl/env"
@@ -104,12 +125,17 @@ def environment_python(server: Server, environment: Environment) -> str:
     """Return the interpreter that jobs run with."""
     prefix = environment_prefix(server, environment)
     if prefix is None:
-        return environment.python if environment.python and "/" in environment.python else server.python or "python3"
+        return (
+            environment.python
+            if environment.python and "/" in environment.python
+            else server.python or "python3"
+        )
     return f"{prefix}/bin/python"
 
 
 def environment_path(server: Server, environment: Environment) -> tuple[str, ...]:
-    """Return the folders that jobs have before PATH, so that ``python`` and ``torchrun`` are the environment's."""
+    """Return the folders that jobs have before PATH, so that ``python`` and ``torchrun`` are the
+    environment's."""
     python = environment_python(server, environment)
     return (python.rpartition("/")[0],) if "/" in python else ()
 
@@ -118,23 +144,41 @@ def setup_steps(server: Server, environment: Environment) -> list[Step]:
     """Return the steps that make the environment."""
     prefix = environment_prefix(server, environment)
     if prefix is None:
-        return [Step(name="check python", script=_CHECK, args=(environment_python(server, environment),), hints=_HINTS)]
+        return [
+            Step(
+                name="check python",
+                script=_CHECK,
+                args=(environment_python(server, environment),),
+                hints=_HINTS,
+            )
+        ]
     wanted = environment.python or ""
     if environment.manager == "uv":
         args = (prefix, server.python or wanted)
-        return [Step(name="create environment (uv)", script=_UV_VENV, args=args, env=server.env, needs_uv=True, hints=_HINTS)]
+        return [
+            Step(
+                name="create environment (uv)",
+                script=_UV_VENV,
+                args=args,
+                env=server.env,
+                needs_uv=True,
+                hints=_HINTS,
+            )
+        ]
     if environment.manager == "venv":
         named = wanted if "/" in wanted or not wanted else f"python{wanted}"
         args = (prefix, server.python or named)
         return [Step(name="create environment (venv)", script=_VENV, args=args, env=server.env, hints=_HINTS)]
     raise ConfigError(
-        f"environment.manager: {environment.manager} can't be prepared yet", key="environment.manager",
+        f"environment.manager: {environment.manager} can't be prepared yet",
+        key="environment.manager",
         hint="use uv, venv or none; with none, python: names an interpreter of your conda environment",
     )
 
 
 def package_steps(server: Server, environment: Environment, requirements: str | None) -> list[Step]:
-    """Given the requirements file (relative to the project; None when it has none), return the steps that install it."""
+    """Given the requirements file (relative to the project; None when it has none), return the steps that
+    install it."""
     if requirements is None:
         return []
     python = environment_python(server, environment)
@@ -144,8 +188,26 @@ def package_steps(server: Server, environment: Environment, requirements: str | 
     common = (f"{prefix}/.rl-packages", requirements, fingerprint)
     if environment.manager == "uv":
         args = (*common, "pip", "install", "--python", python, *environment.pip_args)
-        return [Step(name="install packages (uv)", script=_UV_INSTALL, args=args, env=server.env, needs_uv=True, hints=_HINTS)]
-    args = (*common, python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", *environment.pip_args)
+        return [
+            Step(
+                name="install packages (uv)",
+                script=_UV_INSTALL,
+                args=args,
+                env=server.env,
+                needs_uv=True,
+                hints=_HINTS,
+            )
+        ]
+    args = (
+        *common,
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        *environment.pip_args,
+    )
     return [Step(name="install packages (pip)", script=_INSTALL, args=args, env=server.env, hints=_HINTS)]
 
 
@@ -155,11 +217,13 @@ def hint_for(step: Step, output: str) -> str | None:
 
 
 def requirements_file(environment: Environment, files: Sequence[str]) -> str | None:
-    """Given the project's files, return the requirements file to install; raises ConfigError when the one named isn't there."""
+    """Given the project's files, return the requirements file to install; raises ConfigError when the one
+    named isn't there."""
     if environment.requirements is not None:
         if environment.requirements not in files:
             raise ConfigError(
-                f"environment.requirements: {environment.requirements} is not among the files that are sent", key="environment.requirements",
+                f"environment.requirements: {environment.requirements} is not among the files that are sent",
+                key="environment.requirements",
                 hint="check the name, and .remote/exclude.txt",
             )
         return environment.requirements

@@ -61,9 +61,15 @@ class Server:
     def target(self) -> Target:
         """How a transport reaches it."""
         return Target(
-            name=self.name, hostname=self.hostname, username=self.username, port=self.port,
-            private_key=self.private_key, password=self.password, transport=self.transport,
-            ssh_config=self.ssh_config, connect_timeout_s=self.connect_timeout_s,
+            name=self.name,
+            hostname=self.hostname,
+            username=self.username,
+            port=self.port,
+            private_key=self.private_key,
+            password=self.password,
+            transport=self.transport,
+            ssh_config=self.ssh_config,
+            connect_timeout_s=self.connect_timeout_s,
         )
 
 
@@ -145,8 +151,13 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         line = top.key_lines.get("servers") if top is not None else None
         raise ConfigError("no servers", path=path, line=line, key="servers", hint=_SERVERS_HINT)
     return Inventory(
-        name=name, servers=servers, environment=Environment(**_given(environment)), sync=Sync(**_given(sync)),
-        path=path, project=project, jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+        name=name,
+        servers=servers,
+        environment=Environment(**_given(environment)),
+        sync=Sync(**_given(sync)),
+        path=path,
+        project=project,
+        jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
     )
 
 
@@ -166,14 +177,20 @@ def _project_name(keys: Mapping[str, Any], project: Project, problems: Problems)
     name = project.root.name
     if "name" not in keys and not safe_folder_name(name):
         problems.add(
-            1, "name", f"is missing, and the project folder's own name ({name!r}) can't name a workdir",
+            1,
+            "name",
+            f"is missing, and the project folder's own name ({name!r}) can't name a workdir",
             "add a line  name: my_project  (letters, digits and . _ -)",
         )
     return name
 
 
 def _servers(
-    node: Node | None, defaults: Node | None, project: Project, project_name: str, problems: Problems,
+    node: Node | None,
+    defaults: Node | None,
+    project: Project,
+    project_name: str,
+    problems: Problems,
 ) -> dict[str, Server]:
     if node is None or node.is_null:
         return {}
@@ -244,6 +261,8 @@ def _check_server(name: str, values: Mapping[str, Any], line: int, problems: Pro
         problems.add(line, f"{key}.hostname", "is missing", "an address, or an alias of ~/.ssh/config")
     if values.get("password") is not None and values.get("transport") == "openssh" and not local:
         problems.add(
-            line, f"{key}.password", "transport openssh can't log in by password",
+            line,
+            f"{key}.password",
+            "transport openssh can't log in by password",
             "leave transport out (a password means fabric), or log in by a key",
         )

@@ -1,4 +1,5 @@
-"""Jobs as data: their states, the record that the registry keeps, the spec that a supervisor is started with."""
+"""Jobs as data: their states, the record that the registry keeps, the spec that a supervisor is started
+with."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 class JobState(str, enum.Enum):
-    """Where a job is in its life. A server that can't be reached keeps its jobs' last state; it is never called stopped."""
+    """Where a job is in its life. A server that can't be reached keeps its jobs' last state; it is never
+    called stopped."""
 
     CREATED = "CREATED"  # recorded here; the server has not said that it runs
     QUEUED = "QUEUED"  # waits on its server for free slots
@@ -62,7 +64,9 @@ class JobRecord:
     ended_at: float | None = None
     seen_at: float | None = None  # when the server last told this state
     unreachable_since: float | None = None
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # failures, cause: as exit.json has them
+    details: Mapping[str, Any] = dataclasses.field(
+        default_factory=dict
+    )  # failures, cause: as exit.json has them
 
     @property
     def is_master(self) -> bool:
@@ -79,19 +83,37 @@ class JobRecord:
     def to_dict(self) -> dict[str, Any]:
         """Return what ``--json`` prints of a job; times in ISO 8601, UTC."""
         return {
-            "job_id": self.job_id, "key": self.key, "name": self.name, "launch_id": self.launch_id, "run_id": self.run_id,
-            "server": self.server, "node_rank": self.node_rank, "nnodes": self.nnodes, "state": self.state.value,
-            "exit_code": self.exit_code, "signal": self.signal, "reason": self.reason, "tags": list(self.tags),
-            "command": self.command, "env": dict(self.env), "workdir": self.workdir, "attempt": self.attempt,
-            "created_at": iso(self.created_at), "started_at": iso(self.started_at), "ended_at": iso(self.ended_at),
+            "job_id": self.job_id,
+            "key": self.key,
+            "name": self.name,
+            "launch_id": self.launch_id,
+            "run_id": self.run_id,
+            "server": self.server,
+            "node_rank": self.node_rank,
+            "nnodes": self.nnodes,
+            "state": self.state.value,
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "reason": self.reason,
+            "tags": list(self.tags),
+            "command": self.command,
+            "env": dict(self.env),
+            "workdir": self.workdir,
+            "attempt": self.attempt,
+            "created_at": iso(self.created_at),
+            "started_at": iso(self.started_at),
+            "ended_at": iso(self.ended_at),
             "duration_s": None if self.duration_s is None else round(self.duration_s, 3),
-            "seen_at": iso(self.seen_at), "unreachable_since": iso(self.unreachable_since), "details": dict(self.details),
+            "seen_at": iso(self.seen_at),
+            "unreachable_since": iso(self.unreachable_since),
+            "details": dict(self.details),
         }
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class GangSpec:
-    """How the supervisors of one launch find each other. ``token`` is secret: it travels on stdin and is never written down."""
+    """How the supervisors of one launch find each other. ``token`` is secret: it travels on stdin and is
+    never written down."""
 
     address: str  # of node 0, on the data plane
     port: int
@@ -161,4 +183,8 @@ def iso(epoch_s: float | None) -> str | None:
     """Given epoch seconds, return ISO 8601 in UTC; None for None or 0."""
     if not epoch_s:
         return None
-    return dt.datetime.fromtimestamp(epoch_s, dt.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        dt.datetime.fromtimestamp(epoch_s, dt.timezone.utc)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

@@ -32,7 +32,12 @@ class WrongValueError(ValueError):
     """
 
     def __init__(
-        self, reason: str = "", *, node: Node | None = None, key: str = "", hint: str | None = None,
+        self,
+        reason: str = "",
+        *,
+        node: Node | None = None,
+        key: str = "",
+        hint: str | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
@@ -198,7 +203,8 @@ SUBTREE = Kind("a mapping (key: value)", lambda node: node)  # read on its own, 
 NPROC = Kind("a whole number from 1, or gpu, cpu, auto", _read_nproc)
 SIZE = Kind('a size: a number of bytes, or text like "500 MB"', _read_size)
 SERVER_PATH = checked(
-    _server_path, "a folder on the server: an absolute path, or one that starts with ~/",
+    _server_path,
+    "a folder on the server: an absolute path, or one that starts with ~/",
     "variables are not expanded and '..' is not followed; the home folder and / themselves can't be used",
 )
 FOLDER_NAME = checked(safe_folder_name, "a folder's name: letters, digits and . _ - (not first . or -)")

@@ -8,7 +8,32 @@ import io
 import zipfile
 from importlib import resources
 
-_MAIN = b"import sys\n\nfrom rl_remote.verbs import main\n\nsys.exit(main())\n"
+# An archive's modules are compiled anew in every process; unpacked beside it once, they leave their bytecode
+# there (10 ms a call). torchrun's verb runs in the environment's python, whatever that is, and stays in the
+# archive. Old syntax: python 2 may read it.
+_MAIN = b"""import sys
+
+if sys.version_info < (3, 8):
+    sys.exit(96)  # the next interpreter is tried
+if sys.argv[1:2] != ["torchrun"]:
+    import os
+
+    folder = os.path.abspath(sys.argv[0])[: -len(".pyz")]
+    try:
+        if not os.path.isdir(folder):
+            import zipfile
+
+            aside = "%s.%d" % (folder, os.getpid())
+            zipfile.ZipFile(sys.argv[0]).extractall(aside)
+            os.rename(aside, folder)
+        sys.path.insert(0, folder)
+    except OSError:
+        pass  # a full disk, or another process was first: the archive serves as well
+
+from rl_remote.verbs import main
+
+sys.exit(main())
+"""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 

@@ -71,12 +71,15 @@ class Project:
             text = path.read_text(encoding="utf-8", errors="replace").strip()
         except OSError as error:
             raise ConfigError(
-                f"can't keep the project's id: {error.strerror}", path=path,
+                f"can't keep the project's id: {error.strerror}",
+                path=path,
                 hint=f"{self.remote_dir} must be a folder that you can write to",
             ) from error
         if not _PROJECT_ID.match(text):
             raise ConfigError(
-                "not a project id: expected 32 hex digits", path=path, hint="delete it: a new one is made",
+                "not a project id: expected 32 hex digits",
+                path=path,
+                hint="delete it: a new one is made",
             )
         return text
 

@@ -1,8 +1,8 @@
-"""The local index of jobs: ``.remote/jobs.sqlite3``. The truth is on the servers; this can be rebuilt from them.
+"""The local index of jobs: ``.remote/jobs.sqlite3``. The truth is on the servers; this can be rebuilt from
+them.
 
-Safe under concurrent ``rl`` processes: keys are given out inside one immediate transaction. The journal is SQLite's default (no
-WAL: it needs shared memory, which network home folders lack).
-"""
+Safe under concurrent ``rl`` processes: keys are given out inside one immediate transaction. The journal is
+SQLite's default (no WAL: it needs shared memory, which network home folders lack)."""
 
 from __future__ import annotations
 
@@ -75,12 +75,15 @@ class Registry:
             connection.execute("COMMIT")
 
     def add(self, records: Iterable[JobRecord]) -> list[JobRecord]:
-        """Given new jobs, return them with their keys (1, 2, 3 …). One transaction: all or none. A known job_id keeps its row."""
+        """Given new jobs, return them with their keys (1, 2, 3 …). One transaction: all or none. A known
+        job_id keeps its row."""
         added = []
         with self._transaction() as connection:
             next_key = connection.execute("SELECT COALESCE(MAX(key), 0) FROM jobs").fetchone()[0] + 1
             for record in records:
-                known = connection.execute("SELECT key, record FROM jobs WHERE job_id = ?", (record.job_id,)).fetchone()
+                known = connection.execute(
+                    "SELECT key, record FROM jobs WHERE job_id = ?", (record.job_id,)
+                ).fetchone()
                 if known:
                     added.extend(self._read([known]))
                     continue
@@ -94,15 +97,24 @@ class Registry:
         return added
 
     def update(self, records: Iterable[JobRecord]) -> None:
-        """Write changed records. A terminal state that is already there stays: an older answer can't undo it."""
+        """Write changed records. A terminal state that is already there stays: an older answer can't undo
+        it."""
         with self._transaction() as connection:
             for record in records:
-                row = connection.execute("SELECT state FROM jobs WHERE job_id = ?", (record.job_id,)).fetchone()
+                row = connection.execute(
+                    "SELECT state FROM jobs WHERE job_id = ?", (record.job_id,)
+                ).fetchone()
                 # LOST is what could be said at the time; a server that comes back may know better.
-                if row and row[0] in _TERMINAL and row[0] != JobState.LOST.value and not record.state.is_terminal:
+                if (
+                    row
+                    and row[0] in _TERMINAL
+                    and row[0] != JobState.LOST.value
+                    and not record.state.is_terminal
+                ):
                     continue
                 connection.execute(
-                    "UPDATE jobs SET state = ?, record = ? WHERE job_id = ?", (record.state.value, _dump(record), record.job_id)
+                    "UPDATE jobs SET state = ?, record = ? WHERE job_id = ?",
+                    (record.state.value, _dump(record), record.job_id),
                 )
 
     def all(self) -> list[JobRecord]:
@@ -112,7 +124,9 @@ class Registry:
     def unfinished(self) -> list[JobRecord]:
         """Return the jobs whose state isn't terminal, by key."""
         marks = ",".join("?" * len(_TERMINAL))
-        return self._select(f"SELECT key, record FROM jobs WHERE state NOT IN ({marks}) ORDER BY key", _TERMINAL)  # noqa: S608
+        return self._select(
+            f"SELECT key, record FROM jobs WHERE state NOT IN ({marks}) ORDER BY key", _TERMINAL
+        )
 
     def launch(self, launch_id: str) -> list[JobRecord]:
         """Return the jobs of one launch, by node rank."""
@@ -125,7 +139,8 @@ class Registry:
             return {row[0] for row in connection.execute("SELECT job_id FROM jobs")}
 
     def get(self, word: str) -> JobRecord:
-        """Given a key, a job_id or its beginning (4 digits or more), return the job. Raises UnknownJobError, naming near keys."""
+        """Given a key, a job_id or its beginning (4 digits or more), return the job. Raises UnknownJobError,
+        naming near keys."""
         word = str(word).strip()
         if word.isdecimal() and len(word) < 8:
             found = self._select("SELECT key, record FROM jobs WHERE key = ?", [int(word)])
@@ -136,16 +151,24 @@ class Registry:
         if len(found) == 1:
             return found[0]
         if len(found) > 1:
-            raise UnknownJobError(f"{word!r} is the beginning of {len(found)} job ids", hint="give more digits, or the key")
+            raise UnknownJobError(
+                f"{word!r} is the beginning of {len(found)} job ids", hint="give more digits, or the key"
+            )
         raise self._unknown(word)
 
     def _unknown(self, word: str) -> UnknownJobError:
         with self._connection() as connection:
-            keys = [str(row[0]) for row in connection.execute("SELECT key FROM jobs ORDER BY key DESC LIMIT 200")]
+            keys = [
+                str(row[0]) for row in connection.execute("SELECT key FROM jobs ORDER BY key DESC LIMIT 200")
+            ]
         if not keys:
-            return UnknownJobError(f"unknown job {word!r}: there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
+            return UnknownJobError(
+                f"unknown job {word!r}: there are no jobs yet", hint="start one: rl job-run, rl torch-launch"
+            )
         near = did_you_mean(word, keys)
-        return UnknownJobError(f"unknown job {word!r}{near}", hint=f"newest keys: {', '.join(keys[:8])}; all: rl job-list --all")
+        return UnknownJobError(
+            f"unknown job {word!r}{near}", hint=f"newest keys: {', '.join(keys[:8])}; all: rl job-list --all"
+        )
 
     def synced_bytes(self) -> dict[str, int]:
         """Return, by job_id, how many bytes of logs the last log sync saw; -1 for none yet."""
@@ -155,7 +178,9 @@ class Registry:
     def set_synced_bytes(self, sizes: dict[str, int]) -> None:
         """Note the log sizes that a sync brought."""
         with self._transaction() as connection:
-            connection.executemany("UPDATE jobs SET synced_bytes = ? WHERE job_id = ?", [(v, k) for k, v in sizes.items()])
+            connection.executemany(
+                "UPDATE jobs SET synced_bytes = ? WHERE job_id = ?", [(v, k) for k, v in sizes.items()]
+            )
 
     def _select(self, sql: str, values: Sequence[object] = ()) -> list[JobRecord]:
         with self._connection() as connection:

@@ -32,7 +32,9 @@ def _collect(path: Path, aliases: dict[str, None], depth: int) -> None:
         if depth:
             return
         raise ConfigError(
-            f"can't be read: {error.strerror}", path=path, hint="name the servers one by one instead",
+            f"can't be read: {error.strerror}",
+            path=path,
+            hint="name the servers one by one instead",
         ) from error
     for line in text.splitlines():
         keyword, words = _split(line)

@@ -1,4 +1,5 @@
-"""Which server is which node, how many ranks each has, and where they meet. Plain arithmetic over what the servers told."""
+"""Which server is which node, how many ranks each has, and where they meet. Plain arithmetic over what the
+servers told."""
 
 from __future__ import annotations
 
@@ -58,12 +59,15 @@ def order_servers(names: Sequence[str], master: str | None) -> list[str]:
     if master is None:
         return list(names)
     if master not in names:
-        raise TopologyError(f"--master {master} is not among the servers of this launch ({', '.join(names)})", exit_code=2)
+        raise TopologyError(
+            f"--master {master} is not among the servers of this launch ({', '.join(names)})", exit_code=2
+        )
     return [master, *(name for name in names if name != master)]
 
 
 def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
-    """Given torchrun's --nproc-per-node (a number, gpu, cpu or auto), return the number of ranks for one server."""
+    """Given torchrun's --nproc-per-node (a number, gpu, cpu or auto), return the number of ranks for one
+    server."""
     word = str(wanted).strip().lower()
     if word.isdecimal() and int(word) > 0:
         return int(word)
@@ -79,13 +83,18 @@ def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
     if word == "auto":
         return facts.gpus or facts.cpus
     raise TopologyError(
-        f"--nproc-per-node {wanted!r}: expected a number from 1, gpu, cpu or auto", hint="one rank a GPU is the usual choice: gpu",
+        f"--nproc-per-node {wanted!r}: expected a number from 1, gpu, cpu or auto",
+        hint="one rank a GPU is the usual choice: gpu",
         exit_code=2,
     )
 
 
 def lay_out(
-    facts: Sequence[NodeFacts], nproc: Sequence[str | int], *, master_addr: str | None = None, master_port: int | None = None
+    facts: Sequence[NodeFacts],
+    nproc: Sequence[str | int],
+    *,
+    master_addr: str | None = None,
+    master_port: int | None = None,
 ) -> Topology:
     """Given the nodes in order and what each was asked to run, return the topology. Unequal counts are fine.
 
@@ -98,7 +107,14 @@ def lay_out(
     for node_rank, (fact, wanted) in enumerate(zip(facts, nproc, strict=True)):
         count = resolve_nproc(wanted, fact)
         nodes.append(
-            Node(server=fact.server, node_rank=node_rank, nproc=count, first_rank=first_rank, address=fact.address, interface=fact.interface)
+            Node(
+                server=fact.server,
+                node_rank=node_rank,
+                nproc=count,
+                first_rank=first_rank,
+                address=fact.address,
+                interface=fact.interface,
+            )
         )
         first_rank += count
     ports = list(facts[0].ports)

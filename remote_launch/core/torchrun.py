@@ -1,4 +1,5 @@
-"""torchrun's arguments and the environment of a node, as data. ``--dry-run`` prints it; the supervisor runs it."""
+"""torchrun's arguments and the environment of a node, as data. ``--dry-run`` prints it; the supervisor runs
+it."""
 
 from __future__ import annotations
 
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING
 from remote_launch.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from remote_launch.core.topology import Node, Topology
 
-# PET_NNODES, PET_NPROC_PER_NODE … on a server silently override torchrun's defaults: every option is given, the rest unset.
-# A RANK or LOCAL_RANK left over in a login environment would mislead scripts that read it before torchrun sets it.
+# PET_NNODES, PET_NPROC_PER_NODE … on a server silently override torchrun's defaults: every option is given,
+# the rest unset. A RANK or LOCAL_RANK left over in a login environment would mislead scripts that read it
+# before torchrun sets it.
 UNSET = ("PET_*", "TORCHELASTIC_*", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "LOCAL_WORLD_SIZE")
 
 
@@ -38,7 +40,8 @@ class Script:
 
 
 def parse_cmd(cmd: str) -> list[str]:
-    """Given ``--cmd 'train.py --epochs 3'``, return its words. A leading ``python`` (labml_remote users type it) is dropped."""
+    """Given ``--cmd 'train.py --epochs 3'``, return its words. A leading ``python`` (labml_remote users type
+    it) is dropped."""
     try:
         words = shlex.split(cmd)
     except ValueError as error:
@@ -51,20 +54,33 @@ def parse_cmd(cmd: str) -> list[str]:
 
 
 def torchrun_args(topology: Topology, node: Node, script: Script, run_id: str) -> list[str]:
-    """Given a node of a launch, return torchrun's arguments. The supervisor adds the log options: it knows the job's folder."""
+    """Given a node of a launch, return torchrun's arguments. The supervisor adds the log options: it knows
+    the job's folder."""
     args = [
-        "--nnodes", str(topology.nnodes),
-        "--nproc-per-node", str(node.nproc),
-        "--node-rank", str(node.node_rank),
-        "--rdzv-backend", "static",
-        "--rdzv-id", run_id,
-        "--master-addr", topology.master_addr,
-        "--master-port", str(topology.master_port),
-        "--max-restarts", "0",
-        "--monitor-interval", "0.1",
-        "--start-method", "spawn",
-        "--role", "default",
-        "--tee", "0",
+        "--nnodes",
+        str(topology.nnodes),
+        "--nproc-per-node",
+        str(node.nproc),
+        "--node-rank",
+        str(node.node_rank),
+        "--rdzv-backend",
+        "static",
+        "--rdzv-id",
+        run_id,
+        "--master-addr",
+        topology.master_addr,
+        "--master-port",
+        str(topology.master_port),
+        "--max-restarts",
+        "0",
+        "--monitor-interval",
+        "0.1",
+        "--start-method",
+        "spawn",
+        "--role",
+        "default",
+        "--tee",
+        "0",
     ]
     if script.module:
         args.append("--module")
@@ -74,8 +90,14 @@ def torchrun_args(topology: Topology, node: Node, script: Script, run_id: str) -
     return args
 
 
-def node_env(topology: Topology, node: Node, user_env: Mapping[str, str], run_id: str) -> dict[str, str]:
-    """Given a node and what the user set, return the node's environment. What the user set is never overridden."""
+def node_env(
+    topology: Topology, node: Node, user_env: Mapping[str, str], run_id: str, *, shares_machine: bool = False
+) -> dict[str, str]:
+    """Given a node and what the user set, return the node's environment. What the user set is never
+    overridden.
+
+    ``shares_machine``: another node of the launch is on the same machine (two local servers).
+    """
     env = {
         "MASTER_ADDR": topology.master_addr,
         "MASTER_PORT": str(topology.master_port),
@@ -84,10 +106,11 @@ def node_env(topology: Topology, node: Node, user_env: Mapping[str, str], run_id
         "WORLD_SIZE": str(topology.world_size),
         "RUN_UUID": run_id,  # labml_remote's name
     }
-    if node.nproc > 1:
+    if node.nproc > 1 or shares_machine:  # else each rank takes every core, and they all wait for each other
         env["OMP_NUM_THREADS"] = "1"
     if node.interface and topology.nnodes > 1:
-        # Without it gloo binds to what the server's own name resolves to: 127.0.1.1 on a stock Debian or Ubuntu.
+        # Without it gloo binds to what the server's own name resolves to: 127.0.1.1 on a stock Debian or
+        # Ubuntu.
         env["GLOO_SOCKET_IFNAME"] = node.interface
         if node.interface != "lo":
             env["NCCL_SOCKET_IFNAME"] = node.interface
@@ -100,5 +123,6 @@ def default_tags(script: Script) -> list[str]:
 
 
 def _exact(word: str) -> str:
-    """torchrun passes its arguments through string.Template: a doubled "$" arrives as the one that was typed."""
+    """torchrun passes its arguments through string.Template: a doubled "$" arrives as the one that was
+    typed."""
     return word.replace("$", "$$")

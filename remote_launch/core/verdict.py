@@ -22,18 +22,24 @@ class Verdict:
     cause: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        return {"state": self.state.value, "exit_code": self.exit_code, "text": self.text, "cause": self.cause}
+        return {
+            "state": self.state.value,
+            "exit_code": self.exit_code,
+            "text": self.text,
+            "cause": self.cause,
+        }
 
 
 def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
     """Given the jobs of a launch (or a single job), return what they came to.
 
-    While one is unfinished the state is its state. Else the first failure decides: the cause that the supervisors agreed on, or
-    the earliest end that wasn't a stop.
-    """
+    While one is unfinished the state is its state. Else the first failure decides: the cause that the
+    supervisors agreed on, or the earliest end that wasn't a stop."""
     unfinished = [job for job in jobs if not job.state.is_terminal]
     if unfinished:
-        return Verdict(state=unfinished[0].state, exit_code=0, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished")
+        return Verdict(
+            state=unfinished[0].state, exit_code=0, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished"
+        )
     if any(job.state is JobState.KILLED for job in jobs):
         return Verdict(state=JobState.KILLED, exit_code=128 + signal.SIGTERM, text="killed")
     failed = [job for job in jobs if job.state is not JobState.SUCCEEDED]
@@ -43,13 +49,17 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
     causes = [job.details.get("cause") for job in failed]
     cause = next((dict(one) for one in causes if isinstance(one, dict) and one), None)
     if cause is not None:
-        return Verdict(state=JobState.FAILED, exit_code=_exit_code(cause), text=describe_cause(cause), cause=cause)
+        return Verdict(
+            state=JobState.FAILED, exit_code=_exit_code(cause), text=describe_cause(cause), cause=cause
+        )
     first = min(failed, key=lambda job: (job.signal == "TERM", job.ended_at or 0.0))
     text = first.reason or (f"exited with {first.exit_code}" if first.exit_code is not None else "failed")
     if first.state is JobState.LOST:
         return Verdict(state=JobState.LOST, exit_code=1, text=f"lost on {first.server}: {text}")
     return Verdict(
-        state=JobState.FAILED, exit_code=_exit_code({"exit_code": first.exit_code, "signal": first.signal}), text=f"{first.server}: {text}"
+        state=JobState.FAILED,
+        exit_code=_exit_code({"exit_code": first.exit_code, "signal": first.signal}),
+        text=f"{first.server}: {text}",
     )
 
 
@@ -57,7 +67,11 @@ def describe_cause(cause: dict[str, Any]) -> str:
     """Given a cause, return it in a sentence: "rank 3 on gpu-b exited with 37"."""
     if cause.get("rank") is None and cause.get("message"):
         return f"{cause.get('server')}: {cause['message']}"
-    who = f"{cause.get('server')}" if cause.get("rank") is None else f"rank {cause['rank']} on {cause.get('server')}"
+    who = (
+        f"{cause.get('server')}"
+        if cause.get("rank") is None
+        else f"rank {cause['rank']} on {cause.get('server')}"
+    )
     if cause.get("signal"):
         return f"{who} was ended by signal {cause['signal']}"
     if cause.get("exit_code") is not None:

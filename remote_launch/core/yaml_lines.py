@@ -89,7 +89,10 @@ class _Reader:
             return self._done[identity]
         if identity in self._open:
             raise ConfigError(
-                "an anchor that contains itself", path=self._path, line=_line(raw), hint="write it out",
+                "an anchor that contains itself",
+                path=self._path,
+                line=_line(raw),
+                hint="write it out",
             )
         self._open.add(identity)
         node = {"scalar": self._scalar, "sequence": self._sequence, "mapping": self._mapping}[raw.id](raw)
@@ -115,7 +118,9 @@ class _Reader:
         for raw_key, raw_value in raw.value:
             if raw_key.id != "scalar":
                 raise ConfigError(
-                    "a key must be a plain word", path=self._path, line=_line(raw_key),
+                    "a key must be a plain word",
+                    path=self._path,
+                    line=_line(raw_key),
                     hint="text that starts with { or [ needs quotes around it",
                 )
             name = str(raw_key.value)
@@ -130,14 +135,19 @@ class _Reader:
                 continue
             if name in fields:
                 raise ConfigError(
-                    f"{key}: key given twice, first on line {lines[name]}", path=self._path,
-                    line=_line(raw_key), key=key, hint="keep one of the two",
+                    f"{key}: key given twice, first on line {lines[name]}",
+                    path=self._path,
+                    line=_line(raw_key),
+                    key=key,
+                    hint="keep one of the two",
                 )
             fields[name] = value
             lines[name] = _line(raw_key)
         fields = {**merged, **fields}
         return Node(
-            line=_line(raw), value={name: node.value for name, node in fields.items()}, fields=fields,
+            line=_line(raw),
+            value={name: node.value for name, node in fields.items()},
+            fields=fields,
             key_lines=lines,
         )
 
@@ -146,8 +156,10 @@ class _Reader:
         for source in sources:
             if source.fields is None:
                 raise ConfigError(
-                    f"<<: expected a mapping or a list of mappings, found {source.found()}", path=self._path,
-                    line=source.line, hint="<<: *name merges the mapping that &name marks",
+                    f"<<: expected a mapping or a list of mappings, found {source.found()}",
+                    path=self._path,
+                    line=source.line,
+                    hint="<<: *name merges the mapping that &name marks",
                 )
         return sources
 
@@ -157,28 +169,45 @@ def _line(raw: Any) -> int:
 
 
 # What libyaml's and PyYAML's own words mean to a person: a part of what they say -> our words, the next step.
-_COLUMNS = ("the indentation changes inside a mapping, or a value goes on after its end",
-            "the keys of one mapping start in the same column")
+_COLUMNS = (
+    "the indentation changes inside a mapping, or a value goes on after its end",
+    "the keys of one mapping start in the same column",
+)
 _CONTROL = ("a control character", 'delete it, or write it as "\\x.." in double quotes')
 _PLAIN_WORDS: tuple[tuple[str, str, str], ...] = (
-    ("cannot start any token", "a tab, or a sign that YAML reserves, where a value was expected",
-     "indent with spaces; put quotes around text with @ ` % or a tab in it"),
-    ("mapping values are not allowed", "a ':' where none can be",
-     "check the indentation, and put quotes around text with ': ' in it"),
+    (
+        "cannot start any token",
+        "a tab, or a sign that YAML reserves, where a value was expected",
+        "indent with spaces; put quotes around text with @ ` % or a tab in it",
+    ),
+    (
+        "mapping values are not allowed",
+        "a ':' where none can be",
+        "check the indentation, and put quotes around text with ': ' in it",
+    ),
     ("did not find expected key", *_COLUMNS),
     ("expected <block end>", *_COLUMNS),
     ("could not find expected ':'", "a line that is no 'key: value'", "after each key come ':' and a space"),
-    ("did not find expected '-' indicator", "a list goes on with something that is no item",
-     "items start with '- ', in one column"),
+    (
+        "did not find expected '-' indicator",
+        "a list goes on with something that is no item",
+        "items start with '- ', in one column",
+    ),
     ("flow sequence", "a '[' without its ']'", "close the list; text that starts with [ needs quotes"),
     ("flow mapping", "a '{' without its '}'", "close the mapping; text that starts with { needs quotes"),
     ("quoted scalar", "a quoted text without its closing quote", "close the quote on the same line"),
-    ("undefined alias", "an alias (*name) whose anchor (&name) isn't there",
-     "put quotes around text that starts with *"),
+    (
+        "undefined alias",
+        "an alias (*name) whose anchor (&name) isn't there",
+        "put quotes around text that starts with *",
+    ),
     ("duplicate anchor", "the same anchor twice", "give the second another name"),
     ("expected a single document", "a second document ('---')", "an inventory is one document"),
-    ("determine a constructor for the tag", "a tag (!...) that is not plain data",
-     "put quotes around text that starts with !"),
+    (
+        "determine a constructor for the tag",
+        "a tag (!...) that is not plain data",
+        "put quotes around text that starts with !",
+    ),
     ("control characters are not allowed", *_CONTROL),
     ("special characters are not allowed", *_CONTROL),
 )

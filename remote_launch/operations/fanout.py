@@ -81,9 +81,9 @@ def fanout(
 ) -> Outcomes[T]:
     """Run ``function(name)`` for every name, ``limit`` at a time, and return every outcome.
 
-    A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C nothing new is
-    started, ``on_interrupt`` is called (it ends what runs), and KeyboardInterrupt goes on when the threads are back.
-    """
+    A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C
+    nothing new is started, ``on_interrupt`` is called (it ends what runs), and KeyboardInterrupt goes on when
+    the threads are back."""
     names = list(dict.fromkeys(names))
     started: dict[str, float] = {}
     ended: dict[str, float] = {}

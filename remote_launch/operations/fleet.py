@@ -24,7 +24,8 @@ T = TypeVar("T")
 
 
 class Fleet:
-    """The project, its inventory, and one transport a server, opened when first needed. Use it in a ``with``."""
+    """The project, its inventory, and one transport a server, opened when first needed. Use it in a
+    ``with``."""
 
     def __init__(self, project: Project, inventory: Inventory) -> None:
         self.project = project
@@ -35,7 +36,8 @@ class Fleet:
 
     @classmethod
     def load(cls, project_path: str | None = None) -> Fleet:
-        """Find the project from the current folder (or ``project_path``, or $RL_PROJECT) and read its inventory."""
+        """Find the project from the current folder (or ``project_path``, or $RL_PROJECT) and read its
+        inventory."""
         from remote_launch.core.inventory import load_inventory
         from remote_launch.core.project import find_project
 
@@ -82,7 +84,8 @@ class Fleet:
         *,
         limit: int = PARALLEL_SERVERS,
     ) -> Outcomes[T]:
-        """Run ``function(server)`` on every server in parallel; see ``fanout``. Ctrl-C stops what runs on the servers."""
+        """Run ``function(server)`` on every server in parallel; see ``fanout``. Ctrl-C stops what runs on the
+        servers."""
         by_name = {
             server.name: server for server in (self.server(s) if isinstance(s, str) else s for s in servers)
         }
@@ -103,7 +106,8 @@ class Fleet:
             transport.close()
 
     def log(self, server: str, what: str, **fields: Any) -> None:
-        """Add one line of JSON to ``.remote/logs/commands.log``: which command ran where, when, and how it ended."""
+        """Add one line of JSON to ``.remote/logs/commands.log``: which command ran where, when, and how it
+        ended."""
         line = json.dumps({"time": iso(now()), "server": server, "command": what, **fields})
         self.project.logs_dir.mkdir(parents=True, exist_ok=True)
         with (self.project.logs_dir / "commands.log").open("a", encoding="utf-8") as file:

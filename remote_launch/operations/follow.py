@@ -86,13 +86,16 @@ class _Source:
 
 
 class Follower:
-    """Iterates over the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was shown once.
+    """Iterates over the events of ``jobs``; ends when every job has ended (with ``until_end``) or all was
+    shown once.
 
-    A lost connection is taken up again at the byte where it was lost, for as long as it takes. An iterator and not a generator:
-    Ctrl-C in the middle of ``next`` leaves it whole, so that a user who chooses to go on misses nothing. Use it in a ``with``.
-    """
+    A lost connection is taken up again at the byte where it was lost, for as long as it takes. An iterator
+    and not a generator: Ctrl-C in the middle of ``next`` leaves it whole, so that a user who chooses to go on
+    misses nothing. Use it in a ``with``."""
 
-    def __init__(self, fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True) -> None:
+    def __init__(
+        self, fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True
+    ) -> None:
         self._fleet = fleet
         self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
         self._stop = threading.Event()
@@ -100,7 +103,8 @@ class Follower:
         for job in jobs:
             by_server[job.server].append(job)
         self._readers = [
-            _Reader(fleet, fleet.server(name), mine, selection, until_end, self._events, self._stop) for name, mine in by_server.items()
+            _Reader(fleet, fleet.server(name), mine, selection, until_end, self._events, self._stop)
+            for name, mine in by_server.items()
         ]
         self._running = len(self._readers)
         for reader in self._readers:
@@ -109,7 +113,9 @@ class Follower:
     def __enter__(self) -> Follower:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __iter__(self) -> Follower:
@@ -134,7 +140,9 @@ class Follower:
         self._stop.set()
         cancel_at = 0.0
         while self._running:  # let the readers put their last words and end
-            if time.monotonic() >= cancel_at:  # again and again: a reader may just be about to begin a new stream
+            if (
+                time.monotonic() >= cancel_at
+            ):  # again and again: a reader may just be about to begin a new stream
                 self._fleet.cancel()
                 cancel_at = time.monotonic() + _CANCEL_EVERY_S
             with contextlib.suppress(queue.Empty):

@@ -70,9 +70,8 @@ def kill_jobs(
 ) -> list[KillResult]:
     """Stop jobs on all their servers at once; return what came of each, in the order given.
 
-    The server sends ``signal`` to the job, waits ``grace_s`` seconds, then sends KILL to its whole process tree and looks that
-    nothing is left. The registry is brought up to date.
-    """
+    The server sends ``signal`` to the job, waits ``grace_s`` seconds, then sends KILL to its whole process
+    tree and looks that nothing is left. The registry is brought up to date."""
     by_server: dict[str, list[JobRecord]] = defaultdict(list)
     for job in jobs:
         by_server[job.server].append(job)

@@ -61,7 +61,8 @@ class LaunchPlan:
 
 
 def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
-    """Ask every node what a launch must know (one round trip, in parallel) and return the plan. Nothing is started.
+    """Ask every node what a launch must know (one round trip, in parallel) and return the plan. Nothing is
+    started.
 
     Raises ServersFailedError (or the one error) where a node can't take part, TopologyError, UsageError.
     """
@@ -109,7 +110,8 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
 
 
 def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:
-    """Start every node in parallel and return the jobs by node rank. All or nothing: when one can't start, the others are stopped.
+    """Start every node in parallel and return the jobs by node rank. All or nothing: when one can't start,
+    the others are stopped.
 
     The jobs are recorded before anything starts, so that an interruption leaves nothing unknown.
     """
@@ -126,7 +128,8 @@ def check_script(fleet: Fleet, script: Script) -> None:
     root = fleet.project.root
     if script.module:
         top = script.name.split(".", maxsplit=1)[0]
-        # An installed package is no file of ours: only a module that lies in the project can be checked, on the server.
+        # An installed package is no file of ours: only a module that lies in the project can be checked, on
+        # the server.
         if not top.isidentifier():
             raise UsageError(
                 f"-m {script.name}: not the name of a module", hint="for example: -m package.train"
@@ -237,7 +240,14 @@ def _spec(
 ) -> JobSpec:
     node = topology.nodes[node_rank]
     script = request.script
-    env = node_env(topology, node, {**server.env, **request.env}, run_id)
+    local = [other for other in topology.nodes if fleet.server(other.server).target.transport == "local"]
+    env = node_env(
+        topology,
+        node,
+        {**server.env, **request.env},
+        run_id,
+        shares_machine=len(local) > 1 and server.target.transport == "local",
+    )
     tags = list(request.tags) or default_tags(script)
     return JobSpec(
         job_id=new_id(),

@@ -1,4 +1,5 @@
-"""Bring the registry up to date: one round trip a server answers for all its jobs; changed logs follow by rsync."""
+"""Bring the registry up to date: one round trip a server answers for all its jobs; changed logs follow by
+rsync."""
 
 from __future__ import annotations
 
@@ -38,12 +39,12 @@ class Refreshed:
 def refresh(
     fleet: Fleet, servers: Sequence[Server] | None = None, *, logs: bool = False
 ) -> Outcomes[Refreshed]:
-    """Ask the servers for their jobs' states and write them to the registry. Raises nothing; an unreachable one is an outcome.
+    """Ask the servers for their jobs' states and write them to the registry. Raises nothing; an unreachable
+    one is an outcome.
 
-    Jobs of a server that can't be reached keep their state and are marked unreachable since the first failed try. With
-    ``logs``, log files that have grown are brought to ``.remote/jobs/<job_id>/``. Jobs on a server that this registry doesn't
-    know (started from elsewhere, or by an rl that was killed) are adopted.
-    """
+    Jobs of a server that can't be reached keep their state and are marked unreachable since the first failed
+    try. With ``logs``, log files that have grown are brought to ``.remote/jobs/<job_id>/``. Jobs on a server
+    that this registry doesn't know (started from elsewhere, or by an rl that was killed) are adopted."""
     registry = fleet.registry
     chosen = list(servers) if servers is not None else fleet.select()
     unfinished: dict[str, list[JobRecord]] = defaultdict(list)
@@ -55,10 +56,17 @@ def refresh(
         ):
             unfinished[job.server].append(job)
     known = frozenset(synced)
-    outcomes = fleet.map(
-        chosen, lambda server: _refresh_server(fleet, server, unfinished[server.name], known, logs=logs)
-    )
-    for name in outcomes.errors:
+    told: dict[str, _Told] = {}
+
+    def ask(server: Server) -> Refreshed:
+        told[server.name] = answer = _ask(fleet, server, unfinished[server.name], known)
+        if logs:
+            answer.synced = _pull_logs(fleet, server, [*answer.changed, *answer.adopted], synced)
+        return answer.summary
+
+    outcomes = fleet.map(chosen, ask)
+    _record(fleet, told.values())
+    for name in outcomes.errors.keys() - told.keys():
         missing = [
             job for job in unfinished[name] if not job.state.is_terminal and job.unreachable_since is None
         ]
@@ -67,19 +75,40 @@ def refresh(
 
 
 def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord]) -> list[JobRecord]:
-    """Ask again about these jobs alone; return their records as they are now. Unreachable servers leave theirs unchanged."""
+    """Ask again about these jobs alone; return their records as they are now. Unreachable servers leave
+    theirs unchanged."""
     jobs = list(jobs)
     names = {job.server for job in jobs} & set(fleet.inventory.servers)
     by_server = {name: [job for job in jobs if job.server == name] for name in names}
-    fleet.map(
-        sorted(names), lambda server: _refresh_server(fleet, server, by_server[server.name], None, logs=False)
-    )
+    outcomes = fleet.map(sorted(names), lambda server: _ask(fleet, server, by_server[server.name], None))
+    _record(fleet, outcomes.values.values())
     return [fleet.registry.get(job.job_id) for job in jobs]
 
 
-def _refresh_server(
-    fleet: Fleet, server: Server, jobs: Sequence[JobRecord], known: frozenset[str] | None, *, logs: bool
-) -> Refreshed:
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Told:
+    """What one server told, not yet in the registry: all servers' answers are written together."""
+
+    changed: list[JobRecord]
+    adopted: list[JobRecord]
+    summary: Refreshed
+    synced: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def _record(fleet: Fleet, told: Iterable[_Told]) -> None:
+    answers = list(told)
+    adopted = [job for answer in answers for job in answer.adopted]
+    if adopted:
+        fleet.registry.add(sorted(adopted, key=lambda job: (job.created_at, job.node_rank or 0)))
+    changed = [job for answer in answers for job in answer.changed]
+    if changed:
+        fleet.registry.update(changed)
+    sizes = {job_id: size for answer in answers for job_id, size in answer.synced.items()}
+    if sizes:
+        fleet.registry.set_synced_bytes(sizes)
+
+
+def _ask(fleet: Fleet, server: Server, jobs: Sequence[JobRecord], known: frozenset[str] | None) -> _Told:
     request = {
         "job_ids": [job.job_id for job in jobs],
         "discover": known is not None,
@@ -97,12 +126,10 @@ def _refresh_server(
     if known is not None:
         unknown = [word for word in texts(answer.get("others")) if word not in known and _JOB_ID.match(word)]
         adopted = _adopt(fleet, server, unknown) if unknown else []
-    fleet.registry.update(changed)
-    if logs:
-        _pull_logs(fleet, server, [*changed, *adopted])
     moved = sum(1 for job in changed if job.state != by_id[job.job_id].state)
     bad = tuple(f"{item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad")))
-    return Refreshed(changed=moved, adopted=len(adopted), bad=bad)
+    summary = Refreshed(changed=moved, adopted=len(adopted), bad=bad)
+    return _Told(changed=changed, adopted=adopted, summary=summary)
 
 
 def _jobs(answer: Mapping[str, Any], asked: Collection[str]) -> list[dict[str, Any]]:
@@ -153,11 +180,11 @@ def _gone(job: JobRecord) -> JobRecord:
 
 
 def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> list[JobRecord]:
-    """Record jobs that only the server knew; return their records."""
+    """Return records, with no keys yet, of jobs that only the server knew."""
     answer = call(
         fleet, server, "probe", {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
     )
-    return fleet.registry.add([_adopted(server, item) for item in _jobs(answer, set(job_ids))])
+    return [_adopted(server, item) for item in _jobs(answer, set(job_ids))]
 
 
 def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
@@ -178,13 +205,15 @@ def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
     return _updated(record, told)
 
 
-def _pull_logs(fleet: Fleet, server: Server, jobs: Sequence[JobRecord]) -> None:
-    """Bring the log files of those jobs that have grown since the last time, in one rsync."""
-    synced = fleet.registry.synced_bytes()
+def _pull_logs(
+    fleet: Fleet, server: Server, jobs: Sequence[JobRecord], synced: Mapping[str, int]
+) -> dict[str, int]:
+    """Bring the log files of those jobs that have grown since the last time, in one rsync; return their
+    sizes."""
     sizes = {job.job_id: int(job.details.get("log_bytes", 0)) for job in jobs}
     grown = [job_id for job_id, size in sizes.items() if size != synced.get(job_id, -1)]
     if not grown:
-        return
+        return {}
     fleet.project.jobs_dir.mkdir(parents=True, exist_ok=True)
     rsync_pull(
         fleet.transport(server.name),
@@ -195,4 +224,4 @@ def _pull_logs(fleet: Fleet, server: Server, jobs: Sequence[JobRecord]) -> None:
         excludes=_PROGRAM_FILES,
         missing_ok=True,
     )
-    fleet.registry.set_synced_bytes({job_id: sizes[job_id] for job_id in grown})
+    return {job_id: sizes[job_id] for job_id in grown}

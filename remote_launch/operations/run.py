@@ -1,4 +1,5 @@
-"""A foreground command on one server, in the project's environment; its output streams, its exit code is passed on."""
+"""A foreground command on one server, in the project's environment; its output streams, its exit code is
+passed on."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
     from remote_launch.transport.base import Completed
 
-# $1 the environment's bin folder ("" for none), then the command's words. The workdir may not exist yet: then the home folder serves.
+# $1 the environment's bin folder ("" for none), then the command's words. The workdir may not exist yet: then
+# the home folder serves.
 _RUN = """
 if [ -n "$1" ] && [ -d "$1" ]; then PATH=$1:$PATH; export PATH; fi
 shift
@@ -34,7 +36,8 @@ def run_command(
     on_stdout: Callable[[bytes], None] | None = None,
     on_stderr: Callable[[bytes], None] | None = None,
 ) -> Completed:
-    """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is a result."""
+    """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is
+    a result."""
     folders = environment_path(server, fleet.inventory.environment)
     # The words are values, not paths: "~/x" typed in quotes stays as typed, so they go as one quoted script.
     from remote_launch.transport.command import quote, quote_path

@@ -33,7 +33,8 @@ def describe(fleet: Fleet, servers: Sequence[Server]) -> list[dict[str, Any]]:
 
 
 def check(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[dict[str, Any]]:
-    """Ask every server for its facts: python, cores, memory, disk, GPUs, rsync. Raises nothing; an unreachable one is an outcome."""
+    """Ask every server for its facts: python, cores, memory, disk, GPUs, rsync. Raises nothing; an
+    unreachable one is an outcome."""
 
     def ask(server: Server) -> dict[str, Any]:
         facts = call(

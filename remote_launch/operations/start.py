@@ -31,7 +31,8 @@ def job_spec(
     name: str = "",
     grace_s: float = 15.0,
 ) -> JobSpec:
-    """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises UnknownServerError."""
+    """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises
+    UnknownServerError."""
     import shlex
 
     server = fleet.server(server_name)
@@ -83,9 +84,8 @@ def record_of(spec: JobSpec) -> JobRecord:
 def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobRecord]) -> Outcomes[JobRecord]:
     """Start one job a server, in parallel, and write what came of each. Every outcome is kept.
 
-    A start that is refused is recorded as FAILED. One whose connection was lost stays CREATED: it may run; the next refresh
-    asks the server.
-    """
+    A start that is refused is recorded as FAILED. One whose connection was lost stays CREATED: it may run;
+    the next refresh asks the server."""
     by_server = {spec.server: (spec, record) for spec, record in zip(specs, records, strict=True)}
 
     def start(name: str) -> JobRecord:

@@ -1,4 +1,5 @@
-"""Send the project to the servers: what rl sent and is gone here is deleted there, and nothing else ever is."""
+"""Send the project to the servers: what rl sent and is gone here is deleted there, and nothing else ever
+is."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
-# Never sent, whatever exclude.txt says: the repository's history, our own folder, and on a server what jobs and rl keep there.
+# Never sent, whatever exclude.txt says: the repository's history, our own folder, and on a server what jobs
+# and rl keep there.
 ALWAYS_EXCLUDED = ("/.git", "/.remote", "/.rl", ".jobs", ".remote-scripts")
 
 
@@ -93,7 +95,8 @@ def sync_server(
     adopt: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
-    """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when rsync fails."""
+    """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when
+    rsync fails."""
     digest = plan.digest
     answer = claim_workdir(fleet, server, adopt=adopt)
     names_changed = answer.get("digest") != digest
@@ -126,7 +129,8 @@ def sync_server(
 
 
 def claim_workdir(fleet: Fleet, server: Server, *, adopt: bool = False) -> dict[str, Any]:
-    """Make the workdir rl's, or find that it is; return the server's answer. Raises WorkspaceError where it must not be touched."""
+    """Make the workdir rl's, or find that it is; return the server's answer. Raises WorkspaceError where it
+    must not be touched."""
     _refuse_own_folder(fleet, server)
     check = {
         "op": "check",
@@ -153,7 +157,8 @@ def sync(
 
 
 def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
-    """A local server whose workdir is the project itself (or contains it, or lies in it) would overwrite or feed on it."""
+    """A local server whose workdir is the project itself (or contains it, or lies in it) would overwrite or
+    feed on it."""
     if server.target.transport != "local":
         return
     workdir = Path(server.workdir).expanduser().resolve()

@@ -22,7 +22,8 @@ _SILENT = Selection(ranks=(), launcher=False, lines=0)
 def wait_jobs(
     fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | None = None
 ) -> tuple[list[JobRecord], Verdict]:
-    """Wait until every job has ended; return their records and the verdict. Raises JobStateError when ``timeout_s`` runs out.
+    """Wait until every job has ended; return their records and the verdict. Raises JobStateError when
+    ``timeout_s`` runs out.
 
     The servers tell when a job ends (one held connection each); a lost connection is taken up again.
     """

@@ -1,8 +1,7 @@
 """The protocol that every transport keeps, and the plain data it speaks in.
 
-Nothing above this package knows whether a server is reached by OpenSSH, by fabric or by a local subprocess. The same contract
-tests (``tests/contract``) run against all three.
-"""
+Nothing above this package knows whether a server is reached by OpenSSH, by fabric or by a local subprocess.
+The same contract tests (``tests/contract``) run against all three."""
 
 from __future__ import annotations
 
@@ -24,10 +23,11 @@ CAPTURE_LIMIT_BYTES = 64 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """How to reach one server: all that a transport needs to know. Made by ``core.inventory`` from a server's entry.
+    """How to reach one server: all that a transport needs to know. Made by ``core.inventory`` from a server's
+    entry.
 
-    ``hostname`` may be an alias of ``~/.ssh/config``; what is None is left to ssh's own configuration. ``password`` is in no repr.
-    """
+    ``hostname`` may be an alias of ``~/.ssh/config``; what is None is left to ssh's own configuration.
+    ``password`` is in no repr."""
 
     name: str
     hostname: str = "localhost"
@@ -42,10 +42,11 @@ class Target:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """A command that ended. ``exit_code`` is None when a signal ended it (then ``signal`` is its name, as "KILL").
+    """A command that ended. ``exit_code`` is None when a signal ended it (then ``signal`` is its name, as
+    "KILL").
 
-    ``stdout`` and ``stderr`` hold what was captured: everything, or, for a stream given a callback, its last 64 KiB.
-    """
+    ``stdout`` and ``stderr`` hold what was captured: everything, or, for a stream given a callback, its last
+    64 KiB."""
 
     server: str
     command: str  # masked, for people
@@ -69,20 +70,27 @@ class Completed:
         if self.ok:
             return self
         how = f"exit code {self.exit_code}" if self.signal is None else f"signal {self.signal}"
-        tail = last_lines(self.stderr.decode("utf-8", "replace")) or last_lines(self.stdout.decode("utf-8", "replace"))
+        tail = last_lines(self.stderr.decode("utf-8", "replace")) or last_lines(
+            self.stdout.decode("utf-8", "replace")
+        )
         raise CommandError(
             f"{self.server}: {what or self.command}: {how}" + (f"\n{tail}" if tail else ""),
-            server=self.server, command=self.command, exit_code_of_command=self.exit_code, tail=tail, hint=hint,
+            server=self.server,
+            command=self.command,
+            exit_code_of_command=self.exit_code,
+            tail=tail,
+            hint=hint,
         )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RsyncRoute:
-    """How a local rsync process reaches a server: ``rsync -e <shell> … <prefix><path>``, run with ``env`` added.
+    """How a local rsync process reaches a server: ``rsync -e <shell> … <prefix><path>``, run with ``env``
+    added.
 
-    ``shell`` is an argv; empty for a local destination. ``prefix`` is "host:" or "". ``home`` replaces a leading "~/" in paths
-    ("" for ssh, where a relative path starts at the home folder). No secret stands in any of them.
-    """
+    ``shell`` is an argv; empty for a local destination. ``prefix`` is "host:" or "". ``home`` replaces a
+    leading "~/" in paths ("" for ssh, where a relative path starts at the home folder). No secret stands in
+    any of them."""
 
     shell: tuple[str, ...] = ()
     prefix: str = ""
@@ -92,7 +100,8 @@ class RsyncRoute:
 
 
 class Forward(Protocol):
-    """An open tunnel. ``port`` is the listening end's: on this machine, or for a reverse forward on the server."""
+    """An open tunnel. ``port`` is the listening end's: on this machine, or for a reverse forward on the
+    server."""
 
     port: int
 
@@ -116,37 +125,43 @@ class Transport(Protocol):
         on_stdout: Callable[[bytes], None] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> Completed:
-        """Run a command to its end. A non-zero exit code is a result, not an exception (see ``Completed.check``).
+        """Run a command to its end. A non-zero exit code is a result, not an exception (see
+        ``Completed.check``).
 
-        With a callback, chunks are handed over as they come (as bytes; may split characters) from one thread, and only the last
-        64 KiB are kept. Without one, output over CAPTURE_LIMIT_BYTES raises CommandError. On timeout, KeyboardInterrupt or an
-        exception from a callback, the command's processes on the server are stopped, then the exception goes on
-        (CommandTimeoutError for a timeout). A background child that keeps stdout open holds ``run`` as it would hold ssh.
-        Raises ConnectError, ConnectionLostError, CommandTimeoutError.
-        """
+        With a callback, chunks are handed over as they come (as bytes; may split characters) from one thread,
+        and only the last 64 KiB are kept. Without one, output over CAPTURE_LIMIT_BYTES raises CommandError.
+        On timeout, KeyboardInterrupt or an exception from a callback, the command's processes on the server
+        are stopped, then the exception goes on (CommandTimeoutError for a timeout). A background child that
+        keeps stdout open holds ``run`` as it would hold ssh. Raises ConnectError, ConnectionLostError,
+        CommandTimeoutError."""
         ...
 
     def put(self, content: bytes, path: str, *, mode: int = 0o600) -> None:
-        """Write a small file atomically (aside, then rename), making its folder. A leading "~/" is the home folder."""
+        """Write a small file atomically (aside, then rename), making its folder. A leading "~/" is the home
+        folder."""
 
     def get(self, path: str, *, max_bytes: int = 16 * 1024 * 1024) -> bytes:
         """Return a file's content. Raises CommandError when it is missing or larger than ``max_bytes``."""
         ...
 
     def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
-        """Listen on 127.0.0.1:``local_port`` here (0: any free) and connect to ``remote_host:remote_port`` from the server."""
+        """Listen on 127.0.0.1:``local_port`` here (0: any free) and connect to ``remote_host:remote_port``
+        from the server."""
         ...
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
-        """Listen on 127.0.0.1:``remote_port`` of the server (0: any free) and connect to 127.0.0.1:``local_port`` here."""
+        """Listen on 127.0.0.1:``remote_port`` of the server (0: any free) and connect to
+        127.0.0.1:``local_port`` here."""
         ...
 
     def rsync_route(self) -> AbstractContextManager[RsyncRoute]:
-        """For the length of a ``with``: how rsync reaches the server over the connection that is already there."""
+        """For the length of a ``with``: how rsync reaches the server over the connection that is already
+        there."""
         ...
 
     def cancel(self) -> None:
-        """Make every ``run`` under way in other threads stop its command and raise KeyboardInterrupt there. For Ctrl-C."""
+        """Make every ``run`` under way in other threads stop its command and raise KeyboardInterrupt there.
+        For Ctrl-C."""
 
     def close(self) -> None:
         """Let go of what this process holds. An ssh master stays for the next process."""

@@ -78,7 +78,7 @@ def _write(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         try:
-            view = view[os.write(fd, view):]
+            view = view[os.write(fd, view) :]
         except BlockingIOError:  # noqa: PERF203
             select.select([], [fd], [])
 

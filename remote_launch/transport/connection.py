@@ -98,15 +98,18 @@ def open_connection(target: Target) -> Connection:
         config = load_ssh_config(target.ssh_config)
         return _Login(target, config).open()
     except paramiko.ssh_exception.ConfigParseError as error:
-        raise TransportError(target.name, f"ssh's configuration can't be read: {error}",
-                             hint="transport: openssh reads more of it than fabric does") from error
+        raise TransportError(
+            target.name,
+            f"ssh's configuration can't be read: {error}",
+            hint="transport: openssh reads more of it than fabric does",
+        ) from error
     except OSError as error:  # only from the configuration: what happens on the way is mapped by _Login
         raise TransportError(target.name, f"can't read {error.filename}: {error.strerror}") from error
 
 
 class _Login:
-    """One hop: where to, as whom, through what. A jump host's target is the server's with another hostname.
-    """
+    """One hop: where to, as whom, through what. A jump host's target is the server's with another
+    hostname."""
 
     def __init__(self, target: Target, config: SSHConfig, depth: int = 0) -> None:
         self.target = target
@@ -114,8 +117,10 @@ class _Login:
         self.depth = depth
         # lazy: no fabric.yaml of the user's takes part. gateway=False: the jumps are made here.
         self.fabric = fabric.Connection(
-            f"{target.username}@{target.hostname}" if target.username else target.hostname, port=target.port,
-            config=fabric.Config(ssh_config=config, lazy=True), gateway=False,
+            f"{target.username}@{target.hostname}" if target.username else target.hostname,
+            port=target.port,
+            config=fabric.Config(ssh_config=config, lazy=True),
+            gateway=False,
         )
         self.options: dict[str, Any] = self.fabric.ssh_config
         self.host: str = self.fabric.host
@@ -164,12 +169,17 @@ class _Login:
 
         self.keys = self._key_files()
         only_password = self.target.password is not None and self.target.private_key is None
-        only_these = (str(self.options.get("identitiesonly", "no")).lower() == "yes"
-                      or str(self.options.get("identityagent", "")).lower() == "none")
+        only_these = (
+            str(self.options.get("identitiesonly", "no")).lower() == "yes"
+            or str(self.options.get("identityagent", "")).lower() == "none"
+        )
         return {
-            "sock": carrier.sock, "transport_factory": make_transport,
-            "banner_timeout": timeout_s, "auth_timeout": max(AUTH_TIMEOUT_S, timeout_s),
-            "password": self.target.password, "key_filename": self.keys,
+            "sock": carrier.sock,
+            "transport_factory": make_transport,
+            "banner_timeout": timeout_s,
+            "auth_timeout": max(AUTH_TIMEOUT_S, timeout_s),
+            "password": self.target.password,
+            "key_filename": self.keys,
             # With a password and no key, keys are not tried first: servers end a login after six refusals.
             "allow_agent": not only_password and not only_these,
             "look_for_keys": not only_password and not self.keys,
@@ -182,8 +192,11 @@ class _Login:
         if self.target.private_key is not None:
             path = self.target.private_key.expanduser()
             if not path.is_file():
-                raise AuthenticationError(self.target.name, f"the private key {path} does not exist",
-                                          hint="correct private_key in the inventory")
+                raise AuthenticationError(
+                    self.target.name,
+                    f"the private key {path} does not exist",
+                    hint="correct private_key in the inventory",
+                )
             return [str(path)]
         if self.target.password is not None:
             return []
@@ -205,14 +218,20 @@ class _Login:
         """Connect through jump hosts, the first one first, as ssh does (fabric starts with the last)."""
         if self.depth >= MAX_JUMPS:
             raise ConnectError(
-                self.target.name, f"more than {MAX_JUMPS} jump hosts: does ProxyJump lead back to itself?")
+                self.target.name, f"more than {MAX_JUMPS} jump hosts: does ProxyJump lead back to itself?"
+            )
         *before, last = [hop.strip().removeprefix("ssh://") for hop in hops]
         plain = fabric.Config(ssh_config=paramiko.SSHConfig(), lazy=True)
         parts = fabric.Connection(last, config=plain, gateway=False)
         user = parts.user if "@" in last else None
         port = parts.port if parts.host != last.rpartition("@")[2] else None
         hop = dataclasses.replace(
-            self.target, hostname=parts.host, username=user, port=port, private_key=None, password=None,
+            self.target,
+            hostname=parts.host,
+            username=user,
+            port=port,
+            private_key=None,
+            password=None,
         )
         login = _Login(hop, self.config, self.depth + 1)
         if before:
@@ -220,7 +239,9 @@ class _Login:
         connection = login.open()
         try:
             channel = connection.transport.open_channel(
-                "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0),
+                "direct-tcpip",
+                (self.host, self.port),
+                ("127.0.0.1", 0),
                 timeout=self.target.connect_timeout_s,
             )
         except BaseException:
@@ -267,8 +288,11 @@ def _proxy_command(command: str) -> Carrier:
     try:
         # A session of its own: Ctrl-C must not cut the connection over which the command is then stopped.
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f"exec {command}"], stdin=theirs.fileno(), stdout=theirs.fileno(),
-            stderr=subprocess.DEVNULL, start_new_session=True,
+            ["/bin/sh", "-c", f"exec {command}"],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
     except BaseException:
         ours.close()

@@ -95,7 +95,8 @@ class FabricTransport:
 
         def open_channel() -> paramiko.Channel:
             return self._connected().transport.open_channel(
-                "direct-tcpip", (remote_host, remote_port), ("127.0.0.1", 0), timeout=OPEN_TIMEOUT_S)
+                "direct-tcpip", (remote_host, remote_port), ("127.0.0.1", 0), timeout=OPEN_TIMEOUT_S
+            )
 
         try:
             return LocalForward(local_port, open_channel)
@@ -111,7 +112,8 @@ class FabricTransport:
             connection.reverse.open(forward, remote_port)
         except BROKEN as error:
             raise ConnectError(
-                self.target.name, f"the server won't listen on port {remote_port} for us: {error}",
+                self.target.name,
+                f"the server won't listen on port {remote_port} for us: {error}",
                 hint="is the port taken there, or AllowTcpForwarding off in its sshd_config?",
             ) from error
         return forward
@@ -163,7 +165,8 @@ class FabricTransport:
                 return connection.transport.open_session(timeout=timeout_s)
             except paramiko.ChannelException as error:
                 raise TransportError(
-                    self.target.name, f"the server refused one more session on the connection: {error.text}",
+                    self.target.name,
+                    f"the server refused one more session on the connection: {error.text}",
                     hint="MaxSessions in its sshd_config should be 10, as it is by default",
                 ) from error
             except BROKEN as error:
@@ -228,8 +231,12 @@ class _Run:
     """One command, from its channel to its outcome."""
 
     def __init__(
-        self, transport: FabricTransport, command: Command, watch: Watch,
-        on_stdout: Callable[[bytes], None] | None, on_stderr: Callable[[bytes], None] | None,
+        self,
+        transport: FabricTransport,
+        command: Command,
+        watch: Watch,
+        on_stdout: Callable[[bytes], None] | None,
+        on_stderr: Callable[[bytes], None] | None,
     ) -> None:
         self._transport = transport
         self._command = command
@@ -255,8 +262,13 @@ class _Run:
             with contextlib.suppress(*BROKEN):
                 channel.close()
         return Completed(
-            server=self._transport.target.name, command=self._command.masked(), exit_code=code, signal=signal,
-            stdout=self.stdout.value(), stderr=self.stderr.value(), duration_s=time.monotonic() - started,
+            server=self._transport.target.name,
+            command=self._command.masked(),
+            exit_code=code,
+            signal=signal,
+            stdout=self.stdout.value(),
+            stderr=self.stderr.value(),
+            duration_s=time.monotonic() - started,
         )
 
     def _exit_code(self, channel: paramiko.Channel, content: bytes) -> int:

@@ -48,7 +48,8 @@ def login_error(
         return ConnectError(target.name, f"the jump host could not reach {where}: {error.text}")
     if isinstance(error, IncompatiblePeer):
         return ConnectError(
-            target.name, f"no algorithm in common with {ssh_errors.place(target, place)}: {error}",
+            target.name,
+            f"no algorithm in common with {ssh_errors.place(target, place)}: {error}",
             hint="transport: openssh knows more of them",
         )
     return ssh_errors.connect_error(target, _as_ssh_says(host, error, late=late), place)
@@ -90,7 +91,8 @@ def _authentication_error(
     where = ssh_errors.place(target, place)
     if isinstance(error, paramiko.PasswordRequiredException):
         return AuthenticationError(
-            target.name, f"no login to {where}: a private key has a passphrase ({', '.join(keys)})",
+            target.name,
+            f"no login to {where}: a private key has a passphrase ({', '.join(keys)})",
             hint=f"load it into the agent: ssh-add {' '.join(keys)}",
         )
     tried = [f"user {place['user']!r}"]

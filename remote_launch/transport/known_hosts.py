@@ -62,7 +62,8 @@ class KnownHosts:
         user = _paths(options.get("userknownhostsfile"), list(USER_FILES))
         system = _paths(options.get("globalknownhostsfile"), list(SYSTEM_FILES))
         return cls(
-            user_files=user, system_files=system,
+            user_files=user,
+            system_files=system,
             hash_names=str(options.get("hashknownhosts", "no")).lower() == "yes",
             add_new=str(options.get("stricthostkeychecking", "accept-new")).lower() not in {"yes", "true"},
         )

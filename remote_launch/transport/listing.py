@@ -1,4 +1,5 @@
-"""Which files a sync would send: rsync's own filters, asked of a local dry run, so that there is one reading of exclude.txt."""
+"""Which files a sync would send: rsync's own filters, asked of a local dry run, so that there is one reading
+of exclude.txt."""
 
 from __future__ import annotations
 
@@ -29,12 +30,15 @@ class SentFile:
 def list_files(
     root: Path, *, exclude_from: Path | None = None, excludes: Sequence[str] = (), gitignore: bool = False
 ) -> list[SentFile]:
-    """Return the files and links under ``root`` that pass the filters, sorted. Links that lead out of ``root`` are left out.
+    """Return the files and links under ``root`` that pass the filters, sorted. Links that lead out of
+    ``root`` are left out.
 
     Raises MissingProgramError without rsync, SyncError with its last lines.
     """
     if shutil.which("rsync") is None:
-        raise MissingProgramError("this machine", "rsync is not installed", hint="apt-get install rsync (or brew install rsync)")
+        raise MissingProgramError(
+            "this machine", "rsync is not installed", hint="apt-get install rsync (or brew install rsync)"
+        )
     argv = ["rsync", "-rl", "--safe-links", "--dry-run", "--out-format=%l %n"]
     argv += [f"--exclude={pattern}" for pattern in excludes]
     if exclude_from is not None and exclude_from.exists():
@@ -43,9 +47,17 @@ def list_files(
         argv.append("--filter=:- .gitignore")
     with tempfile.TemporaryDirectory(prefix="rl-list-") as empty:
         done = subprocess.run([*argv, "--", f"{root}/", f"{empty}/"], capture_output=True, check=False)
-    if done.returncode not in (0, 23, 24):  # 23, 24: a file that can't be read, or is gone: the push will say so
+    if done.returncode not in (
+        0,
+        23,
+        24,
+    ):  # 23, 24: a file that can't be read, or is gone: the push will say so
         tail = done.stderr.decode("utf-8", "replace").strip()
-        raise SyncError(f"rsync could not list {root}: exit code {done.returncode}\n{tail}", command="rsync --dry-run", tail=tail)
+        raise SyncError(
+            f"rsync could not list {root}: exit code {done.returncode}\n{tail}",
+            command="rsync --dry-run",
+            tail=tail,
+        )
     files = []
     for line in done.stdout.splitlines():
         size, _, name = line.partition(b" ")

@@ -81,8 +81,10 @@ class Master:
     def through(self) -> list[str]:
         """Return ssh's options for using the master."""
         return [
-            "-S", str(self.path).replace("%", "%%"),  # "%" begins a token in a ControlPath
-            "-o", "ControlMaster=no",  # use it; never become one
+            "-S",
+            str(self.path).replace("%", "%%"),  # "%" begins a token in a ControlPath
+            "-o",
+            "ControlMaster=no",  # use it; never become one
         ]
 
     def touch(self) -> None:
@@ -176,12 +178,21 @@ class Master:
         else:
             trust = []
         argv = [
-            "ssh", "-S", self.through()[1],
-            "-o", "ControlMaster=yes",
-            "-o", f"ControlPersist={PERSIST_S}",  # stays for the next process
-            "-f", "-N",  # into the background once logged in; no command
-            "-o", "LogLevel=INFO",  # its errors are read below; a QUIET of the user's would hide them
-            *trust, *options(self.target), "--", self.target.hostname,
+            "ssh",
+            "-S",
+            self.through()[1],
+            "-o",
+            "ControlMaster=yes",
+            "-o",
+            f"ControlPersist={PERSIST_S}",  # stays for the next process
+            "-f",
+            "-N",  # into the background once logged in; no command
+            "-o",
+            "LogLevel=INFO",  # its errors are read below; a QUIET of the user's would hide them
+            *trust,
+            *options(self.target),
+            "--",
+            self.target.hostname,
         ]
         # ConnectTimeout ends with the server's banner; logging in can hang too.
         limit_s = 2 * self.target.connect_timeout_s + 10
@@ -269,7 +280,8 @@ def check_key(target: Target) -> None:
     and confuse."""
     if target.private_key is not None and not target.private_key.is_file():
         raise AuthenticationError(
-            target.name, f"there is no private key {target.private_key}",
+            target.name,
+            f"there is no private key {target.private_key}",
             hint="put it there, or correct `private_key:` in the inventory",
         )
 

@@ -37,5 +37,7 @@ def overflow_error(server: str, command: Command) -> CommandError:
     """Return the error for a command that printed more than is kept; it was stopped."""
     return CommandError(
         f"{server}: {command.masked()}: printed more than {CAPTURE_LIMIT_BYTES >> 20} MiB and was stopped",
-        server=server, command=command.masked(), hint="send its output to a file on the server and pull that",
+        server=server,
+        command=command.masked(),
+        hint="send its output to a file on the server and pull that",
     )

@@ -121,8 +121,14 @@ def run_process(
     started = time.monotonic()
     out, err = _Capture(on_stdout), _Capture(on_stderr)
     process = subprocess.Popen(
-        list(argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=cwd,
-        env=None if env is None else {**os.environ, **env}, start_new_session=True, bufsize=0,
+        list(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=cwd,
+        env=None if env is None else {**os.environ, **env},
+        start_new_session=True,
+        bufsize=0,
     )
     try:
         with (cancel or Cancel()).watched() as cancelled:

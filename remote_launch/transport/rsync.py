@@ -246,7 +246,9 @@ class _Run:
         except ProcessTimeout:
             raise SyncError(
                 f"{self._server}: {self._what}: took longer than {self._timeout_s:g} s and was stopped",
-                server=self._server, command="rsync", hint="run it again: it goes on where it stopped",
+                server=self._server,
+                command="rsync",
+                hint="run it again: it goes on where it stopped",
             ) from None
         stderr = ended.stderr.decode("utf-8", "replace")
         code = ended.returncode

@@ -122,8 +122,12 @@ class BridgeServer:
             feeder = threading.Thread(target=_feed, args=(client, channel), name="rl-bridge-in", daemon=True)
             feeder.start()
             try:
-                return drain(channel, watch, lambda data: _send(client, bridge.STDOUT, data),
-                              lambda data: _send(client, bridge.STDERR, data))
+                return drain(
+                    channel,
+                    watch,
+                    lambda data: _send(client, bridge.STDOUT, data),
+                    lambda data: _send(client, bridge.STDERR, data),
+                )
             finally:
                 with contextlib.suppress(*BROKEN):
                     channel.close()

@@ -101,7 +101,9 @@ def parse_result(stdout: str, *, code: int, duration_s: float) -> SyncResult:
         files=_number(stdout, rf"Number of (?:regular )?files transferred: ({_NUMBER})"),
         size_bytes=_number(stdout, rf"Total transferred file size: ({_NUMBER})"),
         literal_bytes=_number(stdout, rf"Literal data: ({_NUMBER})"),
-        names=names, vanished=code == VANISHED, duration_s=duration_s,
+        names=names,
+        vanished=code == VANISHED,
+        duration_s=duration_s,
     )
 
 
@@ -150,7 +152,11 @@ def sync_error(server: str, what: str, code: int, stderr: str) -> RemoteLaunchEr
         words, hint = "the folder is not there", f"does the project exist on {server} yet? rl sync"
     return SyncError(
         f"{server}: {what}: {words} (rsync's exit code {code})" + (f"\n{tail}" if tail else ""),
-        server=server, command="rsync", exit_code_of_command=code, tail=tail, hint=hint,
+        server=server,
+        command="rsync",
+        exit_code_of_command=code,
+        tail=tail,
+        hint=hint,
     )
 
 

@@ -83,8 +83,10 @@ def lost_when_broken() -> Iterator[None]:
 
 
 def drain(
-    channel: paramiko.Channel, watch: Watch,
-    on_stdout: Callable[[bytes], None], on_stderr: Callable[[bytes], None],
+    channel: paramiko.Channel,
+    watch: Watch,
+    on_stdout: Callable[[bytes], None],
+    on_stderr: Callable[[bytes], None],
 ) -> int:
     """Hand over both outputs until the command has ended; return its exit code.
 
@@ -146,5 +148,5 @@ def _feed(channel: paramiko.Channel, content: bytes) -> None:
     view = memoryview(content)
     with contextlib.suppress(*BROKEN):  # a command need not read its input; what happened to it, drain tells
         for start in range(0, len(view), CHUNK_BYTES):
-            channel.sendall(bytes(view[start:start + CHUNK_BYTES]))
+            channel.sendall(bytes(view[start : start + CHUNK_BYTES]))
         channel.shutdown_write()

@@ -55,7 +55,8 @@ def connect_error(target: Target, text: str, config: Mapping[str, str] | None = 
     where = place(target, config)
     if match := _RESOLVE.search(said):
         return ResolveError(
-            target.name, f"hostname {match[1]!r} has no address ({_last(said)})",
+            target.name,
+            f"hostname {match[1]!r} has no address ({_last(said)})",
             hint=f"check `hostname:` of {target.name} in the inventory; `ssh {target.hostname}` must work",
         )
     if _HOST_KEY.search(said):
@@ -64,16 +65,19 @@ def connect_error(target: Target, text: str, config: Mapping[str, str] | None = 
         return _authentication_error(target, said, config)
     if _TIMEOUT.search(said):
         return ConnectTimeoutError(
-            target.name, f"{where} did not answer within {target.connect_timeout_s} s ({_last(said)})",
+            target.name,
+            f"{where} did not answer within {target.connect_timeout_s} s ({_last(said)})",
             hint="is it running, is the address right, does a firewall or VPN stand between?",
         )
     if "Connection refused" in said:
         return ConnectError(
-            target.name, f"{where} refused the connection: no ssh server listens there",
+            target.name,
+            f"{where} refused the connection: no ssh server listens there",
             hint=f"check `hostname:` and `port:` of {target.name}; is sshd running there yet?",
         )
     return ConnectError(
-        target.name, f"no connection to {where}: {_last(said) or 'ssh ended without a word'}",
+        target.name,
+        f"no connection to {where}: {_last(said) or 'ssh ended without a word'}",
         hint=f"try it by hand: ssh -v {login(target)}",
     )
 
@@ -82,12 +86,15 @@ def lost_error(target: Target, text: str, *, master_lives: bool) -> ConnectionLo
     """Given ssh's log of a command that began and has no exit code, return the error."""
     if master_lives:  # the connection is fine: the shell that waits for the command was killed
         return ConnectionLostError(
-            target.name, "the command's shell was killed on the server; what it started may still be running",
+            target.name,
+            "the command's shell was killed on the server; what it started may still be running",
             hint="rebooting, out of memory, or killed by somebody? `rl job-list` shows what jobs do",
         )
     said = _last(plain(text))
     return ConnectionLostError(
-        target.name, "the connection was lost in the middle of a command" + (f" ({said})" if said else "")
+        target.name,
+        "the connection was lost in the middle of a command"
+        + (f" ({said})" if said else "")
         + "; what runs on the server may still be running",
         hint="jobs outlive the connection: `rl job-list` shows them once the server answers again",
     )
@@ -117,7 +124,8 @@ def login(target: Target) -> str:
 def _host_key_error(target: Target, said: str, config: Mapping[str, str]) -> HostKeyError:
     if not _CHANGED.search(said):
         return HostKeyError(
-            target.name, f"the host key of {place(target, config)} could not be verified: {_last(said)}",
+            target.name,
+            f"the host key of {place(target, config)} could not be verified: {_last(said)}",
             hint=f"log in once by hand and compare the key: ssh {login(target)}",
         )
     owner = _KEY_OWNER.search(said)
@@ -145,7 +153,8 @@ def known_host(host: str, port: str | int | None) -> str:
 def _authentication_error(target: Target, said: str, config: Mapping[str, str]) -> AuthenticationError:
     if too_open := _OPEN_KEY.search(said):
         return AuthenticationError(
-            target.name, f"ssh refuses the private key {too_open[1]}: others on this machine can read it",
+            target.name,
+            f"ssh refuses the private key {too_open[1]}: others on this machine can read it",
             hint=f"chmod 600 {shlex.quote(too_open[1])}",
         )
     denied = _USER_AT.search(said)

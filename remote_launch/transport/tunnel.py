@@ -179,8 +179,8 @@ class ReverseForward:
 
 
 class ReverseListeners:
-    """The ports that one connection's server listens on for us. paramiko knows one handler for all of them.
-    """
+    """The ports that one connection's server listens on for us. paramiko knows one handler for all of
+    them."""
 
     def __init__(self, transport: paramiko.Transport) -> None:
         self._transport = transport
