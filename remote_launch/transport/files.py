@@ -60,7 +60,7 @@ def check_size(done: Completed, content: bytes, path: str, max_bytes: int) -> by
             f"{done.server}: {path} is larger than {max_bytes} bytes",
             server=done.server,
             command=done.command,
-            hint="pull it with rsync (rl pull)",
+            hint="copy it with scp or rsync",
         )
     return content
 

@@ -149,7 +149,7 @@ def sync_error(server: str, what: str, code: int, stderr: str) -> RemoteLaunchEr
     elif "Permission denied" in stderr:
         hint = "look at who owns these files, on both sides"
     elif re.search(r"can't cd to|cd: .*No such file|change_dir .* failed: No such file", stderr):
-        words, hint = "the folder is not there", f"does the project exist on {server} yet? rl sync"
+        words, hint = "the folder is not there", f"does the project exist on {server} yet? rl rsync"
     return SyncError(
         f"{server}: {what}: {words} (rsync's exit code {code})" + (f"\n{tail}" if tail else ""),
         server=server,

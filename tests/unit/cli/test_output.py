@@ -118,9 +118,9 @@ class TestEnvelope:
 
 
 def test_tables_without_a_terminal_are_neither_cut_nor_coloured(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = output.table("name", "command")
+    rows = output.Rows("name", "command")
     rows.add_row("x", "word " * 200)
-    output.print_table(rows)
+    rows.show()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert lines[1].count("word") == 200
