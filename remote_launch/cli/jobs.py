@@ -217,7 +217,8 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
         )
         line(
             "",
-            f"id {job.job_id}, started {output.time_text(job.started_at)}, ran {output.duration_text(job.duration_s)}",
+            f"id {job.job_id}, started {output.time_text(job.started_at)}, "
+            f"ran {output.duration_text(job.duration_s)}",
         )
         line("", f"folder {job.workdir}/.jobs/{job.job_id}")
 

@@ -239,7 +239,8 @@ def _launch(
     ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
     say = output.say if follow else click.echo
     say(
-        f"launched {output.clean(script.display, colour=False)}: {ranks}, master {topology.master_addr}:{topology.master_port}"
+        f"launched {output.clean(script.display, colour=False)}: {ranks}, "
+        f"master {topology.master_addr}:{topology.master_port}"
     )
     for job, node in zip(jobs, topology.nodes, strict=True):
         last = node.first_rank + node.nproc - 1

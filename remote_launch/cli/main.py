@@ -50,10 +50,18 @@ _BY_NAME = {name: entry for section in COMMANDS.values() for name, entry in sect
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are used; help is drawn from the table above."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of our output that is gone (rl job-list | head) is no error."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # here, because click's own main would exit with 1; nothing more may be written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_BY_NAME)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         name = cmd_name.replace("_", "-")
         if name not in _BY_NAME:
             return None
@@ -71,7 +79,7 @@ class LazyGroup(click.Group):
             raise click.UsageError(f"no command {args[0]!r}{did_you_mean(args[0], _BY_NAME)}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         for section, commands in COMMANDS.items():
             with formatter.section(section):
                 formatter.write_dl([(name, entry[2]) for name, entry in commands.items()])
@@ -131,11 +139,6 @@ def run(argv: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader of our output is gone (rl job-list | head): not an error, and nothing more may be
-        # written.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except RemoteLaunchError as error:
         from remote_launch.cli.output import show_error
 

@@ -28,7 +28,8 @@ _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 # Control characters, and escape sequences other than colours: what a server sends must not steer the user's
 # terminal.
 _ESCAPES = re.compile(
-    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]"
+    r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
 STATE_STYLES = {

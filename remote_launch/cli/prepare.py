@@ -146,7 +146,8 @@ def _show_sync_plan(plan: SyncPlan, servers: Sequence[str], *, as_json: bool) ->
     for file in plan.files:
         click.echo(f"{output.size_text(file.size_bytes):>10}  {output.clean(file.path)}")
     output.say(
-        f"{output.plural(len(plan.files), 'file')}, {output.size_text(plan.size_bytes)}, to {', '.join(servers)}"
+        f"{output.plural(len(plan.files), 'file')}, {output.size_text(plan.size_bytes)}, "
+        f"to {', '.join(servers)}"
     )
     if plan.warning:
         output.warn(plan.warning)

@@ -66,7 +66,8 @@ class ServerProgress:
             if progress.ended:
                 word = "failed" if progress.error else "done"
                 click.echo(
-                    f"[{progress.server}] {progress.step}: {word} in {time.monotonic() - since:.1f} s: {text}",
+                    f"[{progress.server}] {progress.step}: {word} "
+                    f"in {time.monotonic() - since:.1f} s: {text}",
                     err=True,
                 )
             elif self._show_output and text:

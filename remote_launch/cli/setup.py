@@ -132,7 +132,7 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
-    described = describe(fleet, chosen)
+    described = describe(chosen)
     if not check:
         if as_json:
             output.emit_json("servers", described)
@@ -187,7 +187,9 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
 def _login(entry: dict[str, Any]) -> str:
     if entry["transport"] == "local":
         return "this machine"
-    return f"{entry['username'] + '@' if entry['username'] else ''}{entry['hostname']}{':' + str(entry['port']) if entry['port'] else ''}"
+    user = f"{entry['username']}@" if entry["username"] else ""
+    port = f":{entry['port']}" if entry["port"] else ""
+    return f"{user}{entry['hostname']}{port}"
 
 
 def _fact_cells(facts: dict[str, Any]) -> list[str]:
@@ -197,6 +199,9 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
         value = facts.get(name)
         return float(value) if isinstance(value, (int, float)) else None
 
+    def share(free: str, total: str) -> str:
+        return f"{output.size_text(number(free))} of {output.size_text(number(total))}"
+
     gpus = [str(gpu.get("name")) for gpu in facts.get("gpus") or [] if isinstance(gpu, dict)]
     kinds = ", ".join(f"{gpus.count(name)}× {name}" for name in dict.fromkeys(gpus))
     python = facts.get("python_version") or facts.get("python")
@@ -205,8 +210,8 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
     cells = [
         str(python or "–"),
         str(facts.get("cpus") or "–"),
-        f"{output.size_text(number('memory_available_bytes'))} of {output.size_text(number('memory_total_bytes'))}",
-        f"{output.size_text(number('disk_free_bytes'))} of {output.size_text(number('disk_total_bytes'))}",
+        share("memory_available_bytes", "memory_total_bytes"),
+        share("disk_free_bytes", "disk_total_bytes"),
         kinds or "none",
     ]
     return [output.clean(cell, colour=False) for cell in cells]

@@ -51,7 +51,7 @@ _HINTS = (
     ),
     (
         "No space left on device",
-        "the disk is full there: rl servers --check shows it; workdir: in the inventory can name another disk",
+        "the disk is full there: rl servers --check shows it; workdir: in the inventory names another",
     ),
     (
         "Could not find a version",
@@ -62,7 +62,7 @@ _HINTS = (
     ("Temporary failure in name resolution", "the server has no internet, or no DNS"),
     (
         "not made by rl",
-        "environment.prefix: a folder of rl's own; for an environment that exists: manager: none, python: PATH",
+        "environment.prefix is a folder of rl's own; one that exists: manager: none, python: PATH",
     ),
     ("Could not open requirements file", "send it first: rl rsync, or rl prepare"),
     (
@@ -75,7 +75,8 @@ _HINTS = (
 # environment is .rl-ready, which says by what it was made; .rl-env marks a folder as rl's: no other may be
 # emptied.
 _FOUND = """
-[ -x "$1/bin/python" ] && [ "$(cat "$1/.rl-ready" 2>/dev/null)" = "$made" ] && { echo "environment found: $1"; exit 0; }
+[ -x "$1/bin/python" ] && [ "$(cat "$1/.rl-ready" 2>/dev/null)" = "$made" ] &&
+  { echo "environment found: $1"; exit 0; }
 """
 _EMPTY = """
 if [ -n "$(ls -A "$1" 2>/dev/null)" ] && [ ! -e "$1/.rl-env" ]; then
@@ -96,7 +97,7 @@ _UV_VENV = f"""
 made="uv $2"
 {_FOUND.strip()}
 {_EMPTY.strip()}
-if [ -n "$2" ]; then "$UV" venv --allow-existing --python "$2" "$1"; else "$UV" venv --allow-existing "$1"; fi &&
+"$UV" venv --allow-existing ${{2:+--python "$2"}} "$1" &&
 printf %s "$made" > "$1/.rl-ready"
 """
 _CHECK = """

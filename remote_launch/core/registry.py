@@ -90,7 +90,8 @@ class Registry:
                 keyed = dataclasses.replace(record, key=next_key)
                 next_key += 1
                 connection.execute(
-                    "INSERT INTO jobs (job_id, key, launch_id, server, state, record) VALUES (?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO jobs (job_id, key, launch_id, server, state, record)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
                     (keyed.job_id, keyed.key, keyed.launch_id, keyed.server, keyed.state.value, _dump(keyed)),
                 )
                 added.append(keyed)
@@ -124,9 +125,8 @@ class Registry:
     def unfinished(self) -> list[JobRecord]:
         """Return the jobs whose state isn't terminal, by key."""
         marks = ",".join("?" * len(_TERMINAL))
-        return self._select(
-            f"SELECT key, record FROM jobs WHERE state NOT IN ({marks}) ORDER BY key", _TERMINAL
-        )
+        where = f"WHERE state NOT IN ({marks})"  # question marks alone
+        return self._select(f"SELECT key, record FROM jobs {where} ORDER BY key", _TERMINAL)  # noqa: S608
 
     def launch(self, launch_id: str) -> list[JobRecord]:
         """Return the jobs of one launch, by node rank."""

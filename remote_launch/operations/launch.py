@@ -191,7 +191,7 @@ def _why_not_there(fleet: Fleet, name: str) -> str:
     if name.startswith(("/", "~")):
         return "the path is one on the server: check it with rl run"
     if name not in {file.path for file in project_files(fleet)}:
-        return f"{name} is excluded from the sync: see {fleet.project.exclude_file.name} and sync: in configs.yaml"
+        return f"the sync leaves {name} out: see {fleet.project.exclude_file.name} and sync: in configs.yaml"
     return "send the project first: rl rsync"
 
 

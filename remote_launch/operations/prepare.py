@@ -125,7 +125,7 @@ def _prepare_server(
             done.append(_sync_step(fleet, server, plan, on_progress, adopt=adopt))
             continue
         for step in plan.setup[server.name] if part == "setup" else plan.packages[server.name]:
-            done.append(_run_step(fleet, server, step, on_progress))
+            done.append(_run_step(fleet, server, step, on_progress))  # noqa: PERF401
     return PrepareResult(
         server=server.name,
         steps=tuple(done),
@@ -215,7 +215,11 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
     """Return the path of uv on the server; where it has none, send this machine's own."""
     sent = f"{server.workdir}/.rl/bin/uv"
     transport = fleet.transport(server.name)
-    look = 'for p in uv "$@"; do q=$(command -v "$p") && "$q" --version >/dev/null 2>&1 && { echo "$q"; exit 0; }; done; uname -sm; exit 1'
+    look = (
+        'for p in uv "$@"; do '
+        'q=$(command -v "$p") && "$q" --version >/dev/null 2>&1 && { echo "$q"; exit 0; }; '
+        "done; uname -sm; exit 1"
+    )
     found = transport.run(Command([*_UV_PLACES, sent], shell=look, label="look for uv"), timeout_s=30)
     if found.ok:
         return found.text.splitlines()[-1]
@@ -238,7 +242,7 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
     on_progress(Progress(server=server.name, step=step, text="sending uv"))
     rsync_push(transport, mine.parent, f"{server.workdir}/.rl/bin", files_from=mine.name.encode() + b"\0")
     check = transport.run(
-        Command([], shell=f"{quote_path(sent)} --version && echo {quote_path(sent)}", label="uv --version"),
+        Command([], shell=f"{quote_path(sent)} --version && echo {quote_path(sent)}", label="uv --version"),  # noqa: S604
         timeout_s=30,
     )
     try:

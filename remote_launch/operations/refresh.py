@@ -147,7 +147,7 @@ def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     details = {**job.details, "log_bytes": number(told.get("log_bytes")) or 0}
     for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
         if value:
-            details[name] = value
+            details[name] = value  # noqa: PERF403
     if number(told.get("left_over")):
         details["left_over"] = number(told["left_over"])
     return dataclasses.replace(

@@ -43,7 +43,8 @@ def run_command(
     from remote_launch.transport.command import quote, quote_path
 
     words = " ".join(quote(word) for word in argv)
-    script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {quote_path(folders[0]) if folders else quote('')} {words}\n{_RUN}"
+    folder = quote_path(folders[0]) if folders else quote("")
+    script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {folder} {words}\n{_RUN}"
     variables = {**server.env, **(env or {})}
     done = fleet.transport(server.name).run(
         Command([], env=variables, shell=script, label=" ".join(argv)),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 
-def describe(fleet: Fleet, servers: Sequence[Server]) -> list[dict[str, Any]]:
+def describe(servers: Sequence[Server]) -> list[dict[str, Any]]:
     """Return what the inventory says of the servers; asks no server anything."""
     return [
         {

@@ -178,7 +178,8 @@ def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
 def _refusal_hint(answer: dict[str, Any]) -> str:
     return str(
         answer.get("hint")
-        or "name another folder with workdir: in the inventory; or, if it is meant, run rl rsync --adopt: files of the same name are overwritten"
+        or "name another folder with workdir: in the inventory; or, if it is meant, run rl rsync --adopt: "
+        "files of the same name are overwritten"
     )
 
 

@@ -65,7 +65,7 @@ def call(
             command=verb,
             exit_code_of_command=done.exit_code,
             tail=last_lines(done.stdout.decode("utf-8", "replace")),
-            hint="something in the login shell's start-up files may print or exit: try ssh to the server and run python3 -V",
+            hint="the login shell's start-up files may print or exit: try ssh to the server, and python3 -V",
         )
     if "error" in answer:
         raise refusal(server.name, answer["error"])

@@ -70,7 +70,7 @@ def _read_stdin() -> bytes:
     while True:  # rsync hands over its pipes non-blocking
         try:
             return os.read(0, CHUNK_BYTES)
-        except BlockingIOError:  # noqa: PERF203
+        except BlockingIOError:
             select.select([0], [], [])
 
 
@@ -79,7 +79,7 @@ def _write(fd: int, data: bytes) -> None:
     while view:
         try:
             view = view[os.write(fd, view) :]
-        except BlockingIOError:  # noqa: PERF203
+        except BlockingIOError:
             select.select([], [fd], [])
 
 

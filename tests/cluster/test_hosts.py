@@ -71,7 +71,10 @@ def test_the_password_logs_in(hosts: list[DockerHost]) -> None:
     client.load_host_keys(str(host.known_hosts))
     with client:
         client.connect(
-            host.address, username=host.username, password=host.password, look_for_keys=False,
+            host.address,
+            username=host.username,
+            password=host.password,
+            look_for_keys=False,
             allow_agent=False,
         )
         _, stdout, _ = client.exec_command("hostname")

@@ -1,4 +1,5 @@
-"""The main job on two hosts with addresses of their own: prepare, train, fail, kill. Real ssh, real rsync, real torchrun with gloo."""
+"""The main job on two hosts with addresses of their own: prepare, train, fail, kill. Real ssh, real rsync,
+real torchrun with gloo."""
 
 from __future__ import annotations
 
@@ -24,9 +25,15 @@ REQUIREMENTS = "torch==2.13.0\nnumpy\nscikit-learn\n"
 
 
 def make_project(
-    folder: Path, hosts: list[DockerHost], inventory: WriteInventory, name: str, environment: dict[str, Any], **keys: Any
+    folder: Path,
+    hosts: list[DockerHost],
+    inventory: WriteInventory,
+    name: str,
+    environment: dict[str, Any],
+    **keys: Any,
 ) -> Rl:
-    """The sample as a project of these hosts. The workdir, and with it the environment, is the name's: projects of one name share it."""
+    """The sample as a project of these hosts. The workdir, and with it the environment, is the name's:
+    projects of one name share it."""
     copy_sample(folder)
     (folder / "requirements.txt").write_text(REQUIREMENTS)
     inventory(folder, hosts, name=name, environment=environment, **keys)
@@ -42,13 +49,16 @@ def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Rl
 
 
 @pytest.mark.parametrize("manager", ["uv", "venv"])
-def test_trains_on_both_hosts(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, manager: str) -> None:
+def test_trains_on_both_hosts(
+    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, manager: str
+) -> None:
     rl = make_project(tmp_path / "project", hosts, inventory, f"train-{manager}", ENVIRONMENTS[manager])
     launched = rl.json("torch-launch", "--nproc-per-node", "2", "train.py", "--epochs", "4")["data"]
     assert [job["server"] for job in launched["jobs"]] == ["host-0", "host-1"]
     rl("job-wait", timeout_s=300)
 
-    # Hosts that other tests trained on before know other jobs too, and those are adopted: only this launch is meant.
+    # Hosts that other tests trained on before know other jobs too, and those are adopted: only this launch is
+    # meant.
     jobs = rl.json("job-list", "--all", "--rsync")["data"][:2]
     assert [(job["state"], job["exit_code"]) for job in jobs] == [("SUCCEEDED", 0)] * 2
     assert [job["node_rank"] for job in jobs] == [0, 1]
@@ -61,7 +71,18 @@ def test_trains_on_both_hosts(tmp_path: Path, hosts: list[DockerHost], inventory
 
 
 def test_an_exit_code_on_one_rank_is_the_launchs(rl: Rl) -> None:
-    rl("torch-launch", "--nproc-per-node", "2", "train.py", "--epochs", "50", "--fail-rank", "3", "--fail-code", "37")
+    rl(
+        "torch-launch",
+        "--nproc-per-node",
+        "2",
+        "train.py",
+        "--epochs",
+        "50",
+        "--fail-rank",
+        "3",
+        "--fail-code",
+        "37",
+    )
     rl("job-wait", code=37, timeout_s=120)
     jobs = rl.json("job-list", "--all")["data"]
     assert [job["state"] for job in jobs] == ["FAILED", "FAILED"]
@@ -105,23 +126,34 @@ def test_kill_leaves_nothing_on_any_host(rl: Rl, hosts: list[DockerHost]) -> Non
     assert [result["left_over"] for result in killed] == [0, 0]
     assert [marked(host, job["job_id"]) for host, job in zip(hosts, jobs, strict=True)] == [0, 0]
     assert not any(host.processes("sleep 1000") for host in hosts)
-    assert {job["state"] for job in rl.json("job-list", "--all", "--rsync", "--tag", "spawner.py")["data"]} == {"KILLED"}
+    assert {
+        job["state"] for job in rl.json("job-list", "--all", "--rsync", "--tag", "spawner.py")["data"]
+    } == {"KILLED"}
 
 
 def marked(host: DockerHost, job_id: str) -> int:
-    """How many processes on the host carry the job's id in their environment. Only their own user may read it."""
-    return int(host.exec(f"grep -lsz '^RL_JOB_ID={job_id}$' /proc/[0-9]*/environ | wc -l", user=host.username))
+    """How many processes on the host carry the job's id in their environment. Only their own user may read
+    it."""
+    return int(
+        host.exec(f"grep -lsz '^RL_JOB_ID={job_id}$' /proc/[0-9]*/environ | wc -l", user=host.username)
+    )
 
 
 def test_by_password_over_fabric(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> None:
-    entries = {host.name: {"transport": "fabric", "password": host.password, "private_key": None} for host in hosts}
+    entries = {
+        host.name: {"transport": "fabric", "password": host.password, "private_key": None} for host in hosts
+    }
     rl = make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"], servers=entries)
     rl("torch-launch", "--nproc-per-node", "2", "--tag", "fabric", "train.py", "--epochs", "1")
     rl("job-wait", timeout_s=300)
     jobs = rl.json("job-list", "--all", "--rsync", "--tag", "fabric")
     assert [(job["state"], job["exit_code"]) for job in jobs["data"]] == [("SUCCEEDED", 0)] * 2
-    kept = [path for path in (rl.project / ".remote").rglob("*") if path.is_file() and path.name != "configs.yaml"]
-    assert not [path for path in kept if hosts[0].password.encode() in path.read_bytes()], "the password is in no file"
+    kept = [
+        path for path in (rl.project / ".remote").rglob("*") if path.is_file() and path.name != "configs.yaml"
+    ]
+    assert not [path for path in kept if hosts[0].password.encode() in path.read_bytes()], (
+        "the password is in no file"
+    )
 
 
 def test_one_host_down_hides_nothing_of_the_other(rl: Rl, hosts: list[DockerHost]) -> None:
@@ -141,7 +173,10 @@ def test_the_ranks_meet_where_the_own_name_is_loopback(rl: Rl, hosts: list[Docke
     try:
         for host in hosts:
             name = host.exec("hostname")
-            host.exec(f"grep -v '[[:space:]]{name}$' /etc/hosts > /tmp/hosts; echo '127.0.1.1 {name}' >> /tmp/hosts; cat /tmp/hosts > /etc/hosts")
+            host.exec(
+                f"grep -v '[[:space:]]{name}$' /etc/hosts > /tmp/hosts;"
+                f" echo '127.0.1.1 {name}' >> /tmp/hosts; cat /tmp/hosts > /etc/hosts"
+            )
         rl("torch-launch", "--nproc-per-node", "1", "train.py", "--epochs", "1")
         rl("job-wait", timeout_s=120)
     finally:

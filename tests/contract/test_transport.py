@@ -348,7 +348,7 @@ class TestForwards:
 class Greeter:
     """A TCP server that says hello to everyone."""
 
-    def __enter__(self) -> Greeter:  # noqa: PYI034 - Self needs Python 3.11
+    def __enter__(self) -> Greeter:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self._thread = threading.Thread(target=self._serve)

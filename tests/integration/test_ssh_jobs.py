@@ -40,7 +40,9 @@ def rl(tmp_path: Path, servers: list[SshdServer]) -> Rl:
     (project / "count.py").write_text(COUNTER)
     entries = {
         server.name: {
-            "hostname": server.name, "ssh_config": str(server.ssh_config), "workdir": str(tmp_path / "work" / server.name),
+            "hostname": server.name,
+            "ssh_config": str(server.ssh_config),
+            "workdir": str(tmp_path / "work" / server.name),
             "connect_timeout_s": 3,
         }
         for server in servers
@@ -52,11 +54,17 @@ def rl(tmp_path: Path, servers: list[SshdServer]) -> Rl:
     return rl
 
 
-def test_a_tail_survives_lost_connections_without_losing_or_repeating_a_line(rl: Rl, servers: list[SshdServer]) -> None:
+def test_a_tail_survives_lost_connections_without_losing_or_repeating_a_line(
+    rl: Rl, servers: list[SshdServer]
+) -> None:
     server = servers[0]
     rl("job-run", "--server", server.name, "--", "python3", "count.py", "400", "0.01")
     tail = subprocess.Popen(
-        [rl_path(), "job-tail", "-n", "-1"], cwd=rl.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [rl_path(), "job-tail", "-n", "-1"],
+        cwd=rl.project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     lines: list[str] = []
     try:
@@ -90,10 +98,22 @@ def test_a_job_survives_the_loss_of_its_connection(rl: Rl, servers: list[SshdSer
 
 
 def test_an_rl_that_is_killed_leaves_its_job_known(rl: Rl, servers: list[SshdServer]) -> None:
-    """kill -9 at several moments of a start: every job is either not started, or recorded and running once."""
-    command = [rl_path(), "job-run", "--server", servers[0].name, "--", "sh", "-c", "echo $RL_JOB_ID >> $PWD/ran; sleep 0.2"]
+    """kill -9 at several moments of a start: every job is either not started, or recorded and running
+    once."""
+    command = [
+        rl_path(),
+        "job-run",
+        "--server",
+        servers[0].name,
+        "--",
+        "sh",
+        "-c",
+        "echo $RL_JOB_ID >> $PWD/ran; sleep 0.2",
+    ]
     for delay_s in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5):
-        process = subprocess.Popen(command, cwd=rl.project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, cwd=rl.project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
             process.wait(delay_s)
         except subprocess.TimeoutExpired:
@@ -145,13 +165,17 @@ def test_the_exit_code_and_the_streams_of_run_pass_through(rl: Rl, servers: list
     done = rl("run", "--server", servers[0].name, "--", "sh", "-c", "echo out; echo err >&2; exit 7", code=7)
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
     assert rl("run", "--server", servers[0].name, "--", "cat", stdin="über\n").stdout == "über\n"
-    assert rl("run", "--server", servers[0].name, "--env", "A", "x y", "--", "sh", "-c", 'echo "$A"').stdout == "x y\n"
+    assert (
+        rl("run", "--server", servers[0].name, "--env", "A", "x y", "--", "sh", "-c", 'echo "$A"').stdout
+        == "x y\n"
+    )
     assert rl("run", "--server", servers[0].name, "--cmd", "echo $((1+2)) | cat").stdout == "3\n"
 
 
 def test_ctrl_c_ends_the_command_on_the_server(rl: Rl, servers: list[SshdServer]) -> None:
     process = subprocess.Popen(
-        [rl_path(), "run", "--server", servers[0].name, "--", "sh", "-c", "echo $$; sleep 500"], cwd=rl.project,
+        [rl_path(), "run", "--server", servers[0].name, "--", "sh", "-c", "echo $$; sleep 500"],
+        cwd=rl.project,
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
     )  # fmt: skip
     try:
@@ -197,7 +221,15 @@ def test_a_job_that_is_gone_from_the_registry_is_adopted(rl: Rl, servers: list[S
 
 
 def test_kill_takes_the_grandchildren(rl: Rl, servers: list[SshdServer]) -> None:
-    rl("job-run", "--server", servers[0].name, "--", "sh", "-c", "setsid sh -c 'trap \"\" TERM; sleep 777' & echo up; wait; sleep 777")
+    rl(
+        "job-run",
+        "--server",
+        servers[0].name,
+        "--",
+        "sh",
+        "-c",
+        "setsid sh -c 'trap \"\" TERM; sleep 777' & echo up; wait; sleep 777",
+    )
     deadline = time.monotonic() + 15
     while "up" not in rl("job-tail", "--no-follow").stdout:
         assert time.monotonic() < deadline

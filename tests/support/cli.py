@@ -20,7 +20,8 @@ def rl_path() -> str:
 
 
 class Rl:
-    """``rl`` in a project's folder. Calling it returns the finished process; it fails the test on an unexpected exit code."""
+    """``rl`` in a project's folder. Calling it returns the finished process; it fails the test on an
+    unexpected exit code."""
 
     def __init__(self, project: Path, env: dict[str, str] | None = None) -> None:
         self.project = project
@@ -30,9 +31,15 @@ class Rl:
         self, *words: str, code: int | None = 0, stdin: str = "", timeout_s: float = 240
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [rl_path(), *words], cwd=self.project, env=self.env, input=stdin, capture_output=True, text=True, timeout=timeout_s
+            [rl_path(), *words],
+            cwd=self.project,
+            env=self.env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
         )
-        said = f"rl {' '.join(words)}: exit code {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
+        said = f"rl {' '.join(words)}: exit code {done.returncode}\n{done.stdout}\n--- stderr\n{done.stderr}"
         assert code is None or done.returncode == code, said
         return done
 

@@ -96,7 +96,8 @@ class TestEveryModule:
             words = module.split(".")
             if words[:2] == ["remote_launch", "transport"] and len(words) > 2:
                 assert words[2] in PLAIN_TRANSPORT, (
-                    f"{name_of(path)}:{line} imports {module}: core is data and rules; operations reach servers"
+                    f"{name_of(path)}:{line} imports {module}: core is data and rules; "
+                    "operations reach servers"
                 )
 
     def test_every_third_party_has_its_home(self, path: Path) -> None:

@@ -58,7 +58,8 @@ class Machine:
 
     def run(self, step: Step, **env: str) -> subprocess.CompletedProcess[str]:
         variables = {
-            "PATH": f"{self.bin}:{os.environ['PATH']}", "FAKE_LOG": str(self.log), "REAL_PYTHON": sys.executable,
+            "PATH": f"{self.bin}:{os.environ['PATH']}", "FAKE_LOG": str(self.log),
+            "REAL_PYTHON": sys.executable,
             "UV": str(self.bin / "uv"), **env,
         }  # fmt: skip
         words = ["/bin/sh", "-c", step.script, "sh", *step.args]

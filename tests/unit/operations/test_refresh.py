@@ -93,7 +93,8 @@ class TestStates:
         cause = {"rank": 1, "server": "s", "exit_code": 37}
         servers.jobs[job.job_id] = {
             "state": "FAILED", "exit_code": 1, "signal": None, "reason": "rank 1", "attempt": 0,
-            "started_at": 5.0, "ended_at": 7.0, "log_bytes": 12, "failures": [{"rank": 1}], "cause": cause, "left_over": 0,
+            "started_at": 5.0, "ended_at": 7.0, "log_bytes": 12,
+            "failures": [{"rank": 1}], "cause": cause, "left_over": 0,
         }  # fmt: skip
         outcome = refresh(fleet)["s"]
         assert outcome.error is None
