@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
 from remote_launch.operations.verbs import call
-from remote_launch.transport.rsync import rsync_pull
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -214,6 +213,8 @@ def _pull_logs(
     grown = [job_id for job_id, size in sizes.items() if size != synced.get(job_id, -1)]
     if not grown:
         return {}
+    from remote_launch.transport.rsync import rsync_pull
+
     fleet.project.jobs_dir.mkdir(parents=True, exist_ok=True)
     rsync_pull(
         fleet.transport(server.name),

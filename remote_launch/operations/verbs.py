@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.programs import pack
+from remote_launch.core.programs import archive_content, archive_name
 from remote_launch.errors import (
     CommandError,
     JobError,
@@ -88,8 +88,7 @@ def _run(
     timeout_s: float | None,
     on_stdout: Callable[[bytes], None] | None = None,
 ) -> Completed:
-    name, content = pack()
-    path = f"{server.workdir}/.rl/bin/{name}"
+    path = f"{server.workdir}/.rl/bin/{archive_name()}"
     body = {"workdir": server.workdir, "jobs_folder": fleet.inventory.jobs_folder_name, **request}
     stdin = json.dumps(body).encode()
     transport = fleet.transport(server.name)
@@ -97,7 +96,7 @@ def _run(
     command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
     done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
     if done.exit_code == _NO_PROGRAM:
-        transport.put(content, path, mode=0o700)
+        transport.put(archive_content(), path, mode=0o700)
         done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
     if done.exit_code == _NO_PYTHON:
         raise MissingProgramError(

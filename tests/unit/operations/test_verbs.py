@@ -182,7 +182,7 @@ class TestInterpreters:
         return str(path)
 
     def test_the_first_that_is_new_enough(self, ask: Any, tmp_path: Path) -> None:
-        old = self.fake(tmp_path, "exit 1")
+        old = self.fake(tmp_path, "exit 96")  # what the program says on a python before 3.8
         done = self.run(ask, tmp_path, "/nowhere/python", old, "python3")
         assert done.returncode == 0
         assert done.stdout.startswith("probe ")
