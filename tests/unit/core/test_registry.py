@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from remote_launch.core.registry import Registry, new_record
 registry = Registry(Path(sys.argv[1]))
+print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
     [record] = registry.add([new_record(server="s", command=f"{sys.argv[2]}-{number}")])
@@ -72,7 +73,14 @@ class TestKeys:
             for number in range(10)
         ]
         try:
-            answers = [process.communicate("go\n", timeout=120)[0] for process in processes]
+            for process in processes:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+            for process in processes:  # now all at once
+                assert process.stdin is not None
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            answers = [process.communicate(timeout=120)[0] for process in processes]
         finally:
             for process in processes:
                 process.kill()
@@ -83,6 +91,14 @@ class TestKeys:
         jobs = registry.all()
         assert [job.key for job in jobs] == told
         assert {job.command for job in jobs} == {f"{p}-{n}" for p in range(10) for n in range(50)}
+
+
+def test_ten_thousand_jobs(registry: Registry) -> None:
+    registry.add(new_record(server="s", command=f"c{number}", tags=("x",)) for number in range(10_000))
+    jobs = registry.all()
+    assert [job.key for job in jobs] == list(range(1, 10_001))
+    assert registry.get("10000").command == "c9999"
+    assert registry.unfinished() == jobs
 
 
 class TestGet:
