@@ -127,6 +127,5 @@ def show_verdict(jobs: Sequence[JobRecord], verdict: Verdict) -> None:
     if verdict.state.value != "SUCCEEDED":
         text += f": {output.clean(verdict.text, colour=False)}"
     output.say(text, style=output.STATE_STYLES[verdict.state.value])
-    tail = str((verdict.cause or {}).get("tail") or "")
-    for line in tail.splitlines()[-20:]:
+    for line in output.last_words((verdict.cause or {}).get("tail")):
         output.say(f"    {output.clean(line, colour=False)}")

@@ -107,7 +107,7 @@ def _print_jobs(jobs: Sequence[JobRecord]) -> None:
         for number, job in enumerate(sorted(group, key=lambda one: (one.node_rank or 0, one.key))):
             rows.add_row(
                 str(job.key),
-                output.clean(job.name, colour=False) if number == 0 else "  〃",
+                output.clean(job.name, colour=False) if number == 0 else "└",
                 job.server,
                 _node_text(job),
                 _state_cell(job),
@@ -195,14 +195,7 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
         + output.clean(verdict.text, colour=False)
     )
     cause = verdict.cause or {}
-    failures = [
-        failure for job in jobs for failure in job.details.get("failures") or () if isinstance(failure, dict)
-    ]
-    tail = str(
-        cause.get("tail")
-        or next((failure.get("message") for failure in failures if failure.get("message")), "")
-    )
-    for text in tail.splitlines()[-20:]:
+    for text in output.last_words(cause.get("tail")):
         click.echo(f"    {output.clean(text, colour=False)}")
     line("command", first.command)
     if first.launch_id:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
 
 ENVELOPE_VERSION = 1
+_READABLE = 400  # characters of one line of a failed rank
 _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 # Control characters, and escape sequences other than colours: what a server sends must not steer the user's
 # terminal.
@@ -189,11 +190,13 @@ def size_text(size_bytes: float | None) -> str:
 
 
 def duration_text(seconds: float | None) -> str:
-    """Given seconds, return "3.2 s", "4:05" or "2d 03:10"."""
+    """Given seconds, return "3.2 s", "22 s", "4:05" or "2d 03:10"."""
     if seconds is None:
         return "–"
     if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -211,6 +214,12 @@ def time_text(epoch_s: float | None) -> str:
     local = dt.datetime.fromtimestamp(epoch_s).astimezone()
     today = dt.datetime.now().astimezone().date()
     return local.strftime("%H:%M:%S" if local.date() == today else "%Y-%m-%d %H:%M")
+
+
+def last_words(tail: object) -> list[str]:
+    """Given the last lines of a rank, return them for a person: at most 20, each cut where it stops being readable."""
+    lines = str(tail or "").splitlines()[-20:]
+    return [line if len(line) <= _READABLE else line[:_READABLE] + " …" for line in lines]
 
 
 def plural(count: int, noun: str) -> str:

@@ -209,11 +209,20 @@ def _show_plan(command: str, plan: PreparePlan, *, as_json: bool) -> int:
     return 0
 
 
+def _step_text(name: str, seconds: float, line: str) -> str:
+    """Given a step that went well and its last line, return what is worth a word: that nothing was to do, or
+    what was sent."""
+    if line == "packages unchanged" or line.startswith("environment found"):
+        return f"{name}: unchanged"
+    more = f" ({output.clean(line, colour=False)})" if name in ("rsync", "check python") else ""
+    return f"{name}: {output.duration_text(seconds)}{more}"
+
+
 def _show_results(outcomes: Outcomes[PrepareResult]) -> None:
     rows = output.Rows("server", "result", "time", "done")
     for outcome in outcomes:
         if outcome.value is not None:
-            done = "; ".join(f"{name}: {output.clean(line)}" for name, _, line in outcome.value.steps)
+            done = ", ".join(_step_text(*step) for step in outcome.value.steps)
             rows.add_row(outcome.server, "ready", output.duration_text(outcome.duration_s), done)
         else:
             rows.add_row(
