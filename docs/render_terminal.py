@@ -1,4 +1,7 @@
-"""Draw a recorded terminal as a PNG: ``tmux capture-pane -e -p > run.ansi; python docs/render_terminal.py run.ansi docs/terminal.png``.
+"""Draw a recorded terminal as a PNG.
+
+    tmux capture-pane -e -p > run.ansi
+    python docs/render_terminal.py run.ansi docs/terminal.png
 
 Needs Pillow and rich, and the DejaVu Sans Mono fonts (Debian: fonts-dejavu-core).
 """

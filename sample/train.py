@@ -144,8 +144,9 @@ def fail(args: argparse.Namespace) -> None:
     """End this rank as a real failure would: with a traceback, or with the exit code that was asked for."""
     if args.fail_code is None:
         raise RuntimeError(f"rank {dist.get_rank()} fails, as --fail-rank asks")
-    print(f"rank {dist.get_rank()} exits with {args.fail_code}, as --fail-rank asks", file=sys.stderr, flush=True)
-    # At once: gloo's threads abort an interpreter that ends in the middle of training, now and then (SIGABRT).
+    text = f"rank {dist.get_rank()} exits with {args.fail_code}, as --fail-rank asks"
+    print(text, file=sys.stderr, flush=True)
+    # At once: now and then gloo's threads abort an interpreter that ends in the middle of training.
     os._exit(args.fail_code)
 
 

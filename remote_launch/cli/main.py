@@ -54,7 +54,7 @@ class LazyGroup(click.Group):
         """Run the command; a reader of our output that is gone (rl job-list | head) is no error."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # here, because click's own main would exit with 1; nothing more may be written
+        except BrokenPipeError:  # click's own main would exit with 1; nothing more may be written
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
 

@@ -217,7 +217,7 @@ def time_text(epoch_s: float | None) -> str:
 
 
 def last_words(tail: object) -> list[str]:
-    """Given the last lines of a rank, return them for a person: at most 20, each cut where it stops being readable."""
+    """Given the last lines of a rank, return at most 20, each cut where it stops being readable."""
     lines = str(tail or "").splitlines()[-20:]
     return [line if len(line) <= _READABLE else line[:_READABLE] + " …" for line in lines]
 

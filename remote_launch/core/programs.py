@@ -42,7 +42,7 @@ def pack() -> tuple[str, bytes]:
 
 @functools.lru_cache(maxsize=1)
 def archive_name() -> str:
-    """Return ``rl-<first 16 hex digits of the sources' sha256>.pyz``: what a call needs, without packing anything."""
+    """Return ``rl-<first 16 hex digits of the sources' sha256>.pyz``, without packing anything."""
     digest = hashlib.sha256()
     for name, content in sorted(_sources().items()):
         digest.update(b"%s %d\n" % (name.encode(), len(content)))
@@ -73,4 +73,5 @@ def archive_content() -> bytes:
 @functools.lru_cache(maxsize=1)
 def _sources() -> dict[str, bytes]:
     folder = Path(__file__).resolve().parent.parent / "remote"  # importlib.resources takes 5 ms to import
-    return {"__main__.py": _MAIN, **{f"rl_remote/{path.name}": path.read_bytes() for path in folder.glob("*.py")}}
+    modules = {f"rl_remote/{path.name}": path.read_bytes() for path in folder.glob("*.py")}
+    return {"__main__.py": _MAIN, **modules}
