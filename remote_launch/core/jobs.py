@@ -45,7 +45,7 @@ class JobRecord:
     job_id: str  # 32 hex digits
     key: int = 0  # short name for people; 0 until the registry gives one
     server: str
-    command: str  # as a person would type it; secrets masked
+    command: str  # as a person would type it; what stands in it is shown, but for passwords in URLs
     name: str = ""
     launch_id: str | None = None
     run_id: str | None = None
@@ -74,8 +74,8 @@ class JobRecord:
 
     @property
     def duration_s(self) -> float | None:
-        """Seconds it ran, or has run as far as is known; None before its start."""
-        if self.started_at is None:
+        """Seconds it ran, or has run as far as is known; None before its start, or with its end unknown."""
+        if self.started_at is None or (self.state.is_terminal and self.ended_at is None):
             return None
         end = self.ended_at or self.unreachable_since or dt.datetime.now(dt.timezone.utc).timestamp()
         return max(0.0, end - self.started_at)

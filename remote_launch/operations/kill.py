@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.errors import RemoteLaunchError, UsageError
 from remote_launch.operations import told
+from remote_launch.operations.refresh import gone
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ def kill_jobs(
         answers = {
             str(answer.get("job_id")): answer for answer in told.mappings((outcome.value or {}).get("jobs"))
         }
-        result = _result(job, answers.get(job.job_id, {"outcome": "not_found"}), reason)
+        unanswered = {"outcome": "failed", "message": "the server's answer does not name it"}
+        result = _result(job, answers.get(job.job_id, unanswered), reason)
         results.append(result)
         changed.append(result.job)
         fleet.log(job.server, f"kill {job.job_id}", signal=signal, outcome=result.outcome)
@@ -112,15 +114,7 @@ def kill_jobs(
 def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillResult:
     outcome = str(answer.get("outcome"))
     if outcome == "not_found":
-        gone = dataclasses.replace(
-            job,
-            state=JobState.FAILED,
-            reason=job.reason or "it never started",
-            ended_at=job.ended_at or now(),
-        )
-        return KillResult(
-            job=job if job.state.is_terminal else gone, outcome=outcome, message="the server has no such job"
-        )
+        return KillResult(job=gone(job), outcome=outcome, message="the server has no such job")
     try:
         state = JobState(answer.get("state"))
     except (ValueError, TypeError):

@@ -23,6 +23,8 @@ _JOB_ID = re.compile(
     r"[0-9a-f]{32}\Z"
 )  # what a server says is a folder's name here: nothing else may become one
 _START_S = 60.0  # a start that has left no folder by then never happened
+# LOST is asked again: it is what could be said at the time (a disk that was not mounted yet).
+UNSETTLED = (JobState.CREATED, JobState.QUEUED, JobState.RUNNING, JobState.LOST)
 _PROGRAM_FILES = ("lock", "spec.json", "started.json", "kill.json", "supervisor.log")  # of no use here
 
 
@@ -48,9 +50,8 @@ def refresh(
     chosen = list(servers) if servers is not None else fleet.select()
     unfinished: dict[str, list[JobRecord]] = defaultdict(list)
     synced = registry.synced_bytes()
-    for job in registry.all() if logs else registry.unfinished():
-        # LOST is asked again: it is what could be said at the time.
-        if not job.state.is_terminal or (
+    for job in registry.all():
+        if job.state in UNSETTLED or (
             logs and int(job.details.get("log_bytes", 0)) != synced.get(job.job_id, -1)
         ):
             unfinished[job.server].append(job)
@@ -119,7 +120,7 @@ def _ask(fleet: Fleet, server: Server, jobs: Sequence[JobRecord], known: frozens
     told = {item["job_id"]: item for item in _jobs(answer, by_id)}
     missing = set(texts(answer.get("missing")))
     changed = [
-        _gone(job) if job_id in missing else _updated(job, told.get(job_id)) for job_id, job in by_id.items()
+        gone(job) if job_id in missing else _updated(job, told.get(job_id)) for job_id, job in by_id.items()
     ]
     adopted: list[JobRecord] = []
     if known is not None:
@@ -164,13 +165,14 @@ def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     )
 
 
-def _gone(job: JobRecord) -> JobRecord:
+def gone(job: JobRecord) -> JobRecord:
     """Given a job of which the server has no folder, return its record as it is now."""
     seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None)
     if job.state is JobState.CREATED:  # its start may be just under way
         if now() - job.created_at < _START_S:
             return seen
-        return dataclasses.replace(seen, state=JobState.FAILED, reason="it never started", ended_at=now())
+        reason = "it never started" + (f": {job.reason}" if job.reason else "")
+        return dataclasses.replace(seen, state=JobState.FAILED, reason=reason, ended_at=now())
     if job.state.is_terminal:
         return seen  # cleared away after its end
     return dataclasses.replace(

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.jobs import JobRecord, JobSpec, JobState, new_id, now
-from remote_launch.errors import ConnectionLostError, RemoteLaunchError, UsageError
+from remote_launch.errors import (
+    CommandError,
+    ConnectError,
+    ConnectionLostError,
+    RemoteLaunchError,
+    UsageError,
+)
 from remote_launch.operations.told import epoch_s
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret_name, mask_env
@@ -84,8 +90,8 @@ def record_of(spec: JobSpec) -> JobRecord:
 def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobRecord]) -> Outcomes[JobRecord]:
     """Start one job a server, in parallel, and write what came of each. Every outcome is kept.
 
-    A start that is refused is recorded as FAILED. One whose connection was lost stays CREATED: it may run;
-    the next refresh asks the server."""
+    A start that is refused, or never reached its server, is recorded as FAILED. Any other that brought no
+    answer (connection lost, time out) stays CREATED: it may run; the next refresh asks the server."""
     by_server = {spec.server: (spec, record) for spec, record in zip(specs, records, strict=True)}
 
     def start(name: str) -> JobRecord:
@@ -93,12 +99,11 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
         server = fleet.server(name)
         try:
             answer = _start_once(fleet, server, spec)
-        except ConnectionLostError:
-            raise
         except RemoteLaunchError as error:
-            fleet.registry.update(
-                [dataclasses.replace(record, state=JobState.FAILED, reason=str(error), ended_at=now())]
-            )
+            failed = dataclasses.replace(record, reason=str(error))
+            if not _may_run(error):
+                failed = dataclasses.replace(failed, state=JobState.FAILED, ended_at=now())
+            fleet.registry.update([failed])
             raise
         running = dataclasses.replace(
             record, state=JobState.RUNNING, started_at=epoch_s(answer.get("started_at")), seen_at=now()
@@ -110,13 +115,22 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
     return fleet.map(by_server, lambda server: start(server.name))
 
 
+def _may_run(error: RemoteLaunchError) -> bool:
+    """True when a start came to this and the server may run the job all the same: it got the request and gave
+    no answer to it."""
+    return isinstance(error, ConnectionLostError | CommandError)
+
+
 def _start_once(fleet: Fleet, server: Any, spec: JobSpec) -> dict[str, Any]:
     """Start; when the connection is lost on the way, ask once more: the job_id makes that safe."""
     request = {"spec": spec.to_wire()}
     try:
         return call(fleet, server, "start", request, timeout_s=60)
-    except ConnectionLostError:
-        return call(fleet, server, "start", request, timeout_s=60)
+    except ConnectionLostError as lost:
+        try:
+            return call(fleet, server, "start", request, timeout_s=60)
+        except ConnectError as error:  # says nothing of the first try
+            raise lost from error
 
 
 def start_job(fleet: Fleet, spec: JobSpec) -> JobRecord:

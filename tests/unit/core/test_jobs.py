@@ -78,6 +78,10 @@ class TestRecord:
         assert JobRecord(job_id="a", server="s", command="c").duration_s is None
         assert JobRecord(job_id="a", server="s", command="c", started_at=9.0, ended_at=8.0).duration_s == 0.0
 
+    def test_a_job_whose_end_is_unknown_does_not_run_on(self) -> None:
+        record = JobRecord(job_id="a", server="s", command="c", state=JobState.LOST, started_at=100.0)
+        assert record.duration_s is None
+
     @pytest.mark.parametrize("state", list(JobState))
     def test_terminal_states_are_the_four_ends(self, state: JobState) -> None:
         assert state.is_terminal == (state.value in {"SUCCEEDED", "FAILED", "KILLED", "LOST"})

@@ -46,7 +46,10 @@ class FakeServers:
         if self.error is not None:
             raise self.error
         if verb == "kill":
-            return {"jobs": [{"job_id": job_id, **told} for job_id, told in self.jobs.items()]}
+            asked = [item["job_id"] for item in request["jobs"]]
+            return {
+                "jobs": [{"job_id": one, **self.jobs.get(one, {"outcome": "not_found"})} for one in asked]
+            } | self.more
         asked = request["job_ids"]
         jobs = [{"job_id": job_id, **self.jobs[job_id]} for job_id in asked if job_id in self.jobs]
         missing = [job_id for job_id in asked if job_id not in self.jobs]
@@ -128,6 +131,16 @@ class TestStates:
         assert young.state is JobState.CREATED
         [old] = refresh_jobs(fleet, [add(fleet, JobState.CREATED, created_at=now() - 100)])
         assert (old.state, old.reason) == (JobState.FAILED, "it never started")
+
+    @pytest.mark.parametrize("logs", [False, True])
+    def test_a_lost_job_is_asked_for_again(self, fleet: Fleet, servers: FakeServers, logs: bool) -> None:
+        """Its disk was not mounted, say: the job runs on."""
+        job = add(fleet)
+        refresh(fleet)
+        assert fleet.registry.get(str(job.key)).state is JobState.LOST
+        servers.jobs[job.job_id] = {"state": "RUNNING"}
+        refresh(fleet, logs=logs)
+        assert fleet.registry.get(str(job.key)).state is JobState.RUNNING
 
     def test_an_end_stays_when_its_folder_is_cleared_away(self, fleet: Fleet, servers: FakeServers) -> None:
         [after] = refresh_jobs(fleet, [add(fleet, JobState.SUCCEEDED, exit_code=0)])
@@ -212,7 +225,19 @@ class TestKill:
         assert [one.ok for one in results] == [True, True, False, False]
         assert "no longer in the inventory" in results[3].message
         states = [fleet.registry.get(str(job.key)).state for job in (first, second, gone)]
-        assert states == [JobState.KILLED, JobState.SUCCEEDED, JobState.FAILED]
+        assert states == [JobState.KILLED, JobState.SUCCEEDED, JobState.LOST]
+
+    def test_a_start_that_is_just_under_way_is_not_given_up(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet, JobState.CREATED)
+        [result] = kill_jobs(fleet, [job])
+        assert (result.outcome, result.ok, result.job.state) == ("not_found", False, JobState.CREATED)
+
+    def test_an_answer_that_does_not_name_a_job_says_nothing_of_it(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        servers.more = {"jobs": []}
+        [result] = kill_jobs(fleet, [add(fleet)])
+        assert (result.outcome, result.job.state) == ("failed", JobState.RUNNING)
 
     def test_an_unreachable_server_keeps_the_state(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)

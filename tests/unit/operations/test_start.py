@@ -1,0 +1,101 @@
+"""What the registry says of a start, whatever became of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.jobs import JobState
+from remote_launch.core.project import Project
+from remote_launch.errors import (
+    CommandError,
+    CommandTimeoutError,
+    ConnectionLostError,
+    ConnectTimeoutError,
+    JobError,
+    MissingProgramError,
+)
+from remote_launch.operations import start as module
+from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.start import job_spec, start_job
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOST = ConnectionLostError("s", "cut")
+UNREACHABLE = ConnectTimeoutError("s", "no answer")
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    project = Project(root=tmp_path)
+    servers = {"s": Server(name="s", workdir="~/w")}
+    inventory = Inventory(
+        name="p",
+        servers=servers,
+        environment=Environment(),
+        sync=Sync(),
+        path=project.config,
+        project=project,
+    )
+    return Fleet(project, inventory)
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> list[dict[str, Any]]:
+    """Have the server give these answers, one a call; return the requests that it will have got."""
+    left, requests = list(answers), []
+
+    def call(_: Any, __: Any, ___: str, request: dict[str, Any], **____: Any) -> dict[str, Any]:
+        requests.append(request)
+        answer = left.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(module, "call", call)
+    return requests
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        (LOST, LOST),
+        (LOST, UNREACHABLE),  # the second try says nothing of the first
+        (CommandTimeoutError("no answer in 60 s"),),
+        (CommandError("the answer can't be read"),),
+    ],
+    ids=repr,
+)
+def test_a_job_that_may_run_is_not_called_failed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, answers: tuple[Any, ...]
+) -> None:
+    answering(monkeypatch, *answers)
+    with pytest.raises((ConnectionLostError, CommandError)):
+        start_job(fleet, job_spec(fleet, "s", "true"))
+    [job] = fleet.registry.all()
+    assert job.state is JobState.CREATED
+    assert job.reason
+
+
+@pytest.mark.parametrize(
+    "error", [UNREACHABLE, MissingProgramError("s", "no python"), JobError("refused")], ids=repr
+)
+def test_a_start_that_did_not_happen_is_failed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    answering(monkeypatch, error)
+    with pytest.raises(type(error)):
+        start_job(fleet, job_spec(fleet, "s", "true"))
+    [job] = fleet.registry.all()
+    assert (job.state, job.reason) == (JobState.FAILED, str(error))
+
+
+def test_a_lost_start_is_asked_for_again_with_the_same_id(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = answering(monkeypatch, LOST, {"state": "ALREADY", "started_at": 5.0})
+    job = start_job(fleet, job_spec(fleet, "s", "true"))
+    assert (job.state, job.started_at) == (JobState.RUNNING, 5.0)
+    assert requests[0] == requests[1]
