@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 import time
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
     from remote_launch.operations.prepare import Progress
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """What a server is at. ``took_s`` and ``failed`` are known once it has ended."""
+
+    name: str
+    text: str
+    since: float
+    took_s: float | None = None
+    failed: bool = False
+
+
 class ServerProgress:
     """Shows the step, its time and the last line of every server. ``on_progress`` may be called from any
     thread."""
@@ -28,9 +40,8 @@ class ServerProgress:
     def __init__(self, servers: Sequence[str], *, show_output: bool = False) -> None:
         self._servers = list(servers)
         self._show_output = show_output
-        self._now: dict[
-            str, tuple[str, str, float, bool | None]
-        ] = {}  # step, text, since, None running / True failed / False done
+        self._now: dict[str, _Step] = {}
+        self._started = time.monotonic()
         self._lock = threading.Lock()
         self._live: Live | None = None
 
@@ -56,10 +67,15 @@ class ServerProgress:
     def on_progress(self, progress: Progress) -> None:
         """Take in one event."""
         with self._lock:
-            known = self._now.get(progress.server)
-            since = known[2] if known and known[0] == progress.step else time.monotonic()
-            ended = progress.error if progress.ended else None
-            self._now[progress.server] = (progress.step, progress.text, since, ended)
+            known, now = self._now.get(progress.server), time.monotonic()
+            since = known.since if known and known.name == progress.step else now
+            self._now[progress.server] = _Step(
+                name=progress.step,
+                text=progress.text,
+                since=since,
+                took_s=now - since if progress.ended else None,
+                failed=progress.error,
+            )
             if self._live is not None:
                 return
             text = output.clean(progress.text, colour=False)
@@ -67,7 +83,7 @@ class ServerProgress:
                 word = "failed" if progress.error else "done"
                 click.echo(
                     f"[{progress.server}] {progress.step}: {word} "
-                    f"in {time.monotonic() - since:.1f} s: {text}",
+                    f"in {now - since:.1f} s: {text}",
                     err=True,
                 )
             elif self._show_output and text:
@@ -82,16 +98,19 @@ class ServerProgress:
         rows = Table.grid(padding=(0, 1), expand=False)
         for column in ("server", "step", "time"):
             rows.add_column(column, no_wrap=True)
-        rows.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
+        # The one column that may wrap is the one that rich makes narrower; its lines are cut instead.
+        rows.add_column("text")
+        now = time.monotonic()
         with self._lock:
             for name in self._servers:
-                step, text, since, ended = self._now.get(name, ("connecting", "", time.monotonic(), None))
-                mark = {None: Text("…", "cyan"), False: Text("✓", "green"), True: Text("✗", "red")}[ended]
-                line = Text(output.clean(text, colour=False), "dim")
+                step = self._now.get(name) or _Step(name="connecting", text="", since=self._started)
+                mark = Text("…", "cyan")
+                if step.took_s is not None:
+                    mark = Text("✗", "red") if step.failed else Text("✓", "green")
                 rows.add_row(
                     Text.assemble(mark, " ", (name, "bold")),
-                    step,
-                    output.duration_text(time.monotonic() - since),
-                    line,
+                    step.name,
+                    output.duration_text(now - step.since if step.took_s is None else step.took_s),
+                    Text(output.clean(step.text, colour=False), "dim", no_wrap=True, overflow="ellipsis"),
                 )
         return rows
