@@ -7,7 +7,17 @@ import signal
 import time
 
 from . import procs
-from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, Watched, choose_cause, counts, listen, lost
+from .gang import (
+    BEAT_S,
+    EOF_PATIENCE_S,
+    GANG_GRACE_S,
+    Watched,
+    choose_cause,
+    counts,
+    listen,
+    lost,
+    stopped_from_outside,
+)
 from .jobdir import number, text
 from .link import HANDSHAKE_S, Link, LinkError
 
@@ -104,10 +114,11 @@ class Coordinator:
             self._drop_pending(link)
             return
         self._pending.remove(link)
-        self._join(self._nodes[rank], link)
+        # Before the join, which may send, and lose the link by that.
         self._host.selector.modify(
             link.sock, selectors.EVENT_READ, lambda mask: self._on_link(self._nodes[rank], link, mask)
         )
+        self._join(self._nodes[rank], link)
         self._handle(self._nodes[rank], link, lines[1:])
 
     def _join(self, node: Node, link: Link) -> None:
@@ -184,6 +195,8 @@ class Coordinator:
             # On one clock, ours: the servers' clocks may differ by more than the failures are apart.
             server = self._host.server_name(node.rank)
             self._fail({**failure, "node_rank": node.rank, "server": server, "time": time.time() - age_s})
+        elif asked and self._stop is None:  # a kill by rl would have been told before
+            self._fail(stopped_from_outside(node.rank, self._host.server_name(node.rank), age_s))
 
     def _fail(self, failure: dict[str, Any]) -> None:
         self._failures.append(failure)

@@ -53,6 +53,7 @@ BEAT_S = 1.0
 EOF_PATIENCE_S = 3.0  # for a broken connection to be mended
 GANG_GRACE_S = 5.0  # torchrun, in its exit barrier, ignores TERM for 300 s
 CLOCK_SLACK_S = 1.5  # torch's own timestamps are whole seconds
+OUTSIDE = "its supervisor was told to stop (SIGTERM), not by rl"
 _SECONDARY_SIGNALS = ("TERM", "ABRT")  # ABRT: gloo and NCCL's watchdog abort when a peer is gone
 
 
@@ -114,6 +115,15 @@ def lost(node: int, server: str, message: str, heard_s_ago: float) -> dict[str, 
         "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": None, "tail": "",
         "lost": True,
         "message": f"node {node} ({server}) was lost: {message}", "time": time.time() - heard_s_ago,
+    }
+
+
+def stopped_from_outside(node: int, server: str, age_s: float) -> dict[str, Any]:
+    """Return the failure record of a node whose supervisor was told to stop, but not by rl: the machine shuts
+    down."""
+    return {
+        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": "TERM", "tail": "",
+        "from_outside": True, "message": OUTSIDE, "time": time.time() - age_s,
     }
 
 

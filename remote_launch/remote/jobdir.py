@@ -7,6 +7,7 @@ rubbish, and answers with CorruptError, never with a crash.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -79,6 +80,22 @@ def expand(path: str) -> str:
     resolved."""
     path = os.path.expanduser(path)
     return os.path.normpath(os.path.join(os.path.expanduser("~"), path))
+
+
+def lock_if_free(job: JobDir, *, create: bool = False) -> int | None:
+    """Return the fd of the job's lock, locked; None while a start or a supervisor holds it, or when there is
+    none and ``create`` is False."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | (os.O_CREAT if create else 0)
+    try:
+        lock = os.open(job.lock, flags, 0o600)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def job_dir(folder: str, job_id: Any) -> JobDir:

@@ -14,6 +14,7 @@ from .jobdir import (
     Refusal,
     job_dir,
     jobs_folder,
+    lock_if_free,
     number,
     read_object,
     text,
@@ -91,7 +92,7 @@ class _Kill:
         while not self.started:
             self.started = read_object(self.job.started) or {}
             if not self.started and time.monotonic() > deadline:
-                self._when_nobody_supervises()
+                self._end_before_its_start()
                 return
             time.sleep(_POLL_S if not self.started else 0)
         self._write_kill()
@@ -117,6 +118,20 @@ class _Kill:
             "signal": procs.signal_name(self.first), "grace_s": self.grace_s, "by": self.by,
             "at": time.time(),
         })
+
+    def _end_before_its_start(self) -> None:
+        """Under the job's lock: a start that comes later finds exit.json. One that holds the lock is not to
+        be called killed while it goes on."""
+        lock = lock_if_free(self.job, create=True)
+        if lock is None:
+            self._done("failed", "its start is under way and does not get on: try again")
+            return
+        try:
+            self.started = read_object(self.job.started) or {}
+            self._ended()
+            self._when_nobody_supervises()
+        finally:
+            os.close(lock)
 
     def _when_nobody_supervises(self) -> None:
         """The job is ended, lost, or its start never got through: end what still runs, and record what was

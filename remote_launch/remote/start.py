@@ -184,7 +184,8 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
             report = refusal.to_wire()
         except OSError as error:
             report = Refusal("StartError", f"the job can't be started: {error.strerror}").to_wire()
-        os.write(keep[1], json.dumps(report).encode())
+        with contextlib.suppress(OSError):  # the starter may be gone: its end is not the job's
+            os.write(keep[1], json.dumps(report).encode())
         os.close(keep[1])
         if "error" not in report:
             supervisor.run()

@@ -13,6 +13,7 @@ from .jobdir import (
     JobDir,
     job_dir,
     jobs_folder,
+    lock_if_free,
     number,
     read_object,
     text,
@@ -22,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+START_PATIENCE_S = 60.0  # a start takes less than a second
 TERMINAL = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
 SPEC_FIELDS = (
     "server", "workdir", "command", "name", "cwd", "env", "tags", "launch_id", "run_id", "node_rank",
@@ -105,7 +107,7 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
     """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over} by the rule:
 
     exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST;
-    neither -> CREATED.
+    neither -> CREATED, or FAILED when the start was broken off.
     """
     ended = read_object(job.exit)
     if ended is None:
@@ -133,10 +135,28 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
             reason = f"the server was restarted at {booted}"
         elif not alive:
             reason = "its supervisor died"
+    elif was_broken_off(job):
+        state, reason = "FAILED", "its start was broken off: it never ran"
     return {
         "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
         "failures": [], "cause": None,
     }
+
+
+def was_broken_off(job: JobDir) -> bool:
+    """True for a folder without started.json that nobody works on: what began the start died, or the machine
+    did."""
+    try:
+        age_s = time.time() - os.stat(job.path).st_mtime
+    except OSError:
+        return False
+    if age_s < START_PATIENCE_S:
+        return False
+    lock = lock_if_free(job)
+    if lock is None:
+        return not os.path.lexists(job.lock)
+    os.close(lock)
+    return not os.path.lexists(job.started)
 
 
 def supervisor_lives(started: dict[str, Any]) -> bool:

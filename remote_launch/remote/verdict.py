@@ -7,6 +7,7 @@ import re
 import time
 
 from . import procs
+from .gang import OUTSIDE
 from .jobdir import CorruptError, JobDir, number, read_json
 
 TYPE_CHECKING = False
@@ -56,7 +57,7 @@ def exit_record(
     elif launch is not None and cause is not None:
         state, reason = "FAILED", f"stopped: {cause_in_words(cause)}"
     else:
-        state, reason = "FAILED", "its supervisor was told to stop (SIGTERM), not by rl"
+        state, reason = "FAILED", OUTSIDE
     if tree.left_over:
         reason = f"{reason or 'ended'}; {tree.left_over} processes could not be ended"
     return {"state": state, **record, "reason": reason}
@@ -106,6 +107,8 @@ def cause_in_words(cause: dict[str, Any]) -> str:
     """Given a launch's cause, return "rank 3 on gpu2 exited with 37"."""
     if cause.get("lost"):
         return str(cause.get("message"))
+    if cause.get("from_outside"):
+        return f"{cause.get('server')}: {cause.get('message')}"
     who = f"rank {cause['rank']}" if cause.get("rank") is not None else "the command"
     return f"{who} on {cause.get('server')} {ended_in_words(cause.get('exit_code'), cause.get('signal'))}"
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import signal
 import socket
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+
+from remote_launch.remote.coordinator import Coordinator
 from remote_launch.remote.gang import choose_cause, lost
-from tests.support.served import Launch, until
+from remote_launch.remote.link import Link, LinkError
+from tests.support.served import Launch, free_port, until
 
 if TYPE_CHECKING:
     from tests.support.served import Served
@@ -87,6 +93,51 @@ def test_node_1_stops_when_node_0_is_lost(nodes: list[Served]) -> None:
     assert (end["state"], end["cause"]["node_rank"], end["cause"]["lost"]) == ("FAILED", 0, True)
     assert end["reason"].startswith("stopped: node 0 (s0) was lost")
     assert nodes[1].pids(launch.ids[1]) == []
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_node_that_is_stopped_from_outside_stops_the_launch(nodes: list[Served], victim: int) -> None:
+    """Its machine shuts down. The others may never fail by themselves: NCCL waits for ten minutes."""
+    launch = Launch(nodes)
+    launch.start(SLEEP, SLEEP)
+    launch.joined()
+    os.kill(nodes[victim].read(launch.ids[victim], "started.json")["supervisor_pid"], signal.SIGTERM)
+    for rank in range(2):
+        end = launch.wait(rank)
+        assert (end["state"], end["cause"]["node_rank"]) == ("FAILED", victim)
+        assert "not by rl" in end["reason"]
+
+
+def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = SimpleNamespace(
+        selector=selectors.DefaultSelector(), attempt=0, grace_s=1.0, stop=lambda *_: None,
+        server_name=str, log=lambda _: None,
+    )
+    settings = SimpleNamespace(
+        nnodes=2, address="127.0.0.1", port=free_port(), token="t" * 32, launch="x", silence_s=10.0,
+        join_timeout_s=60.0,
+    )
+    coordinator = Coordinator(settings, host)  # type: ignore[arg-type]
+    coordinator.kill({})  # so that it has something to say to who joins
+
+    def turn() -> None:
+        for key, events in host.selector.select(1):
+            key.data(events)
+
+    def broken(*_: object) -> None:
+        raise LinkError("reset")
+
+    with socket.create_connection(("127.0.0.1", settings.port)) as sock:
+        turn()
+        member = Link(sock, "x", "t" * 32)
+        member.answer(until(member.lines, "the challenge")[0], 1)
+        monkeypatch.setattr(Link, "send", broken)
+        turn()
+        coordinator.tick(time.monotonic())
+    coordinator.close()
+    host.selector.close()
 
 
 def test_a_silent_node_is_lost(nodes: list[Served]) -> None:

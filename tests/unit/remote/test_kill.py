@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -123,6 +124,20 @@ def test_the_supervisors_death_ends_the_child(served: Served) -> None:
         job["state"], job["reason"], job["exit_code"], job["left_over"]
     ) == ("LOST", "its supervisor died", None, 0)
     assert served.kill(job_id)["outcome"] == "already_ended"
+
+
+def test_a_start_that_is_under_way_is_not_called_killed(served: Served) -> None:
+    """It would go on, and run a job that everybody takes for ended."""
+    spec = served.spec("true")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        answer = served.kill(spec["job_id"])
+    assert (answer["outcome"], answer["state"]) == ("failed", "CREATED")
+    assert not (folder / "exit.json").exists()
+    assert served.kill(spec["job_id"])["outcome"] == "killed"  # nobody is at it now
+    assert served.call("start", spec=spec)["state"] == "ALREADY"
 
 
 def test_a_wrong_signal_is_refused(served: Served) -> None:

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import stat
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
 from remote_launch.remote import procs
-from tests.support.served import until
+from tests.support.served import PYTHON, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,23 @@ def test_ten_starts_at_once_make_one_child(served: Served) -> None:
     assert len({answer["child_pid"] for answer in answers}) == 1
     until((served.workdir / "count").exists, "the child writes")
     assert (served.workdir / "count").read_text() == "run\n"
+
+
+def test_a_starter_that_is_gone_takes_no_job_with_it(served: Served) -> None:
+    """Ctrl-C, or the connection's end, between the fork and the report."""
+    spec = served.spec("echo ran; exit 7")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    code = (
+        "import json, os, sys; sys.path.insert(0, sys.argv[1]); from rl_remote import jobdir, start;"
+        "job = jobdir.JobDir(sys.argv[2]); read, write = os.pipe(); os.close(read);"
+        "lock = os.open(job.lock, os.O_RDWR | os.O_CREAT);"
+        "start._supervise(json.load(sys.stdin), job, sys.argv[3], (lock, write))"
+    )
+    words = [PYTHON, "-c", code, str(served.program), str(folder), str(served.workdir)]
+    subprocess.run(words, input=json.dumps(spec), text=True, timeout=30, check=False)
+    end = served.wait(spec["job_id"])
+    assert (end["state"], end["exit_code"], served.out(spec["job_id"])) == ("FAILED", 7, "ran\n")
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40, -1])

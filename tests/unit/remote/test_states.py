@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -40,6 +41,20 @@ def test_a_job_started_in_an_earlier_boot_is_lost(served: Served) -> None:
     assert job["state"] == "LOST"
     assert job["reason"].startswith("the server was restarted at 2")
     path.write_text(json.dumps(started))
+
+
+def test_a_start_that_was_broken_off_is_no_job_for_ever(served: Served) -> None:
+    spec = served.spec("true")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("wb") as lock:
+        assert served.probe(spec["job_id"])["state"] == "CREATED"
+        os.utime(folder, (1e9, 1e9))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert served.probe(spec["job_id"])["state"] == "CREATED"  # somebody is at it
+    job = served.probe(spec["job_id"])
+    assert (job["state"], job["reason"]) == ("FAILED", "its start was broken off: it never ran")
+    assert served.call("start", spec=spec)["state"] == "STARTED"  # and may be asked for again
 
 
 def test_a_recycled_pid_is_not_the_supervisor(served: Served) -> None:
