@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,7 +13,11 @@ from remote_launch.cli import output
 from remote_launch.cli.options import examples, json_option, load_fleet, servers_option
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    from remote_launch.core.drafts import ServerDraft
+
+_T = TypeVar("_T")
 
 
 @click.command(
@@ -67,6 +72,7 @@ def init(
         init_project,
         local_servers,
         parse_server,
+        refuse_second,
         servers_from_ssh_config,
     )
 
@@ -83,6 +89,7 @@ def init(
             raise UsageError(
                 "which servers?", hint="--server [NAME=][USER@]HOST, --from-ssh-config PATTERN or --local N"
             )
+        refuse_second(root, force=force)
         name, draft = _ask(root, name)
         drafts = [draft]
     result = init_project(root, name=name, servers=drafts, manager=manager or DEFAULT_MANAGER, force=force)
@@ -105,19 +112,56 @@ def _short(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _ask(root: Path, name: str | None) -> tuple[str, Any]:
-    """Ask for the first server: name, host, user, key."""
+def _ask(root: Path, name: str | None) -> tuple[str, ServerDraft]:
+    """Ask for the first server: name, host, user, key. What can't be is asked for again."""
     import dataclasses
 
-    from remote_launch.operations.init import parse_server
+    from remote_launch.operations.init import check_name, parse_server, suggest_name
 
-    name = name or click.prompt("Project name", default=root.name, err=True)
-    host = click.prompt("Hostname, address or ssh alias of the first server", err=True)
-    user = click.prompt("User there (empty: as ssh would)", default="", show_default=False, err=True)
-    key = click.prompt("Private key file (empty: as ssh would)", default="", show_default=False, err=True)
-    server = click.prompt("A short name for it", default=host.split(".")[0].split("@")[-1], err=True)
-    draft = parse_server(f"{server}={user + '@' if user else ''}{host}")
-    return name, dataclasses.replace(draft, private_key=key or None)
+    def checked_name(text: str) -> str:
+        with _asked_again():
+            check_name(text)
+        return text
+
+    def checked_host(text: str) -> ServerDraft:
+        with _asked_again():
+            return parse_server(text)
+
+    def checked_user(text: str) -> str:
+        if text:
+            checked_host(f"{text}@{host.hostname}")
+        return text
+
+    def checked_server(text: str) -> ServerDraft:
+        with _asked_again():
+            return dataclasses.replace(host, name=parse_server(f"{text}=host").name)
+
+    def ask(text: str, check: Callable[[str], _T], default: str | None = "") -> _T:
+        answer: _T = click.prompt(
+            text, default=default, show_default=bool(default), value_proc=check, err=True
+        )
+        return answer
+
+    name = name or ask("Project name", checked_name, suggest_name(root))
+    host = ask("Hostname, address or ssh alias of the first server", checked_host, None)
+    if not host.username:
+        user = ask("User there (empty: as ssh would)", checked_user)
+        host = dataclasses.replace(host, username=user or None)
+    key = ask("Private key file (empty: as ssh would)", str)
+    short = host.name.partition(".")[0]
+    server = ask("A short name for it", checked_server, host.name if short.isdigit() else short)
+    return name, dataclasses.replace(server, private_key=key or None)
+
+
+@contextlib.contextmanager
+def _asked_again() -> Iterator[None]:
+    """Make click's prompt say what is wrong, and ask again."""
+    from remote_launch.errors import UsageError
+
+    try:
+        yield
+    except UsageError as error:
+        raise click.UsageError(error.message) from error
 
 
 @click.command(epilog=examples("rl servers --check --json"))

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "InitResult",
     "ServerDraft",
+    "check_name",
     "init_project",
     "local_servers",
     "parse_server",
+    "refuse_second",
     "servers_from_ssh_config",
     "suggest_name",
 ]
@@ -66,11 +68,7 @@ def init_project(
         if force:
             write_atomic(project.config, text)
         elif not write_new(project.config, text):
-            raise ConfigError(
-                "there is an inventory already",
-                path=project.config,
-                hint="edit it; --force replaces it",
-            )
+            raise _second(project.config)
         written.append(project.config)
         is_new = write_new(project.exclude_file, read_template(EXCLUDE_TEMPLATE))
         (written if is_new else kept).append(project.exclude_file)
@@ -90,15 +88,31 @@ def init_project(
     )
 
 
+def refuse_second(root: Path, *, force: bool = False) -> None:
+    """Raise ConfigError when ``root`` has an inventory already, which only ``force`` replaces."""
+    config = Project(root=root.resolve()).config
+    if config.exists() and not force:
+        raise _second(config)
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless the text can be a project's name: it is a folder's on every server."""
+    if not safe_folder_name(name):
+        raise UsageError(f"{name!r} can't be a project's name", hint="letters, digits, . _ -, not . - first")
+
+
 def suggest_name(root: Path) -> str:
     """Given a folder, return its project's name: its own, with what can't be in one replaced."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", root.resolve().name).strip(".-") or "project"
 
 
+def _second(config: Path) -> ConfigError:
+    return ConfigError("there is an inventory already", path=config, hint="edit it; --force replaces it")
+
+
 def _config_text(project: Project, name: str, servers: Sequence[ServerDraft], manager: str) -> str:
     """Return the inventory to write, once it is known to load: better no file than a broken one."""
-    if not safe_folder_name(name):
-        raise UsageError(f"{name!r} can't be a project's name", hint="letters, digits, . _ -, not . - first")
+    check_name(name)
     names = [server.name for server in servers]
     twice = sorted({server for server in names if names.count(server) > 1})
     if twice:
