@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 T = TypeVar("T")
+_INTERRUPT_EVERY_S = 0.1
 PARALLEL_SERVERS = 16  # ssh connections opened at a time; more gains nothing (DESIGN 4.1)
 
 
@@ -82,8 +83,8 @@ def fanout(
     """Run ``function(name)`` for every name, ``limit`` at a time, and return every outcome.
 
     A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C
-    nothing new is started, ``on_interrupt`` is called (it ends what runs), and KeyboardInterrupt goes on when
-    the threads are back."""
+    nothing new is started, ``on_interrupt`` is called (it ends what runs) until the threads are back, and
+    KeyboardInterrupt goes on."""
     names = list(dict.fromkeys(names))
     started: dict[str, float] = {}
     ended: dict[str, float] = {}
@@ -104,8 +105,9 @@ def fanout(
         except KeyboardInterrupt:
             for future in futures.values():
                 future.cancel()
-            if on_interrupt is not None:
-                on_interrupt()
+            while on_interrupt is not None and (going := [one for one in futures.values() if not one.done()]):
+                on_interrupt()  # again and again: one may be between two commands, or still connecting
+                wait(going, timeout=_INTERRUPT_EVERY_S)
             raise
     outcomes = []
     for name, future in futures.items():

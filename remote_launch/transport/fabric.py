@@ -20,7 +20,7 @@ from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import read_exit, stop_command
 from remote_launch.transport.connection import Connection, open_connection
 from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import OutputOverflow, ProcessTimeout, _Capture
+from remote_launch.transport.process import Cancel, OutputOverflow, ProcessTimeout, _Capture
 from remote_launch.transport.rsync_bridge import BridgeServer
 from remote_launch.transport.session import (
     BROKEN,
@@ -55,6 +55,7 @@ class FabricTransport:
         self._slots = threading.BoundedSemaphore(MAX_CHANNELS)
         self._watches_lock = threading.Lock()
         self._watches: set[Watch] = set()
+        self._rsyncs = Cancel()
 
     def connect(self) -> None:
         """See ``base.Transport.connect``."""
@@ -123,10 +124,11 @@ class FabricTransport:
         """See ``base.Transport.rsync_route``. Each rsync takes a channel; a fifth one waits for its turn."""
         self._connected()
         with BridgeServer(self.channel) as server:
-            yield RsyncRoute(shell=server.shell, prefix="server:")
+            yield RsyncRoute(shell=server.shell, prefix="server:", cancel=self._rsyncs)
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""
+        self._rsyncs.set()
         with self._watches_lock:
             for watch in self._watches:
                 watch.cancel()

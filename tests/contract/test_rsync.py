@@ -181,6 +181,26 @@ class TestPush:
         rsync_push(transport, source, str(tmp_path / "there"))
         assert tree(tmp_path / "there") == tree(source)
 
+    def test_cancel_from_another_thread(self, transport: Transport, tmp_path: Path) -> None:
+        """Ctrl-C reaches the main thread; the rsyncs of many servers run in others."""
+        source = tmp_path / "source"
+        source.mkdir()
+        (source / "random").write_bytes(os.urandom(60_000_000))
+        ends: list[str] = []
+
+        def push() -> None:
+            try:
+                rsync_push(
+                    transport, source, str(tmp_path / "there"), on_progress=lambda *_: transport.cancel()
+                )
+            except KeyboardInterrupt:
+                ends.append("interrupted")
+
+        thread = threading.Thread(target=push)
+        thread.start()
+        thread.join(60)
+        assert ends == ["interrupted"]
+
 
 class TestPull:
     @pytest.mark.parametrize("name", FOLDERS)

@@ -127,6 +127,20 @@ def test_ctrl_c_ends_what_runs_and_starts_nothing_new() -> None:
     assert started == ["a"]
 
 
+def test_ctrl_c_also_ends_what_was_between_two_commands() -> None:
+    """Connecting, say: what it runs next must not go on for minutes."""
+    calls = threading.Semaphore(0)
+
+    def function(_: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert calls.acquire(timeout=10)  # nothing was running that this call could have ended
+        assert calls.acquire(timeout=10)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fanout(["a"], function, on_interrupt=calls.release)
+
+
 def test_an_outcome_says_how_long_it_took() -> None:
     outcome = fanout(["a"], lambda _: time.sleep(0.02))["a"]
     assert outcome.duration_s >= 0.02
