@@ -26,13 +26,23 @@ def main(argv: list[str]) -> int:
     command = subprocess.Popen(argv)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to the command too
     signal.signal(signal.SIGTERM, lambda *_: command.terminate())
-    code = command.wait()
+    code = _wait_for(command)
     leftovers = _wait_for_end()
     for pid, line in leftovers:
         print(f"left running by the tests: {pid} {line}", file=sys.stderr, flush=True)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return code if code > 0 else 128 - code if code < 0 else int(bool(leftovers))
+
+
+def _wait_for(command: subprocess.Popen[bytes]) -> int:
+    """Return the command's exit code. Orphans that end meanwhile are ours to bury: tests wait for them to be
+    gone."""
+    while True:
+        pid, status = os.wait()
+        if pid == command.pid:
+            command.returncode = os.waitstatus_to_exitcode(status)
+            return command.returncode
 
 
 def _wait_for_end() -> list[tuple[int, str]]:

@@ -82,7 +82,7 @@ def test_torchrun_sees_its_own_command_line_and_nothing_of_rl(served: Served) ->
 
 def test_an_environment_without_torch_says_so(served: Served) -> None:
     python = served.workdir / "python"
-    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" -I "$@"\n')
+    python.write_text(f'#!/bin/sh\nexec "{PYTHON}" -I -S "$@"\n')
     python.chmod(0o755)
     job_id = served.start(torchrun=("x.py",), python=str(python))
     end = served.wait(job_id)
