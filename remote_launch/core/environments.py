@@ -35,9 +35,10 @@ class Step:
 
     def to_dict(self) -> dict[str, object]:
         """Return it for ``--dry-run``."""
-        from remote_launch.transport.command import mask_env
+        from remote_launch.transport.command import mask_env, mask_urls
 
-        return {"step": self.name, "script": self.script, "args": list(self.args), "env": mask_env(self.env)}
+        args = [mask_urls(word) for word in self.args]  # pip_args name indexes
+        return {"step": self.name, "script": self.script, "args": args, "env": mask_env(self.env)}
 
 
 _HINTS = (

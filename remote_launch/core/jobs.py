@@ -9,7 +9,7 @@ import enum
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.transport.command import mask_env
+from remote_launch.transport.command import MASK, mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -162,7 +162,11 @@ class JobSpec:
     def to_dict(self) -> dict[str, Any]:
         """Return it for people and ``--json``: no secret in it."""
         data = dataclasses.asdict(self)
-        data["env"] = {**mask_env(self.env), **mask_env(dict.fromkeys(self.secret_env, ""))}
+        for name in ("argv", "torchrun"):
+            data[name] = data[name] and [mask_urls(word) for word in data[name]]
+        data["shell"] = data["shell"] and mask_urls(data["shell"])
+        data["command"] = mask_urls(data["command"])
+        data["env"] = {**mask_env(self.env), **dict.fromkeys(self.secret_env, MASK)}
         data.pop("secret_env")
         if data["gang"]:
             data["gang"].pop("token")

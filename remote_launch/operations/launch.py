@@ -14,7 +14,7 @@ from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, t
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
 from remote_launch.operations.start import record_of, start_jobs, stop_started
 from remote_launch.operations.verbs import call
-from remote_launch.transport.command import is_secret_name
+from remote_launch.transport.command import is_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -256,8 +256,8 @@ def _spec(
         torchrun=tuple(torchrun_args(topology, node, script, run_id)),
         command=f"torchrun {script.display}",
         name=shlex.join(script.words[:2] if script.module else script.words[:1]),
-        env={name: value for name, value in env.items() if not is_secret_name(name)},
-        secret_env={name: value for name, value in env.items() if is_secret_name(name)},
+        env={name: value for name, value in env.items() if not is_secret(name, value)},
+        secret_env={name: value for name, value in env.items() if is_secret(name, value)},
         unset_env=UNSET,
         python=environment_python(server, fleet.inventory.environment),
         path_prepend=environment_path(server, fleet.inventory.environment),

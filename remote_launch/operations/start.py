@@ -16,7 +16,7 @@ from remote_launch.errors import (
 )
 from remote_launch.operations.told import epoch_s
 from remote_launch.operations.verbs import call
-from remote_launch.transport.command import is_secret_name, mask_env
+from remote_launch.transport.command import MASK, is_secret, mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,8 +57,8 @@ def job_spec(
         shell=str(command) if is_text else None,
         command=str(command) if is_text else shlex.join(command),
         name=name or (str(command).split()[0] if is_text else command[0]),
-        env={key: str(value) for key, value in variables.items() if not is_secret_name(key)},
-        secret_env={key: str(value) for key, value in variables.items() if is_secret_name(key)},
+        env={key: str(value) for key, value in variables.items() if not is_secret(key, str(value))},
+        secret_env={key: str(value) for key, value in variables.items() if is_secret(key, str(value))},
         python=environment_python(server, environment),
         path_prepend=environment_path(server, environment),
         pythonpath_append=(".", "src"),
@@ -73,14 +73,14 @@ def record_of(spec: JobSpec) -> JobRecord:
     return JobRecord(
         job_id=spec.job_id,
         server=spec.server,
-        command=spec.command,
+        command=mask_urls(spec.command),
         name=spec.name,
         launch_id=spec.launch_id,
         run_id=spec.run_id,
         node_rank=spec.node_rank,
         nnodes=spec.nnodes,
         tags=tuple(spec.tags),
-        env=mask_env({**spec.env, **dict.fromkeys(spec.secret_env, "")}),
+        env=mask_env(spec.env) | dict.fromkeys(spec.secret_env, MASK),
         workdir=spec.workdir,
         attempt=spec.attempt,
         created_at=spec.created_at,
@@ -109,7 +109,7 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
             record, state=JobState.RUNNING, started_at=epoch_s(answer.get("started_at")), seen_at=now()
         )
         fleet.registry.update([running])
-        fleet.log(name, f"start {spec.command}", job_id=spec.job_id)
+        fleet.log(name, f"start {record.command}", job_id=spec.job_id)
         return running
 
     return fleet.map(by_server, lambda server: start(server.name))

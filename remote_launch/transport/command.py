@@ -30,7 +30,8 @@ _SIGNALS = (
     *("VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS"),
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSW|CREDENTIAL|AUTH)", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|AUTH)", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"(?<=://)(?!git@)[^/\s@'\"]+@")
 MASK = "•••"
 
 
@@ -96,8 +97,8 @@ class Command:
     def masked(self) -> str:
         """Return the command for people and logs: no environment, no script bodies."""
         if self.label:
-            return self.label
-        return (self.shell if self.shell is not None else shlex.join(self.argv)) or ""
+            return mask_urls(self.label)
+        return mask_urls((self.shell if self.shell is not None else shlex.join(self.argv)) or "")
 
 
 def stop_command(command: Command) -> Command:
@@ -151,6 +152,18 @@ def is_secret_name(name: str) -> bool:
     return bool(_SECRET_NAME.search(name))
 
 
+def is_secret(name: str, value: str) -> bool:
+    """True for a variable that must not be written down: its name says so, or its value is a URL with a
+    login."""
+    return is_secret_name(name) or bool(_URL_LOGIN.search(value))
+
+
 def mask_env(env: Mapping[str, str]) -> dict[str, str]:
-    """Given variables, return them for people and records, with the values of secret names hidden."""
-    return {name: MASK if is_secret_name(name) else value for name, value in env.items()}
+    """Given variables, return them for people and records, with the values of secret names, and logins in
+    URLs, hidden."""
+    return {name: MASK if is_secret_name(name) else mask_urls(value) for name, value in env.items()}
+
+
+def mask_urls(text: str) -> str:
+    """Given any text, return it with the logins in URLs (https://user:password@host) hidden."""
+    return _URL_LOGIN.sub(f"{MASK}@", text)

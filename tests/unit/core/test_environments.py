@@ -117,6 +117,13 @@ class TestData:
         assert shown["args"] == ["/w/.rl/env", ""]
         assert shown["env"] == {"PIP_INDEX_TOKEN": "•••", "LANG": "C"}
 
+    def test_a_login_of_a_package_index_is_masked(self) -> None:
+        server = Server(name="s", workdir="/w")
+        environment = Environment(pip_args=("--index-url", "https://me:hunter2@host/simple"))
+        shown = only(package_steps(server, environment, "requirements.txt")).to_dict()
+        assert "hunter2" not in str(shown)
+        assert "--index-url" in shown["args"]  # type: ignore[operator]
+
     @pytest.mark.parametrize(
         ("wanted", "own", "asked"),
         [

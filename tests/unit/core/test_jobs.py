@@ -51,6 +51,11 @@ class TestSecrets:
     def test_a_secret_that_came_in_the_plain_variables_is_masked_too(self) -> None:
         assert spec(env={"HF_TOKEN": SECRET}).to_dict()["env"]["HF_TOKEN"] == "•••"
 
+    def test_a_login_in_a_url_is_masked_too(self) -> None:
+        url = f"https://me:{SECRET}@host/x"
+        shown = spec(torchrun=("train.py", url), command=f"torchrun train.py {url}", env={"PROXY": url})
+        assert SECRET not in json.dumps(shown.to_dict())
+
 
 class TestRecord:
     def test_json_is_plain_and_times_are_iso_utc(self) -> None:

@@ -92,6 +92,16 @@ def test_a_start_that_did_not_happen_is_failed(
     assert (job.state, job.reason) == (JobState.FAILED, str(error))
 
 
+def test_no_login_of_a_url_is_written_down(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://me:s3cret@host/x"
+    requests = answering(monkeypatch, {"state": "STARTED", "started_at": 5.0})
+    start_job(fleet, job_spec(fleet, "s", ["wget", url], env={"HTTPS_PROXY": url}))
+    assert requests[0]["spec"]["secret_env"] == {"HTTPS_PROXY": url}
+    written = b"".join(path.read_bytes() for path in fleet.project.root.rglob("*") if path.is_file())
+    assert b"wget" in written
+    assert b"s3cret" not in written
+
+
 def test_a_lost_start_is_asked_for_again_with_the_same_id(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

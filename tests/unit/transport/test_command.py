@@ -10,8 +10,10 @@ from remote_launch.errors import UsageError
 from remote_launch.transport.command import (
     MASK,
     Command,
+    is_secret,
     is_secret_name,
     mask_env,
+    mask_urls,
     quote,
     quote_path,
     read_exit,
@@ -131,6 +133,8 @@ def test_what_people_see() -> None:
         "AWS_SECRET_ACCESS_KEY",
         "password",
         "DB_PASSWD",
+        "DB_PASS",
+        "MYSQL_PWD",
         "AUTH",
         "GOOGLE_CREDENTIALS",
     ],
@@ -138,6 +142,26 @@ def test_what_people_see() -> None:
 def test_secret_names(name: str) -> None:
     assert is_secret_name(name)
     assert mask_env({name: "x", "PATH": "/bin"}) == {name: MASK, "PATH": "/bin"}
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:s3cret@host/simple", "https://s3cret@host/x", "postgres://u:s3cret@db:5432/x"]
+)
+def test_a_login_in_a_url_is_hidden(url: str) -> None:
+    text = f"pip install --index-url {url} --flag"
+    assert "s3cret" not in mask_urls(text)
+    assert mask_urls(text).endswith("--flag")
+    assert "s3cret" not in Command(["git", "clone", url]).masked()
+    assert "s3cret" not in str(mask_env({"HTTPS_PROXY": url}))
+    assert is_secret("HTTPS_PROXY", url)
+
+
+@pytest.mark.parametrize(
+    "text", ["https://host/a@b", "ssh://git@host/x", "a@b", "http://host/ user@host", "me@host:/x"]
+)
+def test_what_is_no_login_stays(text: str) -> None:
+    assert mask_urls(text) == text
+    assert not is_secret("URL", text)
 
 
 def test_stopping_nothing_is_well() -> None:
