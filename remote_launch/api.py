@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_launch.errors import JobStateError
+from remote_launch.errors import JobStateError, ServersFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -100,14 +100,15 @@ class Job:
         return _tail(self._fleet, [self._record], lines)
 
     def kill(self, signal: str = "TERM", grace_s: float = 15.0) -> JobState:
-        """Stop it with all its processes (and the other nodes of its launch); return its state."""
+        """Stop it with all its processes (and the other nodes of its launch); return its state. Raises where
+        it can't be said to have ended."""
         from remote_launch.operations.kill import kill_jobs, signal_name
 
         self._require_started()
         result = kill_jobs(self._fleet, [self._record], signal=signal_name(signal), grace_s=grace_s)[0]
-        if result.error is not None:
-            raise result.error
         self._record = result.job
+        if result.failure is not None:
+            raise result.failure
         return self._record.state
 
     def _require_started(self) -> None:
@@ -147,10 +148,14 @@ class Launch:
         return _tail(self._fleet, self._records()[:1], lines, ranks=(0,))
 
     def kill(self) -> None:
-        """Stop every node with all its processes."""
+        """Stop every node with all its processes. Raises ServersFailedError where one can't be said to have
+        ended."""
         from remote_launch.operations.kill import kill_jobs
 
-        kill_jobs(self._fleet, [record for record in self._records() if not record.state.is_terminal])
+        running = [record for record in self._records() if not record.state.is_terminal]
+        failures = {one.job.server: one.failure for one in kill_jobs(self._fleet, running)}
+        if any(failures.values()):
+            raise ServersFailedError(failures, "not stopped for certain")
 
     def _records(self) -> list[JobRecord]:
         return self._fleet.registry.launch(self.launch_id)

@@ -86,7 +86,7 @@ def follow_to_end(
             except KeyboardInterrupt:
                 answer = _ask_at_interrupt()
             if answer == "kill":
-                kill_jobs(fleet, jobs)
+                output.show_failures(one.failure for one in kill_jobs(fleet, jobs) if one.failure)
                 break
             if answer == "detach":
                 output.say("detached; the jobs go on. rl job-tail takes up again, rl job-kill stops them")

@@ -201,7 +201,7 @@ def job_kill(
         refresh(fleet, chosen)
     jobs = choose_jobs(fleet, words, tags)
     jobs = _with_launches(fleet, [job for job in jobs if not servers or job.server in set(servers)])
-    running = [job for job in jobs if not job.state.is_terminal]
+    running = [job for job in jobs if not job.state.is_terminal or _may_live_on(job, named=bool(words))]
     if not running:
         if as_json:
             output.emit_json("job-kill", [])
@@ -218,6 +218,14 @@ def job_kill(
     return _show_kills(results, as_json=as_json)
 
 
+def _may_live_on(job: JobRecord, *, named: bool) -> bool:
+    """True for a lost job whose processes may run without their supervisor: they were seen, or it was
+    named."""
+    from remote_launch.core.jobs import JobState
+
+    return job.state is JobState.LOST and (named or bool(job.details.get("left_over")))
+
+
 def _with_launches(fleet: Fleet, jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Given jobs, return them with the other nodes of their launches."""
     found: dict[str, JobRecord] = {}
@@ -232,7 +240,7 @@ def _show_kills(results: Sequence[KillResult], *, as_json: bool) -> int:
     exit_code = 0 if not bad else 3 if len(bad) < len(results) else 1
     if as_json:
         status = {0: "ok", 3: "partial", 1: "error"}[exit_code]
-        errors = [result.error for result in bad if result.error is not None]
+        errors = [failure for result in bad if (failure := result.failure) is not None]
         output.emit_json("job-kill", [result.to_dict() for result in results], status=status, errors=errors)
         return exit_code
     rows = output.Rows("key", "server", "outcome", "state", "exit", "")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """``exit_code`` is what ``rl`` exits with: the cause's own, 128+n for a signal, 0 for success."""
+    """``exit_code`` is what ``rl`` exits with: the cause's own, 128+n for a signal, 0 for success alone."""
 
     state: JobState
     exit_code: int
@@ -24,7 +24,7 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         return {
             "state": self.state.value,
-            "exit_code": self.exit_code,
+            "exit_code": self.exit_code if self.state.is_terminal else None,
             "text": self.text,
             "cause": self.cause,
         }
@@ -38,7 +38,7 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
     unfinished = [job for job in jobs if not job.state.is_terminal]
     if unfinished:
         return Verdict(
-            state=unfinished[0].state, exit_code=0, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished"
+            state=unfinished[0].state, exit_code=1, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished"
         )
     if any(job.state is JobState.KILLED for job in jobs):
         return Verdict(state=JobState.KILLED, exit_code=128 + signal.SIGTERM, text="killed")

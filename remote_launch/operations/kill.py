@@ -9,7 +9,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
-from remote_launch.errors import RemoteLaunchError, UsageError
+from remote_launch.errors import JobStateError, RemoteLaunchError, UsageError
 from remote_launch.operations import told
 from remote_launch.operations.refresh import gone
 from remote_launch.operations.verbs import call
@@ -36,6 +36,16 @@ class KillResult:
     @property
     def ok(self) -> bool:
         return self.outcome in ("killed", "already_ended")
+
+    @property
+    def failure(self) -> RemoteLaunchError | None:
+        """Why the job can't be taken for ended; None where it can."""
+        if self.ok or self.error is not None:
+            return self.error
+        return JobStateError(
+            f"{self.job.server}: job {self.job.key}: {self.message or self.outcome}",
+            hint="rl job-list --rsync asks the server what runs",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -350,6 +350,27 @@ class TestJobKill:
         assert run(["job-kill", "3", "--json"]) == 0
         assert json.loads(capsys.readouterr().out.splitlines()[-1])["data"] == []
 
+    @pytest.mark.parametrize(
+        ("words", "left_over", "is_asked"), [(["5"], 0, True), (["--yes"], 2, True), (["--yes"], 0, False)]
+    )
+    def test_a_lost_job_may_have_processes_left(
+        self,
+        jobs: Registry,
+        monkeypatch: pytest.MonkeyPatch,
+        words: list[str],
+        left_over: int,
+        is_asked: bool,
+    ) -> None:
+        """Its reason says: rl job-kill ends them."""
+        asked: list[Any] = []
+        jobs.add([new_record(server="a", command="x", state=JobState.LOST, details={"left_over": left_over})])
+        monkeypatch.setattr("remote_launch.operations.refresh.refresh", lambda *_: None)
+        monkeypatch.setattr(
+            "remote_launch.operations.kill.kill_jobs", lambda _, some, **__: asked.extend(some) or []
+        )
+        assert run(["job-kill", *words]) == 0
+        assert (5 in [job.key for job in asked]) == is_asked
+
     def test_an_unknown_signal_is_a_usage_error(
         self, jobs: Registry, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -29,6 +29,8 @@ def test_one_that_is_unfinished_keeps_the_launch_unfinished() -> None:
     verdict = verdict_of([job(JobState.FAILED, exit_code=1), job(JobState.RUNNING)])
     assert verdict.state is JobState.RUNNING
     assert verdict.text == "1 of 2 jobs unfinished"
+    assert verdict.exit_code != 0  # nobody may take "not known yet" for success
+    assert verdict.to_dict()["exit_code"] is None
 
 
 def test_a_persons_kill_wins_over_what_it_did_to_the_others() -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.api import Launch
 from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.project import Project
 from remote_launch.core.registry import new_record
-from remote_launch.errors import AuthenticationError, ConnectTimeoutError, JobStateError
+from remote_launch.errors import AuthenticationError, ConnectTimeoutError, JobStateError, ServersFailedError
 from remote_launch.operations import kill as kill_module
 from remote_launch.operations import refresh as module
 from remote_launch.operations import wait as wait_module
@@ -238,12 +239,20 @@ class TestKill:
         servers.more = {"jobs": []}
         [result] = kill_jobs(fleet, [add(fleet)])
         assert (result.outcome, result.job.state) == ("failed", JobState.RUNNING)
+        assert isinstance(result.failure, JobStateError)
+
+    def test_the_api_raises_where_a_node_may_live_on(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet, launch_id="f" * 32)
+        servers.error = ConnectTimeoutError("s", "no answer")
+        with pytest.raises(ServersFailedError) as caught:
+            Launch(fleet, "f" * 32, [job]).kill()
+        assert caught.value.outcomes == {"s": servers.error}
 
     def test_an_unreachable_server_keeps_the_state(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)
         servers.error = ConnectTimeoutError("s", "no answer", hint="is it on?")
         [result] = kill_jobs(fleet, [job])
-        assert (result.outcome, result.ok) == ("unreachable", False)
+        assert (result.outcome, result.ok, result.failure) == ("unreachable", False, servers.error)
         assert fleet.registry.get(str(job.key)).state is JobState.RUNNING
 
 
