@@ -68,7 +68,8 @@ def witnesses(rl: Rl) -> dict[int, dict[str, Any]]:
 
 def test_every_rank_gets_what_it_needs(rl: Rl) -> None:
     args = [
-        "--x=y", "key=value", "-m", "--device", "--json", "a b", "$HOME", "$$", "${local_rank}", "é\n'\"", "--env", "", "3",
+        "--x=y", "key=value", "-m", "--device", "--json", "a b", "$HOME", "$$", "${local_rank}", 
+        "é\n'\"", "--env", "", "3",
     ]  # fmt: skip
     launched = rl(
         "torch-launch",
@@ -96,8 +97,10 @@ def test_every_rank_gets_what_it_needs(rl: Rl) -> None:
             "RANK": str(rank), "LOCAL_RANK": str(rank % 2), "GROUP_RANK": str(node), "NODE_RANK": str(node),
             "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4", "NNODES": "2", "MASTER_ADDR": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
-            "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0", "MINE": "my value",
-            "RL_JOB_ID": jobs[node]["job_id"], "RL_LAUNCH_ID": jobs[node]["launch_id"], "RL_RUN_ID": jobs[node]["run_id"],
+            "TORCHELASTIC_RESTART_COUNT": "0", "TORCHELASTIC_MAX_RESTARTS": "0",
+            "MINE": "my value",
+            "RL_JOB_ID": jobs[node]["job_id"], "RL_LAUNCH_ID": jobs[node]["launch_id"],
+            "RL_RUN_ID": jobs[node]["run_id"],
         }  # fmt: skip
         assert {name: one[name] for name in expected} == expected
         assert one["TORCHELASTIC_RUN_ID"] == one["RUN_UUID"] == one["RL_RUN_ID"]
