@@ -68,7 +68,7 @@ def witnesses(rl: Rl) -> dict[int, dict[str, Any]]:
 
 def test_every_rank_gets_what_it_needs(rl: Rl) -> None:
     args = [
-        "--x=y", "key=value", "-m", "--device", "--json", "a b", "$HOME", "$$", "${local_rank}", 
+        "--x=y", "key=value", "-m", "--device", "--json", "a b", "$HOME", "$$", "${local_rank}",
         "é\n'\"", "--env", "", "3",
     ]  # fmt: skip
     launched = rl(
