@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from remote_launch.core.environments import environment_path
-from remote_launch.transport.command import Command
+from remote_launch.transport.command import Command, quote, quote_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,25 +33,41 @@ def run_command(
     env: Mapping[str, str] | None = None,
     stdin: bytes | None = None,
     timeout_s: float | None = None,
-    on_stdout: Callable[[bytes], None] | None = None,
-    on_stderr: Callable[[bytes], None] | None = None,
+    on_stdout: Callable[[bytes], None],
+    on_stderr: Callable[[bytes], None],
 ) -> Completed:
     """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is
-    a result."""
+    a result. Its output is kept in ``.remote/logs`` too; what it was given on stdin, and the environment, are
+    not."""
     folders = environment_path(server, fleet.inventory.environment)
     # The words are values, not paths: "~/x" typed in quotes stays as typed, so they go as one quoted script.
-    from remote_launch.transport.command import quote, quote_path
-
     words = " ".join(quote(word) for word in argv)
     folder = quote_path(folders[0]) if folders else quote("")
     script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {folder} {words}\n{_RUN}"
     variables = {**server.env, **(env or {})}
-    done = fleet.transport(server.name).run(
-        Command([], env=variables, shell=script, label=" ".join(argv)),
-        stdin=stdin,
-        timeout_s=timeout_s,
-        on_stdout=on_stdout,
-        on_stderr=on_stderr,
+    path = fleet.log_file(server.name, f"run-{argv[0].rpartition('/')[2][:40]}")
+    path.touch(mode=0o600)  # what a command prints may be nobody else's business
+    with path.open("ab") as file:
+
+        def kept(show: Callable[[bytes], None]) -> Callable[[bytes], None]:
+            def take(chunk: bytes) -> None:
+                file.write(chunk)
+                show(chunk)
+
+            return take
+
+        done = fleet.transport(server.name).run(
+            Command([], env=variables, shell=script, label=" ".join(argv)),
+            stdin=stdin,
+            timeout_s=timeout_s,
+            on_stdout=kept(on_stdout),
+            on_stderr=kept(on_stderr),
+        )
+    fleet.log(
+        server.name,
+        f"run {argv[0]}",
+        exit_code=done.exit_code,
+        duration_s=round(done.duration_s, 3),
+        output=path.name,
     )
-    fleet.log(server.name, f"run {argv[0]}", exit_code=done.exit_code, duration_s=round(done.duration_s, 3))
     return done

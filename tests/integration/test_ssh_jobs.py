@@ -240,3 +240,9 @@ def test_kill_takes_the_grandchildren(rl: Rl, servers: list[SshdServer]) -> None
         ["sh", "-c", f"grep -lsz '^RL_JOB_ID={job_id}$' /proc/[0-9]*/environ"], capture_output=True, text=True
     ).stdout
     assert marked == ""
+
+
+def test_the_output_of_run_is_kept(rl: Rl, servers: list[SshdServer]) -> None:
+    rl("run", "--server", servers[0].name, "--", "sh", "-c", "echo out; echo err >&2")
+    (kept,) = (rl.project / ".remote" / "logs").glob("*-run-sh-*.log")
+    assert sorted(kept.read_text().splitlines()) == ["err", "out"]
