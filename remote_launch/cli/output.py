@@ -72,8 +72,9 @@ class Rows:
         self._rows: list[list[Cell]] = []
 
     def add_row(self, *cells: str | Cell) -> None:
-        """Add one row, a cell for each column."""
-        self._rows.append([cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
+        """Add one row, a cell for each column. Cells may be untrusted."""
+        styled = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+        self._rows.append([Cell(clean(cell.text, colour=False), cell.style) for cell in styled])
 
     def show(self) -> None:
         """Print it on stdout."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
+_OUTCOMES = ["killed", "already_ended", "not_found", "failed"]  # what a server may answer
 _SIGNALS = ("TERM", "INT", "KILL", "HUP", "QUIT", "USR1", "USR2")
 
 
@@ -122,7 +123,7 @@ def kill_jobs(
 
 
 def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillResult:
-    outcome = str(answer.get("outcome"))
+    outcome = answer["outcome"] if answer.get("outcome") in _OUTCOMES else "failed"
     if outcome == "not_found":
         return KillResult(job=gone(job), outcome=outcome, message="the server has no such job")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import secrets
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
 from remote_launch.core.topology import NodeFacts, Topology, lay_out, order_servers
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
+from remote_launch.operations import told
 from remote_launch.operations.start import record_of, start_jobs, stop_started
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:%@-]{0,252}\Z|:[0-9A-Fa-f:.%]+\Z")  # an address, an interface
 PORTS_ASKED = 2  # the master's, and the one that the supervisors meet on
 
 
@@ -163,11 +166,11 @@ def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
         },
         timeout_s=30,
     )
-    if not answer["workdir_exists"] or not answer["workspace"]:
+    if not answer.get("workdir_exists") or not answer.get("workspace"):
         raise TopologyError(
             f"{server.name}: the project has not been sent there yet ({server.workdir})", hint="rl prepare"
         )
-    if not answer["python"]:
+    if not answer.get("python"):
         raise TopologyError(
             f"{server.name}: there is no environment there yet ({environment_python(server, environment)})",
             hint="rl prepare",
@@ -177,7 +180,7 @@ def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
             f"{server.name}: torch is not installed in {answer['python']}",
             hint="add torch to requirements.txt, then rl prepare (or rl update-packages)",
         )
-    if not script.module and not answer["script_exists"]:
+    if not script.module and not answer.get("script_exists"):
         raise TopologyError(
             f"{server.name}: {script.name} is not there", hint=_why_not_there(fleet, script.name)
         )
@@ -196,14 +199,25 @@ def _why_not_there(fleet: Fleet, name: str) -> str:
 
 
 def _node_facts(server: Server, answer: Mapping[str, Any]) -> NodeFacts:
-    return NodeFacts(
+    """Given a server's answer, return it checked: it goes into other servers' command lines, and to the
+    terminal."""
+    ports = answer.get("ports")
+    facts = NodeFacts(
         server=server.name,
-        address=server.address or answer["address"],
-        interface=answer.get("interface"),
-        cpus=int(answer["cpus"]),
-        gpus=int(answer.get("gpus") or 0),
-        ports=tuple(answer["ports"]),
+        address=server.address or told.text(answer.get("address")) or "",
+        interface=told.text(answer.get("interface")),
+        cpus=told.number(answer.get("cpus")) or 1,
+        gpus=told.number(answer.get("gpus")) or 0,
+        ports=tuple(port for port in map(told.number, ports) if port) if isinstance(ports, list) else (),
     )
+    words = (facts.address, facts.interface or "lo", *map(str, facts.ports))
+    workdir = told.text(answer.get("workdir")) or "\n"
+    if not (all(_WORD.match(word) for word in words) and workdir.isprintable()):
+        raise TopologyError(
+            f"{server.name}: its preflight's answer makes no sense (address {facts.address!r})",
+            hint="set address: in the inventory; is the python3 there in order?",
+        )
+    return facts
 
 
 def _nproc(server: Server, request: LaunchRequest) -> str | int:

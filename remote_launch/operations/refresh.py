@@ -74,13 +74,15 @@ def refresh(
     return outcomes
 
 
-def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord]) -> list[JobRecord]:
-    """Ask again about these jobs alone; return their records as they are now. Unreachable servers leave
-    theirs unchanged."""
+def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = 60.0) -> list[JobRecord]:
+    """Ask again about these jobs alone; return their records as they are now. Servers that can't be reached,
+    or give no answer within ``timeout_s``, leave theirs unchanged."""
     jobs = list(jobs)
     names = {job.server for job in jobs} & set(fleet.inventory.servers)
     by_server = {name: [job for job in jobs if job.server == name] for name in names}
-    outcomes = fleet.map(sorted(names), lambda server: _ask(fleet, server, by_server[server.name], None))
+    outcomes = fleet.map(
+        sorted(names), lambda server: _ask(fleet, server, by_server[server.name], None, timeout_s)
+    )
     _record(fleet, outcomes.values.values())
     return [fleet.registry.get(job.job_id) for job in jobs]
 
@@ -108,14 +110,20 @@ def _record(fleet: Fleet, told: Iterable[_Told]) -> None:
         fleet.registry.set_synced_bytes(sizes)
 
 
-def _ask(fleet: Fleet, server: Server, jobs: Sequence[JobRecord], known: frozenset[str] | None) -> _Told:
+def _ask(
+    fleet: Fleet,
+    server: Server,
+    jobs: Sequence[JobRecord],
+    known: frozenset[str] | None,
+    timeout_s: float = 60.0,
+) -> _Told:
     request = {
         "job_ids": [job.job_id for job in jobs],
         "discover": known is not None,
         "facts": False,
         "specs": False,
     }
-    answer = call(fleet, server, "probe", request)
+    answer = call(fleet, server, "probe", request, timeout_s=timeout_s)
     by_id = {job.job_id: job for job in jobs}
     told = {item["job_id"]: item for item in _jobs(answer, by_id)}
     missing = set(texts(answer.get("missing")))

@@ -29,7 +29,7 @@ def wait_jobs(
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     failure: RemoteLaunchError | None = None
-    current = refresh_jobs(fleet, jobs)
+    current = refresh_jobs(fleet, jobs) if deadline is None else list(jobs)
     open_jobs = [job for job in current if not job.state.is_terminal]
     if open_jobs:
         if deadline is None:
@@ -58,7 +58,8 @@ def _poll_until(fleet: Fleet, jobs: Sequence[JobRecord], deadline: float, timeou
     """With a deadline: ask, with growing pauses, so that a silent server can't hold us past it."""
     pause_s = 0.2
     while True:
-        jobs = refresh_jobs(fleet, jobs)
+        patience_s = min(60.0, max(1.0, deadline - time.monotonic()))
+        jobs = refresh_jobs(fleet, jobs, timeout_s=patience_s)
         if all(job.state.is_terminal for job in jobs):
             return
         left_s = deadline - time.monotonic()

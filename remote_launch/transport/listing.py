@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
-from remote_launch.errors import MissingProgramError, SyncError
+from remote_launch.errors import MissingProgramError, SyncError, last_lines
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+PARTIAL, VANISHED = 23, 24
 _ESCAPE = re.compile(rb"\\#(\d{3})")  # rsync prints bytes it holds unprintable as \#ooo
 
 
@@ -47,16 +48,16 @@ def list_files(
         argv.append("--filter=:- .gitignore")
     with tempfile.TemporaryDirectory(prefix="rl-list-") as empty:
         done = subprocess.run([*argv, "--", f"{root}/", f"{empty}/"], capture_output=True, check=False)
-    if done.returncode not in (
-        0,
-        23,
-        24,
-    ):  # 23, 24: a file that can't be read, or is gone: the push will say so
-        tail = done.stderr.decode("utf-8", "replace").strip()
+    # Not PARTIAL (a folder that can't be read): what is missing here is taken for deleted, there too.
+    if done.returncode not in (0, VANISHED):
+        tail = last_lines(done.stderr.decode("utf-8", "replace"))
+        hint = "make it readable, or leave it out: a line in exclude.txt"
         raise SyncError(
             f"rsync could not list {root}: exit code {done.returncode}\n{tail}",
             command="rsync --dry-run",
+            exit_code_of_command=done.returncode,
             tail=tail,
+            hint=hint if done.returncode == PARTIAL else None,
         )
     files = []
     for line in done.stdout.splitlines():

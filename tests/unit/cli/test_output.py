@@ -125,3 +125,10 @@ def test_tables_without_a_terminal_are_neither_cut_nor_coloured(capsys: pytest.C
     assert len(lines) == 2
     assert lines[1].count("word") == 200
     assert ESC not in "".join(lines)
+
+
+def test_no_cell_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = output.Rows("a", "b")
+    rows.add_row("x\x1b[2J", output.Cell("\x1b]0;title\x07y"))
+    rows.show()
+    assert capsys.readouterr().out.splitlines()[1] == "x  y"

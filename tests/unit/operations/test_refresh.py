@@ -42,8 +42,12 @@ class FakeServers:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.more: dict[str, Any] = {}
         self.error: BaseException | None = None
+        self.longest_s = 0.0
 
-    def call(self, _: Any, server: Server, verb: str, request: dict[str, Any], **__: Any) -> dict[str, Any]:
+    def call(
+        self, _: Any, server: Server, verb: str, request: dict[str, Any], *, timeout_s: float = 60.0
+    ) -> dict[str, Any]:
+        self.longest_s = max(self.longest_s, timeout_s)
         if self.error is not None:
             raise self.error
         if verb == "kill":
@@ -213,6 +217,7 @@ class TestRubbish:
             servers.jobs[add(fleet).job_id] = {"outcome": "killed", "state": "KILLED", field: value}
         for result in kill_jobs(fleet, fleet.registry.all()):
             json.dumps(result.to_dict(), allow_nan=False)
+            assert result.outcome in {"killed", "failed"}
 
 
 class TestKill:
@@ -278,3 +283,4 @@ class TestWait:
         with pytest.raises(JobStateError, match=f"job {job.key} not ended after 0.05 s") as caught:
             wait_jobs(fleet, [job], timeout_s=0.05)
         assert caught.value.exit_code == 124
+        assert servers.longest_s <= 1.0  # a server that hangs holds nobody past the time given

@@ -1,0 +1,75 @@
+"""What a launch makes of the servers' answers."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.project import Project
+from remote_launch.core.torchrun import Script
+from remote_launch.errors import TopologyError
+from remote_launch.operations import launch as module
+from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.launch import LaunchPlan, LaunchRequest, plan_launch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANSWER = {
+    "workdir": "/home/me/w", "workdir_exists": True, "workspace": True, "python": "/usr/bin/python3",
+    "torch": True, "script_exists": True, "address": "10.0.0.5", "interface": "eth0", "cpus": 4, "gpus": 0,
+    "ports": [20001, 20002],
+}  # fmt: skip
+RUBBISH = [None, "", "\x1b[2J", "a b", -1, 1.5, [], {}, [1, {}], 10**30, float("nan"), "-x", "x\n"]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    project = Project(root=tmp_path)
+    (tmp_path / "train.py").touch()
+    inventory = Inventory(
+        name="p",
+        servers={name: Server(name=name, workdir="~/w", nproc_per_node=2) for name in "ab"},
+        environment=Environment(),
+        sync=Sync(),
+        path=project.config,
+        project=project,
+    )
+
+    def make(**told: Any) -> LaunchPlan:
+        monkeypatch.setattr(module, "call", lambda *_, **__: {**ANSWER, **told})
+        return plan_launch(Fleet(project, inventory), LaunchRequest(script=Script(name="train.py")))
+
+    return make
+
+
+def test_the_plan_follows_the_answers(plan: Any) -> None:
+    made = plan()
+    assert (made.topology.master_addr, made.topology.master_port, made.topology.world_size) == (
+        "10.0.0.5",
+        20001,
+        4,
+    )
+    assert [spec.workdir for spec in made.specs] == ["/home/me/w"] * 2
+    assert [spec.first_rank for spec in made.specs] == [0, 2]
+
+
+@pytest.mark.parametrize("field", ["workdir", "address", "interface", "cpus", "gpus", "ports"])
+@pytest.mark.parametrize("value", RUBBISH, ids=repr)
+def test_an_answer_of_any_shape_steers_no_terminal_and_no_command(
+    plan: Any, field: str, value: object
+) -> None:
+    with contextlib.suppress(TopologyError):  # refused is as good
+        made = plan(**{field: value})
+        for spec in made.specs:
+            words = [spec.workdir, *(spec.torchrun or ()), *spec.env.values()]
+            assert all(word.isprintable() for word in words)
+            assert made.topology.master_addr == "10.0.0.5"
+
+
+@pytest.mark.parametrize("address", ["fe80::1%eth0", "::1", "gpu-a.lan", "192.168.0.7"])
+def test_addresses_of_all_kinds(plan: Any, address: str) -> None:
+    assert plan(address=address).topology.master_addr == address
