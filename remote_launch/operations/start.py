@@ -100,7 +100,7 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
         try:
             answer = _start_once(fleet, server, spec)
         except RemoteLaunchError as error:
-            failed = dataclasses.replace(record, reason=str(error))
+            failed = dataclasses.replace(record, reason=str(error).removeprefix(f"{name}: "))
             if not _may_run(error):
                 failed = dataclasses.replace(failed, state=JobState.FAILED, ended_at=now())
             fleet.registry.update([failed])

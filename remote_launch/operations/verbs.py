@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.programs import archive_content, archive_name
 from remote_launch.errors import (
     CommandError,
+    CommandTimeoutError,
     JobError,
     MissingProgramError,
     RemoteLaunchError,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
-    from remote_launch.transport.base import Completed
+    from remote_launch.transport.base import Completed, Transport
 
 _NO_PYTHON, _NO_PROGRAM = 96, 97
 # $1 the archive, $2 the verb, then the interpreters to try. Python 3.8 is the oldest that the programs run
@@ -51,7 +52,8 @@ def call(
     """Given a verb and its request, return the server's answer.
 
     Raises TransportError and CommandError as ``Transport.run`` does, MissingProgramError where no Python 3.8+
-    is found, and the refusal of the program itself as JobError or WorkspaceError."""
+    is found, WorkspaceError where the workdir can't be written, and the refusal of the program itself as
+    JobError or WorkspaceError."""
     done = _run(fleet, server, verb, request, timeout_s=timeout_s)
     done.check(
         f"rl's program {verb!r} failed",
@@ -96,7 +98,7 @@ def _run(
     command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
     done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
     if done.exit_code == _NO_PROGRAM:
-        transport.put(archive_content(), path, mode=0o700)
+        _send_programs(transport, server, path)
         done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
     if done.exit_code == _NO_PYTHON:
         raise MissingProgramError(
@@ -105,6 +107,24 @@ def _run(
             hint="install python3 on the server, or set python: /path/to/python in its entry",
         )
     return done
+
+
+def _send_programs(transport: Transport, server: Server, path: str) -> None:
+    """Put the programs there. Raises WorkspaceError where the server says that it can't be written."""
+    try:
+        transport.put(archive_content(), path, mode=0o700)
+    except CommandTimeoutError:
+        raise
+    except CommandError as error:
+        said = error.tail.splitlines()[0] if error.tail else f"exit code {error.command_exit_code}"
+        full = "no space" in said.lower() or "quota" in said.lower()
+        raise WorkspaceError(
+            server.name,
+            f"its workdir {server.workdir} can't be written: {said}",
+            hint="free some space there, or set workdir: to a folder on another disk"
+            if full
+            else "make it, owned by the user who logs in, or set workdir: to a folder that can be",
+        ) from error
 
 
 def _last_json(stdout: bytes) -> dict[str, Any] | None:

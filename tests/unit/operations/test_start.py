@@ -9,6 +9,7 @@ import pytest
 from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.jobs import JobState
 from remote_launch.core.project import Project
+from remote_launch.core.verdict import verdict_of
 from remote_launch.errors import (
     CommandError,
     CommandTimeoutError,
@@ -16,6 +17,7 @@ from remote_launch.errors import (
     ConnectTimeoutError,
     JobError,
     MissingProgramError,
+    WorkspaceError,
 )
 from remote_launch.operations import start as module
 from remote_launch.operations.fleet import Fleet
@@ -80,7 +82,14 @@ def test_a_job_that_may_run_is_not_called_failed(
 
 
 @pytest.mark.parametrize(
-    "error", [UNREACHABLE, MissingProgramError("s", "no python"), JobError("refused")], ids=repr
+    "error",
+    [
+        UNREACHABLE,
+        MissingProgramError("s", "no python"),
+        WorkspaceError("s", "can't be written"),
+        JobError("s: refused"),
+    ],
+    ids=repr,
 )
 def test_a_start_that_did_not_happen_is_failed(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -89,7 +98,8 @@ def test_a_start_that_did_not_happen_is_failed(
     with pytest.raises(type(error)):
         start_job(fleet, job_spec(fleet, "s", "true"))
     [job] = fleet.registry.all()
-    assert (job.state, job.reason) == (JobState.FAILED, str(error))
+    assert (job.state, job.reason) == (JobState.FAILED, str(error).removeprefix("s: "))
+    assert verdict_of([job]).text == str(error)  # says the server once
 
 
 def test_no_login_of_a_url_is_written_down(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

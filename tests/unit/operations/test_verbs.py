@@ -38,6 +38,7 @@ class FakeTransport:
         self.commands: list[Command] = []
         self.stdins: list[bytes] = []
         self.puts: list[tuple[bytes, str, int]] = []
+        self.refuses: Exception | None = None  # what put raises
 
     def run(
         self, command: Command, *, stdin: bytes, timeout_s: Any = None, on_stdout: Any = None
@@ -55,6 +56,8 @@ class FakeTransport:
         )
 
     def put(self, content: bytes, path: str, *, mode: int) -> None:
+        if self.refuses is not None:
+            raise self.refuses
         self.puts.append((content, path, mode))
 
 
@@ -109,6 +112,27 @@ class TestCall:
         assert transport.puts == [(content, f"~/proj/.rl/bin/{name}", 0o700)]
         assert transport.commands[0].argv[0] == f"~/proj/.rl/bin/{name}"
         assert transport.stdins[0] == transport.stdins[1]
+
+    @pytest.mark.parametrize(
+        ("said", "advice"),
+        [
+            ("mkdir: cannot create directory '/ro': Permission denied", "owned by the user"),
+            ("cat: write error: No space left on device\nx: could not be written whole", "free some space"),
+        ],
+    )
+    def test_a_folder_that_cannot_be_written_is_said_as_such(self, ask: Any, said: str, advice: str) -> None:
+        transport, fleet, server = ask(NO_PROGRAM)
+        transport.refuses = CommandError("s: write x: exit code 1", server="s", tail=said)
+        with pytest.raises(WorkspaceError) as caught:
+            call(fleet, server, "start", {})
+        assert str(caught.value) == f"s: its workdir ~/proj can't be written: {said.splitlines()[0]}"
+        assert advice in str(caught.value.hint)
+
+    def test_a_connection_lost_while_the_programs_travel_passes(self, ask: Any) -> None:
+        transport, fleet, server = ask(NO_PROGRAM)
+        transport.refuses = ConnectionLostError("s", "gone")
+        with pytest.raises(ConnectionLostError):
+            call(fleet, server, "start", {})
 
     def test_no_python_is_said_with_what_was_tried(self, ask: Any) -> None:
         _, fleet, server = ask(NO_PYTHON)
