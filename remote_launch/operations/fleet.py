@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,11 +108,12 @@ class Fleet:
 
     def log(self, server: str, what: str, **fields: Any) -> None:
         """Add one line of JSON to ``.remote/logs/commands.log``: which command ran where, when, and how it
-        ended."""
+        ended. Where that can't be written, what was done stays done."""
         line = json.dumps({"time": iso(now()), "server": server, "command": what, **fields})
-        self.project.logs_dir.mkdir(parents=True, exist_ok=True)
-        with (self.project.logs_dir / "commands.log").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with contextlib.suppress(OSError):
+            self.project.logs_dir.mkdir(parents=True, exist_ok=True)
+            with (self.project.logs_dir / "commands.log").open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
 
     def log_file(self, server: str, what: str) -> Path:
         """Return a new path under ``.remote/logs`` for the full output of a step on a server."""

@@ -93,7 +93,8 @@ def kill_jobs(
         wanted = [
             {"job_id": job.job_id, "signal": signal, "grace_s": grace_s} for job in by_server[server.name]
         ]
-        return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=grace_s + 60)
+        # Twice the grace: once the supervisor's, and where that is deaf, once more from outside.
+        return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=2 * grace_s + 60)
 
     known = set(fleet.inventory.servers)
     outcomes = fleet.map([name for name in by_server if name in known], kill)

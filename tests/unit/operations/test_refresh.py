@@ -253,6 +253,10 @@ class TestKill:
             Launch(fleet, "f" * 32, [job]).kill()
         assert caught.value.outcomes == {"s": servers.error}
 
+    def test_a_deaf_supervisor_gets_its_grace_twice(self, fleet: Fleet, servers: FakeServers) -> None:
+        kill_jobs(fleet, [add(fleet)], grace_s=300.0)
+        assert servers.longest_s >= 2 * 300.0 + 15
+
     def test_an_unreachable_server_keeps_the_state(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)
         servers.error = ConnectTimeoutError("s", "no answer", hint="is it on?")

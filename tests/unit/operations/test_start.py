@@ -102,6 +102,13 @@ def test_a_start_that_did_not_happen_is_failed(
     assert verdict_of([job]).text == str(error)  # says the server once
 
 
+def test_a_log_that_cannot_be_written_ends_no_launch(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(monkeypatch, {"state": "STARTED", "started_at": 5.0})
+    fleet.project.remote_dir.mkdir()
+    fleet.project.logs_dir.touch()
+    assert start_job(fleet, job_spec(fleet, "s", "true")).state is JobState.RUNNING
+
+
 def test_no_login_of_a_url_is_written_down(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://me:s3cret@host/x"
     requests = answering(monkeypatch, {"state": "STARTED", "started_at": 5.0})
