@@ -256,7 +256,7 @@ class _Reader(threading.Thread):
         file, offset, rank = header.get("file"), header.get("offset"), header.get("rank")
         if not isinstance(file, str) or type(offset) is not int or offset < 0:
             return
-        shown = self.offsets[job.job_id].get(file)
+        shown = None if header.get("emptied") is True else self.offsets[job.job_id].get(file)
         if shown is not None and offset < shown:  # sent twice: a server must not make us repeat a line
             body = body[shown - offset :]
             offset = shown

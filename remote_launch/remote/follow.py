@@ -87,6 +87,7 @@ class _File:
 
     def __init__(self, path: str, name: str, stream: str, rank: int | None, offset: int) -> None:
         self.offset = offset
+        self._was_emptied = False
         self.limit: int | None = None  # how far to read; None: as far as it grows
         self._header = {"file": name, "stream": stream, "rank": rank}
         self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -95,7 +96,8 @@ class _File:
         """Send what is new, at most CHUNK_BYTES of it; False when nothing is."""
         size = os.fstat(self.fd).st_size
         if size < self.offset:
-            self.offset = 0  # emptied by someone: what comes now is new
+            self.offset = 0
+            self._was_emptied = True  # by someone: what comes now is new, though its offset was had before
         if self.limit is not None:
             size = min(size, self.limit)
         if size <= self.offset:
@@ -107,7 +109,11 @@ class _File:
         return True
 
     def put(self, job_id: str, content: bytes = b"") -> None:
-        put({"job": job_id, **self._header, "offset": self.offset, "length": len(content)}, content)
+        header = {"job": job_id, **self._header, "offset": self.offset, "length": len(content)}
+        if self._was_emptied:
+            header["emptied"] = True
+        put(header, content)
+        self._was_emptied = False
         self.offset += len(content)
 
 

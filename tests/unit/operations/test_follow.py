@@ -122,6 +122,12 @@ class TestReconnect:
         events, _ = run([chunk(b"one\ntwo\n"), self.LOST], again)
         assert texts(events) == ["one", "two", "three"]
 
+    def test_a_file_that_was_emptied_is_shown_anew(self, run: Any) -> None:
+        again = [chunk(b"three\n", emptied=True), chunk(b"four\n", 6), frame(END)]
+        events, fleet = run([chunk(b"one\ntwo\n"), self.LOST], again)
+        assert texts(events) == ["one", "two", "three", "four"]
+        assert fleet.requests[1]["jobs"][0]["offsets"] == {"job.out": 8}
+
     def test_a_frame_cut_by_the_break_is_forgotten(self, run: Any) -> None:
         whole = chunk(b"one\n")
         for cut in range(len(whole)):

@@ -67,6 +67,19 @@ def test_a_job_is_followed_to_its_end(served: Served) -> None:
     }
 
 
+def test_a_file_that_was_emptied_says_so(served: Served) -> None:
+    job_id = served.start("echo old old; while [ ! -e go ]; do sleep 0.05; done; echo new")
+    out = served.folder(job_id) / "job.out"
+    until(lambda: out.stat().st_size, "the first line")
+    with following(served, {"job_id": job_id, "lines": -1}) as process:
+        found = frames(process.stdout)
+        assert next(found)[1] == b"old old\n"
+        os.truncate(out, 0)
+        (served.workdir / "go").touch()
+        header, content = next(found)
+    assert (header["emptied"], header["offset"], content) == (True, 0, b"new\n")
+
+
 def test_a_broken_stream_resumes_without_loss_or_repetition(served: Served) -> None:
     job_id = served.start(
         "i=0; while [ $i -lt 4000 ]; do echo line-$i; i=$((i+1)); [ $((i % 500)) -eq 0 ] && sleep 0.05; done"
