@@ -157,3 +157,19 @@ def test_one_rank_alone_fails_with_its_own_code_and_words(rl: Rl) -> None:
     shown = rl("job-show").stdout
     assert "rank 1 on two exited with 41" in shown
     assert "about to fail" in shown
+
+
+def test_a_launch_starts_on_all_servers_or_on_none(rl: Rl) -> None:
+    """One node can't start after the preflight said that it can: the other, which did, is stopped."""
+    jobs_folder = rl.project.parent / "work" / "two" / ".jobs"
+    jobs_folder.write_text("a file where the jobs' folder should be")
+    failed = rl("torch-launch", "--nproc-per-node", "1", "train.py", code=3)
+    assert "all or nothing" in failed.stderr
+    assert "two" in failed.stderr
+    states = {job["server"]: job["state"] for job in rl.json("job-list", "--all", "--rsync", code=None)["data"]}
+    assert states["two"] == "FAILED"
+    assert states["one"] in ("KILLED", "FAILED")
+    marked = subprocess.run(
+        ["sh", "-c", f"grep -lsz '^RL_JOB_DIR={rl.project.parent}' /proc/[0-9]*/environ"], capture_output=True
+    ).stdout
+    assert marked == b"", "nothing of it is left"
