@@ -21,14 +21,10 @@ from remote_launch.cli.options import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from remote_launch.core.jobs import JobRecord
     from remote_launch.core.torchrun import Script
-    from remote_launch.operations.launch import LaunchPlan
-
-_EPILOG = examples(
-    "rl torch-launch --nproc-per-node 2 train.py --epochs 3",
-    "rl torch-launch --nproc-per-node gpu --follow -m package.train lr=0.1",
-    "rl torch-launch --nproc-per-node 1 --cmd 'train.py --epochs 3' --env NCCL_DEBUG=INFO",
-)
+    from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.launch import LaunchPlan, LaunchRequest
 
 
 def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
@@ -77,102 +73,75 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
     return function
 
 
-@click.command(
+def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank: bool) -> click.Command:
+    """Make one of the two commands. With ``passes_local_rank`` the script gets --local_rank=N unless
+    --use-env."""
+
+    @click.command(name, help=help_text, epilog=epilog, context_settings={"allow_interspersed_args": False})
+    @_launch_options
+    @click.option(
+        "--use-env",
+        is_flag=True,
+        hidden=not passes_local_rank,  # torchrun's only way; accepted for labml_remote's command lines
+        help="Do not pass --local_rank=N to the script.",
+    )
+    @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARG]...")
+    @click.pass_context
+    def command(
+        ctx: click.Context,
+        servers: Sequence[str],
+        nproc_per_node: str | None,
+        cmd: str | None,
+        module: bool,
+        master: str | None,
+        master_port: int | None,
+        env: Sequence[str],
+        tags: Sequence[str],
+        grace_s: float,
+        send: bool,
+        follow: bool,
+        dry_run: bool,
+        as_json: bool,
+        use_env: bool,
+        words: Sequence[str],
+    ) -> int:
+        from remote_launch.operations.launch import LaunchRequest
+
+        script = _script(words, cmd, module=module, pass_local_rank=passes_local_rank and not use_env)
+        request = LaunchRequest(
+            script=script,
+            servers=servers,
+            nproc_per_node=nproc_per_node,
+            master=master,
+            master_port=master_port,
+            env=env_dict(env),
+            tags=tags,
+            grace_s=grace_s,
+        )
+        return _launch(load_fleet(ctx), request, send=send, follow=follow, dry_run=dry_run, as_json=as_json)
+
+    return command
+
+
+torch_launch = _launch_command(
     "torch-launch",
-    context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
-    epilog=_EPILOG,
-)
-@_launch_options
-@click.option(
-    "--use-env", is_flag=True, hidden=True, help="As torchrun always does; for labml_remote's command lines."
-)
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARG]...")
-@click.pass_context
-def torch_launch(
-    ctx: click.Context,
-    servers: Sequence[str],
-    nproc_per_node: str | None,
-    cmd: str | None,
-    module: bool,
-    master: str | None,
-    master_port: int | None,
-    env: Sequence[str],
-    tags: Sequence[str],
-    grace_s: float,
-    send: bool,
-    follow: bool,
-    dry_run: bool,
-    as_json: bool,
-    use_env: bool,
-    words: Sequence[str],
-) -> int:
     """Run a script under torchrun on all servers at once, with ranks, addresses and ports set.
 
     Comes back at once; the job goes on without this computer. Everything after the script's name is the
-    script's own."""
-    del use_env
-    script = _script(words, cmd, module=module, pass_local_rank=False)
-    return _launch(
-        ctx,
-        script,
-        servers,
-        nproc_per_node,
-        master,
-        master_port,
-        env,
-        tags,
-        grace_s,
-        send=send,
-        follow=follow,
-        dry_run=dry_run,
-        as_json=as_json,
-    )
-
-
-@click.command(
-    "helper-torch-launch",
-    context_settings={"allow_interspersed_args": False},
-    epilog=examples("rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'"),
+    script's own.""",
+    examples(
+        "rl torch-launch --nproc-per-node 2 train.py --epochs 3",
+        "rl torch-launch --nproc-per-node gpu --follow -m package.train lr=0.1",
+        "rl torch-launch --nproc-per-node 1 --cmd 'train.py --epochs 3' --env NCCL_DEBUG=INFO",
+    ),
+    passes_local_rank=False,
 )
-@_launch_options
-@click.option("--use-env", is_flag=True, help="Do not pass --local_rank=N to the script.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[SCRIPT [ARG]...]")
-@click.pass_context
-def helper_torch_launch(
-    ctx: click.Context,
-    servers: Sequence[str],
-    nproc_per_node: str | None,
-    cmd: str | None,
-    module: bool,
-    master: str | None,
-    master_port: int | None,
-    env: Sequence[str],
-    tags: Sequence[str],
-    grace_s: float,
-    send: bool,
-    follow: bool,
-    dry_run: bool,
-    as_json: bool,
-    use_env: bool,
-    words: Sequence[str],
-) -> int:
-    """torch-launch under labml_remote's name: without --use-env the script also gets --local_rank=N."""
-    script = _script(words, cmd, module=module, pass_local_rank=not use_env)
-    return _launch(
-        ctx,
-        script,
-        servers,
-        nproc_per_node,
-        master,
-        master_port,
-        env,
-        tags,
-        grace_s,
-        send=send,
-        follow=follow,
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+helper_torch_launch = _launch_command(
+    "helper-torch-launch",
+    "torch-launch under labml_remote's name: without --use-env the script also gets --local_rank=N.",
+    examples("rl helper-torch-launch --nproc-per-node 2 --use-env --cmd 'train.py --epochs 3'"),
+    passes_local_rank=True,
+)
 
 
 def _script(words: Sequence[str], cmd: str | None, *, module: bool, pass_local_rank: bool) -> Script:
@@ -192,39 +161,15 @@ def _script(words: Sequence[str], cmd: str | None, *, module: bool, pass_local_r
 
 
 def _launch(
-    ctx: click.Context,
-    script: Script,
-    servers: Sequence[str],
-    nproc_per_node: str | None,
-    master: str | None,
-    master_port: int | None,
-    env: Sequence[str],
-    tags: Sequence[str],
-    grace_s: float,
-    *,
-    send: bool,
-    follow: bool,
-    dry_run: bool,
-    as_json: bool,
+    fleet: Fleet, request: LaunchRequest, *, send: bool, follow: bool, dry_run: bool, as_json: bool
 ) -> int:
-    from remote_launch.operations.launch import LaunchRequest, check_script, plan_launch, start_launch
+    from remote_launch.operations.launch import check_script, plan_launch, start_launch
 
-    fleet = load_fleet(ctx)
-    request = LaunchRequest(
-        script=script,
-        servers=servers,
-        nproc_per_node=nproc_per_node,
-        master=master,
-        master_port=master_port,
-        env=env_dict(env),
-        tags=tags,
-        grace_s=grace_s,
-    )
-    check_script(fleet, script)
+    check_script(fleet, request.script)
     if send and not dry_run:
         from remote_launch.operations.sync import plan_sync, sync
 
-        sync(fleet, fleet.select(servers), plan_sync(fleet)).raise_on_error("nothing was started")
+        sync(fleet, fleet.select(request.servers), plan_sync(fleet)).raise_on_error("nothing was started")
     plan = plan_launch(fleet, request)
     if dry_run:
         _show_plan(plan, as_json=as_json)
@@ -235,9 +180,20 @@ def _launch(
             "torch-launch", {"launch_id": plan.launch_id, "jobs": [job.to_dict() for job in jobs]}
         )
         return 0
+    _show_started(request.script, plan, jobs, say=output.say if follow else click.echo)
+    if not follow:
+        output.say("watch it: rl job-tail    states: rl job-list --rsync    stop it: rl job-kill")
+        return 0
+    from remote_launch.cli.following import follow_to_end
+
+    return follow_to_end(fleet, jobs, as_json=as_json, ranks=None, lines=-1, launcher=False)
+
+
+def _show_started(
+    script: Script, plan: LaunchPlan, jobs: Sequence[JobRecord], *, say: Callable[[str], None]
+) -> None:
     topology = plan.topology
     ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
-    say = output.say if follow else click.echo
     say(
         f"launched {output.clean(script.display, colour=False)}: {ranks}, "
         f"master {topology.master_addr}:{topology.master_port}"
@@ -248,12 +204,6 @@ def _launch(
             f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
         )
         say(f"  job {job.key}  {job.server}  {rank_text}")
-    if not follow:
-        output.say("watch it: rl job-tail    states: rl job-list --rsync    stop it: rl job-kill")
-        return 0
-    from remote_launch.cli.following import follow_to_end
-
-    return follow_to_end(fleet, jobs, as_json=as_json, ranks=None, lines=-1, launcher=False)
 
 
 def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:

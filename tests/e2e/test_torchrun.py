@@ -166,7 +166,8 @@ def test_a_launch_starts_on_all_servers_or_on_none(rl: Rl) -> None:
     failed = rl("torch-launch", "--nproc-per-node", "1", "train.py", code=3)
     assert "all or nothing" in failed.stderr
     assert "two" in failed.stderr
-    states = {job["server"]: job["state"] for job in rl.json("job-list", "--all", "--rsync", code=None)["data"]}
+    jobs = rl.json("job-list", "--all", "--rsync", code=None)["data"]
+    states = {job["server"]: job["state"] for job in jobs}
     assert states["two"] == "FAILED"
     assert states["one"] in ("KILLED", "FAILED")
     marked = subprocess.run(
