@@ -153,7 +153,8 @@ def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None
             on_abort()
         if grace_s and process.poll() is None:
             with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-                os.killpg(process.pid, signal.SIGTERM)
+                # Not to the group: an rsync told twice, by us and by its parent, leaves half a file behind.
+                process.send_signal(signal.SIGTERM)
                 process.wait(grace_s)
     finally:
         kill_group(process)
