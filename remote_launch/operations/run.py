@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
     from remote_launch.transport.base import Completed
 
-# $1 the environment's bin folder ("" for none), then the command's words. The workdir may not exist yet: then
-# the home folder serves.
+# $1 the environment's bin folder ("" for none), then the command's words.
 _RUN = """
 if [ -n "$1" ] && [ -d "$1" ]; then PATH=$1:$PATH; export PATH; fi
 shift
@@ -36,14 +35,18 @@ def run_command(
     on_stdout: Callable[[bytes], None],
     on_stderr: Callable[[bytes], None],
 ) -> Completed:
-    """Run ``argv`` in the server's workdir (its home folder while there is none) to its end; any exit code is
-    a result. Its output is kept in ``.remote/logs`` too; what it was given on stdin, and the environment, are
-    not."""
+    """Run ``argv`` in the server's workdir (while there is none: its home folder, with a note on stderr) to
+    its end; any exit code is a result.
+
+    Its output is kept in ``.remote/logs`` too; what it was given on stdin, and the environment, are not."""
     folders = environment_path(server, fleet.inventory.environment)
     # The words are values, not paths: "~/x" typed in quotes stays as typed, so they go as one quoted script.
     words = " ".join(quote(word) for word in argv)
     folder = quote_path(folders[0]) if folders else quote("")
-    script = f"cd {quote_path(server.workdir)} 2>/dev/null || cd\nset -- {folder} {words}\n{_RUN}"
+    # Before the first rl prepare there is no workdir: a look around is wanted then, not a surprise.
+    note = f"rl: there is no {server.workdir} yet (rl prepare makes it): running in the home folder"
+    enter = f"cd {quote_path(server.workdir)} 2>/dev/null || {{ echo {quote(note)} >&2; cd; }}"
+    script = f"{enter}\nset -- {folder} {words}\n{_RUN}"
     variables = {**server.env, **(env or {})}
     path = fleet.log_file(server.name, f"run-{argv[0].rpartition('/')[2][:40]}")
     path.touch(mode=0o600)  # what a command prints may be nobody else's business
