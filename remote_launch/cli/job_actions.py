@@ -103,9 +103,7 @@ def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobR
         masters = [job for job in jobs if job.launch_id == best.launch_id and job.is_master]
         best = masters[0] if masters else best
     if len(jobs) > 1:
-        output.say(
-            f"job {best.key} on {best.server} (of {len(jobs)}): {output.clean(best.command, colour=False)}"
-        )
+        output.say(f"job {best.key} on {best.server}: {output.headline(best.command)}")
     return best
 
 

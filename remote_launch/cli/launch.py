@@ -195,7 +195,7 @@ def _show_started(
     topology = plan.topology
     ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
     say(
-        f"launched {output.clean(script.display, colour=False)}: {ranks}, "
+        f"launched {output.headline(script.display)}: {ranks}, "
         f"master {topology.master_addr}:{topology.master_port}"
     )
     for job, node in zip(jobs, topology.nodes, strict=True):

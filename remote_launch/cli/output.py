@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
 
 ENVELOPE_VERSION = 1
-_READABLE = 400  # characters of one line of a failed rank
+_READABLE = 400  # characters of one line of a failed rank, or of a command
 _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 # Control characters, and escape sequences other than colours: what a server sends must not steer the user's
 # terminal.
@@ -97,7 +97,7 @@ class Rows:
         for column in self._columns:
             table.add_column(column, overflow="fold")
         for row in self._rows:
-            table.add_row(*(Text(cell.text, cell.style) for cell in row))
+            table.add_row(*(Text(_cut(cell.text), cell.style) for cell in row))
         console().print(table)
 
 
@@ -220,7 +220,16 @@ def time_text(epoch_s: float | None) -> str:
 def last_words(tail: object) -> list[str]:
     """Given the last lines of a rank, return at most 20, each cut where it stops being readable."""
     lines = str(tail or "").splitlines()[-20:]
-    return [line if len(line) <= _READABLE else line[:_READABLE] + " …" for line in lines]
+    return [_cut(line) for line in lines]
+
+
+def headline(command: str) -> str:
+    """Given a command (untrusted), return it for a sentence: on one line, cut where it gets unreadable."""
+    return _cut(" ".join(clean(command, colour=False).split()))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _READABLE else text[:_READABLE] + " …"
 
 
 def plural(count: int, noun: str) -> str:

@@ -151,6 +151,6 @@ def job_run(
     if as_json:
         output.emit_json("job-run", [job.to_dict()])
     else:
-        click.echo(f"job {job.key} on {job.server}: {output.clean(job.command)}")
+        click.echo(f"job {job.key} on {job.server}: {output.headline(job.command)}")
         output.say(f"watch it: rl job-tail {job.key}    stop it: rl job-kill {job.key}")
     return 0
