@@ -162,7 +162,7 @@ def job_show(
         verdict = verdict_of(current)
         shown.append({"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
         if not as_json:
-            _show_group(current, verdict)
+            _show_group(current, verdict, fleet.inventory.jobs_folder_name)
     if as_json:
         output.emit_json("job-show", shown)
     return 0
@@ -185,7 +185,7 @@ def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
     return list(groups.values())
 
 
-def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
+def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> None:
     def line(name: str, text: object) -> None:
         click.echo(f"{name:<10} {output.clean(str(text), colour=False)}")
 
@@ -213,7 +213,7 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any) -> None:
             f"id {job.job_id}, started {output.time_text(job.started_at)}, "
             f"ran {output.duration_text(job.duration_s)}",
         )
-        line("", f"folder {job.workdir}/.jobs/{job.job_id}")
+        line("", f"folder {job.workdir}/{jobs_folder}/{job.job_id}")
 
 
 def _click_colour(state: str) -> str:

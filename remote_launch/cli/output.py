@@ -32,6 +32,7 @@ _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
 )
+_C1 = re.compile(r"[\x7f-\x9f]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
 STATE_STYLES = {
     "CREATED": "yellow",
@@ -134,7 +135,9 @@ def emit_json(
         "data": data,
         "errors": [error.to_dict() for error in errors],
     }
-    click.echo(json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False))
+    text = json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
+    # C1 controls are legal in JSON as they are, and steer some terminals.
+    click.echo(_C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def emit_outcomes(command: str, outcomes: Outcomes[Any], data: Any) -> int:

@@ -246,7 +246,10 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
     def share(free: str, total: str) -> str:
         return f"{output.size_text(number(free))} of {output.size_text(number(total))}"
 
-    gpus = [str(gpu.get("name")) for gpu in facts.get("gpus") or [] if isinstance(gpu, dict)]
+    cards = facts.get("gpus")
+    if not isinstance(cards, list):
+        cards = []
+    gpus = [str(card.get("name")) for card in cards if isinstance(card, dict)]
     kinds = ", ".join(f"{gpus.count(name)}× {name}" for name in dict.fromkeys(gpus))
     python = facts.get("python_version") or facts.get("python")
     if isinstance(python, dict):

@@ -12,6 +12,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import ConfigError
+from remote_launch.transport.command import mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,8 +36,6 @@ class Step:
 
     def to_dict(self) -> dict[str, object]:
         """Return it for ``--dry-run``."""
-        from remote_launch.transport.command import mask_env, mask_urls
-
         args = [mask_urls(word) for word in self.args]  # pip_args name indexes
         return {"step": self.name, "script": self.script, "args": args, "env": mask_env(self.env)}
 
@@ -185,6 +184,12 @@ def package_steps(server: Server, environment: Environment, requirements: str | 
         return []
     python = environment_python(server, environment)
     prefix = environment_prefix(server, environment) or f"{server.workdir}/.rl"
+    if any(mask_urls(word) != word for word in environment.pip_args):
+        raise ConfigError(
+            "environment.pip_args: a URL with a login in it would show in ps on the servers",
+            key="environment.pip_args",
+            hint="put it in env: of the servers, as PIP_INDEX_URL (uv: UV_INDEX_URL): that travels unseen",
+        )
     settings = "|".join([environment.manager, python, *environment.pip_args])
     fingerprint = hashlib.sha256(settings.encode()).hexdigest()[:16]
     common = (f"{prefix}/.rl-packages", requirements, fingerprint)

@@ -12,7 +12,7 @@ from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
 from remote_launch.core.topology import NodeFacts, Topology, lay_out, order_servers
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
-from remote_launch.errors import TopologyError, UsageError, did_you_mean
+from remote_launch.errors import JobError, TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told
 from remote_launch.operations.start import record_of, start_jobs, stop_started
 from remote_launch.operations.verbs import call
@@ -119,7 +119,16 @@ def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:
     The jobs are recorded before anything starts, so that an interruption leaves nothing unknown.
     """
     records = fleet.registry.add([record_of(spec) for spec in plan.specs])
-    outcomes = start_jobs(fleet, plan.specs, records)
+    try:
+        outcomes = start_jobs(fleet, plan.specs, records)
+    except KeyboardInterrupt:
+        stop_started(fleet, records, reason="interrupted while the launch was starting")
+        keys = ", ".join(str(record.key) for record in records)
+        raise JobError(
+            f"interrupted while jobs {keys} were starting; what had started was stopped",
+            hint="rl job-list --rsync --all shows what became of them",
+            exit_code=130,
+        ) from None
     if outcomes.errors:
         stop_started(fleet, records, reason="another node could not start")
         outcomes.raise_on_error("the launch was stopped, all or nothing")

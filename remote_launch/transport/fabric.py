@@ -20,7 +20,7 @@ from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import read_exit, stop_command
 from remote_launch.transport.connection import Connection, open_connection
 from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import Cancel, OutputOverflow, ProcessTimeout, _Capture
+from remote_launch.transport.process import Cancel, Capture, OutputOverflow, ProcessTimeout
 from remote_launch.transport.rsync_bridge import BridgeServer
 from remote_launch.transport.session import (
     BROKEN,
@@ -243,8 +243,8 @@ class _Run:
         self._transport = transport
         self._command = command
         self._watch = watch
-        self.stdout = _Capture(on_stdout)
-        self.stderr = _Capture(on_stderr)
+        self.stdout = Capture(on_stdout)
+        self.stderr = Capture(on_stderr)
         self.stopped = True  # as long as it was never started
 
     def complete(self, stdin: bytes | None, *, stoppable: bool = True) -> Completed:

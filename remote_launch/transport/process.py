@@ -77,7 +77,7 @@ class Cancel:
             os.close(write)
 
 
-class _Capture:
+class Capture:
     """Keeps a stream's bytes: all of them up to the limit, or, where a callback takes them, the tail."""
 
     def __init__(self, callback: Callable[[bytes], None] | None) -> None:
@@ -119,7 +119,7 @@ def run_process(
     program, ProcessTimeout, OutputOverflow.
     """
     started = time.monotonic()
-    out, err = _Capture(on_stdout), _Capture(on_stderr)
+    out, err = Capture(on_stdout), Capture(on_stderr)
     process = subprocess.Popen(
         list(argv),
         stdin=subprocess.PIPE,
@@ -179,8 +179,8 @@ class _Pump:
     def __init__(
         self,
         process: subprocess.Popen[bytes],
-        out: _Capture,
-        err: _Capture,
+        out: Capture,
+        err: Capture,
         deadline: float | None,
         cancelled: int,
     ) -> None:
