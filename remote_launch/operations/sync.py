@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.errors import WorkspaceError
 from remote_launch.operations.verbs import call
-from remote_launch.transport.listing import SentFile, list_files
+from remote_launch.transport.listing import Listing, SentFile, list_files
 from remote_launch.transport.rsync import rsync_push
 
 if TYPE_CHECKING:
@@ -71,6 +71,10 @@ class SyncResult:
 
 def project_files(fleet: Fleet) -> list[SentFile]:
     """Return the files of the project that a sync sends."""
+    return _listing(fleet).files
+
+
+def _listing(fleet: Fleet) -> Listing:
     sync = fleet.inventory.sync
     excludes = [*ALWAYS_EXCLUDED, f"/{fleet.inventory.jobs_folder_name}", *sync.exclude]
     return list_files(
@@ -82,9 +86,14 @@ def project_files(fleet: Fleet) -> list[SentFile]:
 
 
 def plan_sync(fleet: Fleet) -> SyncPlan:
-    """List what will be sent, and warn when it is a lot."""
-    files = project_files(fleet)
-    return SyncPlan(root=fleet.project.root, files=tuple(files), warning=_size_warning(fleet, files))
+    """List what will be sent; warn when it is a lot, and of links that can't be."""
+    listing = _listing(fleet)
+    warnings = [_size_warning(fleet, listing.files), _links_warning(listing.links_out)]
+    return SyncPlan(
+        root=fleet.project.root,
+        files=tuple(listing.files),
+        warning="\n".join(warning for warning in warnings if warning) or None,
+    )
 
 
 def sync_server(
@@ -180,6 +189,17 @@ def _refusal_hint(answer: dict[str, Any]) -> str:
         answer.get("hint")
         or "name another folder with workdir: in the inventory; or, if it is meant, run rl rsync --adopt: "
         "files of the same name are overwritten"
+    )
+
+
+def _links_warning(names: Sequence[str]) -> str | None:
+    """Given the links that lead out of the project, return a warning, or None without any."""
+    if not names:
+        return None
+    shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+    return (
+        f"not sent, since they lead out of the project: the links {shown}. "
+        "Their targets must be on the servers by other means"
     )
 
 

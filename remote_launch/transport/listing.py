@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PARTIAL, VANISHED = 23, 24
 _ESCAPE = re.compile(rb"\\#(\d{3})")  # rsync prints bytes it holds unprintable as \#ooo
+_LINK_OUT = re.compile(rb'ignoring unsafe symlink "(.*)" -> ".*"')  # said with -v; not by every rsync
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -28,11 +29,19 @@ class SentFile:
     size_bytes: int
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listing:
+    """The files and links that pass the filters, and the links that don't since they lead out of the
+    project; both sorted."""
+
+    files: list[SentFile]
+    links_out: list[str]
+
+
 def list_files(
     root: Path, *, exclude_from: Path | None = None, excludes: Sequence[str] = (), gitignore: bool = False
-) -> list[SentFile]:
-    """Return the files and links under ``root`` that pass the filters, sorted. Links that lead out of
-    ``root`` are left out.
+) -> Listing:
+    """Return what is under ``root`` and passes the filters.
 
     Raises MissingProgramError without rsync, SyncError with its last lines.
     """
@@ -40,7 +49,7 @@ def list_files(
         raise MissingProgramError(
             "this machine", "rsync is not installed", hint="apt-get install rsync (or brew install rsync)"
         )
-    argv = ["rsync", "-rl", "--safe-links", "--dry-run", "--out-format=%l %n"]
+    argv = ["rsync", "-rl", "-v", "--safe-links", "--dry-run", "--out-format=%l %n"]
     argv += [f"--exclude={pattern}" for pattern in excludes]
     if exclude_from is not None and exclude_from.exists():
         argv.append(f"--exclude-from={exclude_from}")
@@ -59,11 +68,15 @@ def list_files(
             tail=tail,
             hint=hint if done.returncode == PARTIAL else None,
         )
-    files = []
+    files, links_out = [], []
     for line in done.stdout.splitlines():
         size, _, name = line.partition(b" ")
-        name = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), name)
-        if not size.isdigit() or not name or name.endswith(b"/"):
-            continue
-        files.append(SentFile(name.decode("utf-8", "surrogateescape"), int(size)))
-    return sorted(files, key=lambda file: file.path)
+        if size.isdigit() and name and not name.endswith(b"/"):
+            files.append(SentFile(_unescaped(name), int(size)))
+        elif link := _LINK_OUT.fullmatch(line):
+            links_out.append(_unescaped(link[1]))
+    return Listing(sorted(files, key=lambda file: file.path), sorted(links_out))
+
+
+def _unescaped(name: bytes) -> str:
+    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), name).decode("utf-8", "surrogateescape")

@@ -33,4 +33,4 @@ def test_a_folder_that_cannot_be_read_is_no_folder_that_was_deleted(
 
 def test_a_file_that_vanished_meanwhile_is_harmless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rsync_that_ends_with(24, tmp_path, monkeypatch)
-    assert [file.path for file in list_files(tmp_path)] == ["a"]
+    assert [file.path for file in list_files(tmp_path).files] == ["a"]
