@@ -193,7 +193,7 @@ class Jobs:
         from remote_launch.operations.start import job_spec, record_of
 
         fleet = self._project.fleet()
-        spec = job_spec(fleet, server, command, env=env_vars, tags=tags)
+        spec = job_spec(fleet, server, command, env=env_vars, tags=_tags(tags))
         return Job(fleet, record_of(spec), spec)
 
     def filter(
@@ -203,7 +203,8 @@ class Jobs:
         from remote_launch.core.registry import select_by_tags
 
         fleet = self._project.fleet()
-        records = select_by_tags(fleet.registry.unfinished() if running else fleet.registry.all(), tags)
+        records = fleet.registry.unfinished() if running else fleet.registry.all()
+        records = select_by_tags(records, _tags(tags))
         return [Job(fleet, record) for record in records if server in (None, record.server)]
 
     def __getitem__(self, key: str | int) -> Job:
@@ -262,7 +263,7 @@ def launch(
         servers=servers,
         nproc_per_node=nproc_per_node,
         env=env or {},
-        tags=tags,
+        tags=_tags(tags),
         master=master,
         master_port=master_port,
         grace_s=grace_s,
@@ -289,3 +290,8 @@ def _tail(
 _PROJECT = _Project()
 JOBS = Jobs(_PROJECT)
 SERVERS = Servers(_PROJECT)
+
+
+def _tags(tags: Sequence[str]) -> Sequence[str]:
+    """Given tags, return them; a text is one tag, not a list of letters."""
+    return [tags] if isinstance(tags, str) else tags
