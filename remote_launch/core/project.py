@@ -13,6 +13,7 @@ from remote_launch.errors import ConfigError, ProjectNotFoundError
 
 PROJECT_VARIABLE = "RL_PROJECT"
 REMOTE_FOLDER = ".remote"
+DEFAULT_EXCLUDES = f"{REMOTE_FOLDER}/exclude.txt"
 CONFIG_FILE = "configs.yaml"
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -26,7 +27,7 @@ class Project:
     """
 
     root: Path
-    exclude_name: str = f"{REMOTE_FOLDER}/exclude.txt"
+    exclude_name: str = DEFAULT_EXCLUDES
     logs_name: str = f"{REMOTE_FOLDER}/logs"
     jobs_name: str = f"{REMOTE_FOLDER}/jobs"
 

@@ -9,7 +9,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.errors import WorkspaceError
+from remote_launch.core.project import DEFAULT_EXCLUDES
+from remote_launch.errors import ConfigError, WorkspaceError
 from remote_launch.operations.verbs import call
 from remote_launch.transport.listing import Listing, SentFile, list_files
 from remote_launch.transport.rsync import rsync_push
@@ -75,11 +76,18 @@ def project_files(fleet: Fleet) -> list[SentFile]:
 
 
 def _listing(fleet: Fleet) -> Listing:
+    project = fleet.project
+    if project.exclude_name != DEFAULT_EXCLUDES and not project.exclude_file.exists():
+        raise ConfigError(
+            f"exclude_file: {project.exclude_file}: no such file",
+            path=project.config,
+            hint="correct the name; without it, all that it leaves out would be sent",
+        )
     sync = fleet.inventory.sync
     excludes = [*ALWAYS_EXCLUDED, f"/{fleet.inventory.jobs_folder_name}", *sync.exclude]
     return list_files(
-        fleet.project.root,
-        exclude_from=fleet.project.exclude_file,
+        project.root,
+        exclude_from=project.exclude_file,
         excludes=excludes,
         gitignore=sync.gitignore,
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from remote_launch.errors import ConfigError
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.sync import plan_sync
 
@@ -43,3 +44,11 @@ def test_many_links_are_cut_short(project: Path) -> None:
     for number in range(9):
         (project / f"link{number}").symlink_to("/etc")
     assert "link4, …" in str(plan_sync(Fleet.load(str(project))).warning)
+
+
+def test_a_list_of_excludes_that_is_named_and_is_not_there_is_an_error(project: Path) -> None:
+    """Else all that it leaves out would be sent."""
+    with (project / ".remote/configs.yaml").open("a") as file:
+        file.write("exclude_file: .remote/exlude.txt\n")
+    with pytest.raises(ConfigError, match=r"exlude\.txt: no such file"):
+        plan_sync(Fleet.load(str(project)))
