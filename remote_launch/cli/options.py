@@ -110,7 +110,7 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 def _complete_tags(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     try:
         tags = {tag for job in load_fleet(ctx).registry.all() for tag in job.tags}
-        return sorted(tag for tag in tags if tag.startswith(incomplete))
+        return sorted(tag for tag in tags if tag and tag.startswith(incomplete))
     except Exception:  # noqa: BLE001
         return []
 

@@ -150,7 +150,8 @@ def _sync_step(
     )
     size = result.bytes_sent
     sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
-    line = f"{result.files_sent} files, {sent} sent" if result.files_sent else "nothing new"
+    noun = "file" if result.files_sent == 1 else "files"
+    line = f"{result.files_sent} {noun}, {sent} sent" if result.files_sent else "nothing new"
     line += f", {result.deleted} deleted" if result.deleted else ""
     on_progress(Progress(server=server.name, step=name, text=line, ended=True))
     return name, time.monotonic() - begun, line
