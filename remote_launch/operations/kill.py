@@ -79,11 +79,13 @@ def kill_jobs(
     signal: str = "TERM",
     grace_s: float = 15.0,
     reason: str | None = None,
+    prevent: bool = False,
 ) -> list[KillResult]:
     """Stop jobs on all their servers at once; return what came of each, in the order given.
 
     The server sends ``signal`` to the job, waits ``grace_s`` seconds, then sends KILL to its whole process
-    tree and looks that nothing is left. The registry is brought up to date."""
+    tree and looks that nothing is left. With ``prevent`` a job that a server has not heard of is kept from
+    starting there. The registry is brought up to date."""
     by_server: dict[str, list[JobRecord]] = defaultdict(list)
     for job in jobs:
         by_server[job.server].append(job)
@@ -91,7 +93,8 @@ def kill_jobs(
 
     def kill(server: Server) -> dict[str, Any]:
         wanted = [
-            {"job_id": job.job_id, "signal": signal, "grace_s": grace_s} for job in by_server[server.name]
+            {"job_id": job.job_id, "signal": signal, "grace_s": grace_s, "prevent": prevent}
+            for job in by_server[server.name]
         ]
         # Twice the grace: once the supervisor's, and where that is deaf, once more from outside.
         return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=2 * grace_s + 60)

@@ -122,10 +122,12 @@ def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:
     try:
         outcomes = start_jobs(fleet, plan.specs, records)
     except KeyboardInterrupt:
-        stop_started(fleet, records, reason="interrupted while the launch was starting")
+        results = stop_started(fleet, records, reason="interrupted while the launch was starting")
+        loose = [str(result.failure) for result in results if result.failure]
+        outcome = f"not stopped for certain: {'; '.join(loose)}" if loose else "what had started was stopped"
         keys = ", ".join(str(record.key) for record in records)
         raise JobError(
-            f"interrupted while jobs {keys} were starting; what had started was stopped",
+            f"interrupted while jobs {keys} were starting; {outcome}",
             hint="rl job-list --rsync --all shows what became of them",
             exit_code=130,
         ) from None

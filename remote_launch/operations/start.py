@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.kill import KillResult
 
 DEFAULT_TAGS = ("custom", "no-tags")  # labml_remote's
 
@@ -141,10 +142,11 @@ def start_job(fleet: Fleet, spec: JobSpec) -> JobRecord:
     return outcomes.values[spec.server]
 
 
-def stop_started(fleet: Fleet, records: Sequence[JobRecord], *, reason: str) -> None:
-    """Stop those of ``records`` that did start: one node of their launch could not."""
+def stop_started(fleet: Fleet, records: Sequence[JobRecord], *, reason: str) -> list[KillResult]:
+    """Stop those of ``records`` that did start, and keep the others from it: one node of their launch could
+    not. Return what came of each."""
     from remote_launch.operations.kill import kill_jobs
 
     current = [fleet.registry.get(record.job_id) for record in records]
     running = [job for job in current if not job.state.is_terminal]
-    kill_jobs(fleet, running, grace_s=2.0, reason=reason)
+    return kill_jobs(fleet, running, grace_s=2.0, reason=reason, prevent=True)

@@ -33,9 +33,12 @@ _POLL_S = 0.02
 
 
 def kill(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"jobs": [{"job_id", "signal", "grace_s"}], "by"}, return {"jobs": [{job_id, outcome, state,
-    exit_code, signal, left_over, message}]}, in the same order. All are asked first, then waited for
-    together."""
+    """Given {"jobs": [{"job_id", "signal", "grace_s", "prevent"}], "by"}, return {"jobs": [{job_id, outcome,
+    state, exit_code, signal, left_over, message}]}, in the same order. All are asked first, then waited for
+    together.
+
+    With "prevent" a job that isn't there is recorded as killed: a start that is on its way finds that.
+    """
     folder = jobs_folder(request)
     kills = [
         _Kill(job_dir(folder, item.get("job_id")), item, text(request, "by")) for item in _items(request)
@@ -67,6 +70,7 @@ class _Kill:
         self.job = job
         self.first = procs.signal_number(item.get("signal") or "TERM") or signal.SIGTERM
         self.grace_s = max(0.0, number(item, "grace_s", 15.0) or 0.0)
+        self.prevent = item.get("prevent") is True
         self.by = by
         self.outcome: str | None = None
         self.state: dict[str, Any] = {}
@@ -82,6 +86,10 @@ class _Kill:
             self.outcome, self.message = "failed", str(error)
 
     def ask(self) -> None:
+        if not os.path.isdir(self.job.path) and self.prevent:
+            os.makedirs(self.job.path, 0o700, exist_ok=True)
+            self._end_before_its_start()
+            return
         if not os.path.isdir(self.job.path):
             self.outcome, self.message = "not_found", "there is no such job on this server"
             return

@@ -144,3 +144,14 @@ def test_a_wrong_signal_is_refused(served: Served) -> None:
     job_id = served.start("exec sleep 60")
     assert served.call("kill", jobs=[{"job_id": job_id, "signal": "NOPE"}])["error"]["type"] == "RequestError"
     assert served.probe(job_id)["state"] == "RUNNING"
+
+
+def test_a_job_that_was_never_heard_of_is_kept_from_starting_when_that_is_asked(served: Served) -> None:
+    """Its start may be on the way: the launch was interrupted."""
+    spec = served.spec("touch ran")
+    jobs = [{"job_id": spec["job_id"], "grace_s": 1, "prevent": True}]
+    answer = served.call("kill", jobs=jobs, by="me@laptop")["jobs"][0]
+    assert (answer["outcome"], answer["state"]) == ("killed", "KILLED")
+    assert served.call("start", spec=spec)["state"] == "ALREADY"
+    assert served.probe(spec["job_id"])["state"] == "KILLED"
+    assert not (served.workdir / "ran").exists()
