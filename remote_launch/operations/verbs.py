@@ -117,13 +117,11 @@ def _send_programs(transport: Transport, server: Server, path: str) -> None:
         raise
     except CommandError as error:
         said = error.tail.splitlines()[0] if error.tail else f"exit code {error.command_exit_code}"
-        full = "no space" in said.lower() or "quota" in said.lower()
         raise WorkspaceError(
             server.name,
             f"its workdir {server.workdir} can't be written: {said}",
-            hint="free some space there, or set workdir: to a folder on another disk"
-            if full
-            else "make it, owned by the user who logs in, or set workdir: to a folder that can be",
+            hint=_hint_when_full(said)
+            or "make it, owned by the user who logs in, or set workdir: to a folder that can be",
         ) from error
 
 
@@ -139,11 +137,17 @@ def _last_json(stdout: bytes) -> dict[str, Any] | None:
     return None
 
 
+def _hint_when_full(message: str) -> str | None:
+    if "no space left" in message.lower() or "quota exceeded" in message.lower():
+        return "free some space there, or set workdir: to a folder on another disk"
+    return None
+
+
 def refusal(server: str, error: object) -> RemoteLaunchError:
     """Given the error of an answer (from a server: any shape), return it as an exception."""
     told = error if isinstance(error, dict) else {"message": str(error)}
     message = str(told.get("message") or "refused")
-    hint = None if told.get("hint") is None else str(told["hint"])
+    hint = _hint_when_full(message) if told.get("hint") is None else str(told["hint"])
     if str(told.get("type", "")).startswith("Workspace"):
         return WorkspaceError(server, message, hint=hint)
     refused = JobError(f"{server}: {message}", hint=hint)

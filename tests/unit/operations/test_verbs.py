@@ -160,6 +160,10 @@ class TestCall:
 
 
 class TestRefusals:
+    def test_a_full_disk_comes_with_advice(self, ask: Any) -> None:
+        refused = self.answer(ask, {"type": "ServerError", "message": "workspace: No space left on device"})
+        assert "free some space" in str(refused.hint)
+
     def answer(self, ask: Any, error: Any) -> Any:
         _, fleet, server = ask(json.dumps({"error": error}).encode())
         with pytest.raises((JobError, WorkspaceError)) as caught:
