@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 class Printer:
     """Prints events: a line with its ``server:rank`` prefix when there is more than one source, notices on
-    stderr."""
+    stderr; with ``err`` all of it, for stdout is the JSON's."""
 
-    def __init__(self, jobs: Sequence[JobRecord], *, prefixes: bool) -> None:
+    def __init__(self, jobs: Sequence[JobRecord], *, prefixes: bool, err: bool = False) -> None:
         self._servers = list(dict.fromkeys(job.server for job in jobs))
         self._prefixes = prefixes
-        self._colour = sys.stdout.isatty()
+        self._err = err
+        self._colour = (sys.stderr if err else sys.stdout).isatty()
         self.failed = False
 
     def show(self, event: Event) -> None:
@@ -33,7 +34,8 @@ class Printer:
         from remote_launch.operations.follow import LogLine, Notice
 
         if isinstance(event, LogLine):
-            click.echo(self._prefix(event) + output.clean(event.text), color=self._colour or None)
+            text = self._prefix(event) + output.clean(event.text, colour=self._colour)
+            click.echo(text, err=self._err, color=self._colour or None)
         elif isinstance(event, Notice):
             self.failed = self.failed or event.error is not None
             output.warn(output.clean(event.text, colour=False))
@@ -76,7 +78,7 @@ def follow_to_end(
     from remote_launch.operations.wait import wait_jobs
 
     shown = list(watched or jobs)
-    printer = Printer(shown, prefixes=has_several_sources(shown, ranks))
+    printer = Printer(shown, prefixes=has_several_sources(shown, ranks), err=as_json)
     with Follower(fleet, shown, Selection(ranks=ranks, launcher=launcher, lines=lines)) as events:
         while True:
             try:
@@ -93,7 +95,8 @@ def follow_to_end(
                 return 130
     current, verdict = wait_jobs(fleet, jobs)
     if as_json:
-        output.emit_json("follow", {"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
+        told = {"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]}
+        output.emit_json("torch-launch", told)
     else:
         show_verdict(current, verdict)
     return verdict.exit_code
