@@ -67,11 +67,12 @@ def follow_to_end(
     lines: int,
     launcher: bool = True,
     watched: Sequence[JobRecord] | None = None,
+    asks: bool = True,
 ) -> int:
     """Show the logs of ``watched`` (default: all ``jobs``) until they end, then the verdict of ``jobs``;
     return its exit code.
 
-    Ctrl-C asks on a terminal: detach, kill or go on; a second one detaches. Without a terminal it detaches.
+    With ``asks``, Ctrl-C on a terminal asks: detach, kill or go on; a second one detaches. Else it detaches.
     """
     from remote_launch.operations.follow import Follower, Selection
     from remote_launch.operations.kill import kill_jobs
@@ -86,7 +87,7 @@ def follow_to_end(
                     printer.show(event)
                 break
             except KeyboardInterrupt:
-                answer = _ask_at_interrupt()
+                answer = _ask_at_interrupt() if asks else "detach"
             if answer == "kill":
                 output.show_failures(one.failure for one in kill_jobs(fleet, jobs) if one.failure)
                 break

@@ -82,7 +82,14 @@ def job_tail(
                 printer.show(event)
         return 1 if printer.failed else 0
     return follow_to_end(
-        fleet, launch, as_json=False, ranks=ranks, lines=lines, launcher=launcher, watched=watched
+        fleet,
+        launch,
+        as_json=False,
+        ranks=ranks,
+        lines=lines,
+        launcher=launcher,
+        watched=watched,
+        asks=False,  # who only looked on leaves at once
     )
 
 

@@ -1,25 +1,38 @@
-"""Log lines on the way to the screen."""
+"""Ctrl-C while the logs are shown."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-from remote_launch.cli.following import Printer
+import pytest
+
+from remote_launch.cli import following
 from remote_launch.core.jobs import JobRecord
-from remote_launch.operations.follow import LogLine
-
-if TYPE_CHECKING:
-    import pytest
-
-JOB = JobRecord(job_id="0" * 32, server="gpu-a", command="x")
-LINE = LogLine(job=JOB, rank=3, stream="stdout", text="loss \x1b[2J0.5")
 
 
-def test_lines_go_to_stdout_with_their_prefix(capsys: pytest.CaptureFixture[str]) -> None:
-    Printer([JOB], prefixes=True).show(LINE)
-    assert tuple(capsys.readouterr()) == ("gpu-a:3 │ loss 0.5\n", "")
+class Interrupted:
+    """A follower in whose first wait the user presses Ctrl-C."""
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __enter__(self) -> Interrupted:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+    def __iter__(self) -> Interrupted:
+        return self
+
+    def __next__(self) -> None:
+        raise KeyboardInterrupt
 
 
-def test_beside_json_they_leave_stdout_to_it(capsys: pytest.CaptureFixture[str]) -> None:
-    Printer([JOB], prefixes=True, err=True).show(LINE)
-    assert tuple(capsys.readouterr()) == ("", "gpu-a:3 │ loss 0.5\n")
+@pytest.mark.parametrize(("asks", "asked"), [(True, 1), (False, 0)])
+def test_who_launched_is_asked_and_who_looked_on_leaves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asks: bool, asked: int
+) -> None:
+    questions: list[int] = []
+    monkeypatch.setattr("remote_launch.operations.follow.Follower", Interrupted)
+    monkeypatch.setattr(following, "_ask_at_interrupt", lambda: questions.append(1) or "detach")
+    jobs = [JobRecord(job_id="0" * 32, server="a", command="c")]
+    code = following.follow_to_end(None, jobs, as_json=False, ranks=None, lines=0, asks=asks)  # type: ignore[arg-type]
+    assert (code, len(questions)) == (130, asked)
+    assert "the jobs go on" in capsys.readouterr().err
