@@ -45,7 +45,7 @@ def parse_server(text: str) -> ServerDraft:
         login = parse_login(rest)
     except ValueError as error:
         raise UsageError(
-            f"{text.strip()!r} is not a server: {error}",
+            f"not a server: {error}",
             hint="write gpu-a=ubuntu@10.0.0.5:2222 (name, user, port: optional)",
         ) from error
     if not equals:
