@@ -132,5 +132,5 @@ def _next_steps(project: Project, has_servers: bool) -> tuple[str, ...]:
         *steps,
         "rl servers --check          # can each one be reached, and what has it",
         "rl prepare                  # the Python environment and the code, on each",
-        "rl torch-launch train.py    # your script on all of them",
+        "rl torch-launch --nproc-per-node 1 train.py   # your script on all of them",
     )
