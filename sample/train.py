@@ -196,3 +196,8 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    # The work is done. Now and then gloo's threads abort a Python that shuts down (SIGABRT), and a job that
+    # trained well would count as failed: so leave without the shutdown.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
