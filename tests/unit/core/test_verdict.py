@@ -98,3 +98,10 @@ def test_what_a_server_says_is_not_trusted_to_have_a_shape(cause: Any) -> None:
 )
 def test_a_cause_in_a_sentence(cause: dict[str, Any], text: str) -> None:
     assert describe_cause(cause) == text
+
+
+def test_an_abort_in_gloos_shutdown_says_that_the_script_may_have_finished() -> None:
+    tail = "terminate called without an active exception\nFatal Python error: Aborted"
+    cause = {"server": "b", "rank": 3, "signal": "ABRT", "tail": tail}
+    assert "may have finished" in describe_cause(cause)
+    assert "may have finished" not in describe_cause({**cause, "tail": "assert failed"})
