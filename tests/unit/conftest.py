@@ -1,5 +1,5 @@
-"""The unit ring writes nothing outside pytest's own folders: "~" of a local server is a folder of the
-session."""
+"""The unit ring writes nothing outside pytest's own folders: "~" of a local server is one of
+them."""
 
 from __future__ import annotations
 
