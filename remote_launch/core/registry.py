@@ -10,9 +10,9 @@ import contextlib
 import dataclasses
 import json
 import sqlite3
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from remote_launch.core.jobs import JobRecord, JobState, new_id, now
+from remote_launch.core.jobs import JobRecord, JobState
 from remote_launch.errors import RegistryError, UnknownJobError, did_you_mean
 
 if TYPE_CHECKING:
@@ -202,11 +202,6 @@ def select_by_tags(jobs: Iterable[JobRecord], tags: Iterable[str]) -> list[JobRe
     """Given jobs, return those that carry every one of ``tags``."""
     wanted = set(tags)
     return [job for job in jobs if wanted <= set(job.tags)]
-
-
-def new_record(**fields: Any) -> JobRecord:
-    """Return a record of a job that is about to start, with a new id and the time."""
-    return JobRecord(**{"job_id": new_id(), "created_at": now(), **fields})
 
 
 def _dump(record: JobRecord) -> str:

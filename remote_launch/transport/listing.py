@@ -11,13 +11,13 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import MissingProgramError, SyncError, last_lines
+from remote_launch.transport.rsync_report import unescape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 PARTIAL, VANISHED = 23, 24
-_ESCAPE = re.compile(rb"\\#(\d{3})")  # rsync prints bytes it holds unprintable as \#ooo
 _LINK_OUT = re.compile(rb'ignoring unsafe symlink "(.*)" -> ".*"')  # said with -v; not by every rsync
 
 
@@ -72,11 +72,7 @@ def list_files(
     for line in done.stdout.splitlines():
         size, _, name = line.partition(b" ")
         if size.isdigit() and name and not name.endswith(b"/"):
-            files.append(SentFile(_unescaped(name), int(size)))
+            files.append(SentFile(unescape(name), int(size)))
         elif link := _LINK_OUT.fullmatch(line):
-            links_out.append(_unescaped(link[1]))
+            links_out.append(unescape(link[1]))
     return Listing(sorted(files, key=lambda file: file.path), sorted(links_out))
-
-
-def _unescaped(name: bytes) -> str:
-    return _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), name).decode("utf-8", "surrogateescape")

@@ -96,7 +96,11 @@ def parse_version(text: str) -> RsyncVersion | None:
 
 def parse_result(stdout: str, *, code: int, duration_s: float) -> SyncResult:
     """Given the end of rsync's output with --stats, return the numbers; what a version doesn't print is 0."""
-    names = tuple(_unescape(line[len(MARK) :]) for line in stdout.splitlines() if line.startswith(MARK))
+    names = tuple(
+        unescape(line[len(MARK) :].encode("utf-8", "surrogateescape"))
+        for line in stdout.splitlines()
+        if line.startswith(MARK)
+    )
     return SyncResult(
         files=_number(stdout, rf"Number of (?:regular )?files transferred: ({_NUMBER})"),
         size_bytes=_number(stdout, rf"Total transferred file size: ({_NUMBER})"),
@@ -169,9 +173,7 @@ def _digits(text: str) -> int:
     return int(re.sub(r"\D", "", text) or 0)
 
 
-def _unescape(name: str) -> str:
-    r"""rsync prints bytes that it holds unprintable as \#ooo."""
-    raw = re.sub(
-        rb"\\#(\d{3})", lambda match: bytes([int(match[1], 8)]), name.encode("utf-8", "surrogateescape")
-    )
+def unescape(name: bytes) -> str:
+    r"""Given a name as rsync prints it, with unprintable bytes as \#ooo (octal), return the name."""
+    raw = re.sub(rb"\\#(\d{3})", lambda match: bytes([int(match[1], 8)]), name)
     return raw.decode("utf-8", "surrogateescape")

@@ -10,9 +10,10 @@ import pytest
 
 from remote_launch.cli.main import run
 from remote_launch.core.jobs import JobState
-from remote_launch.core.registry import Registry, new_record
+from remote_launch.core.registry import Registry
 from remote_launch.core.torchrun import Script
 from remote_launch.operations.launch import LaunchRequest
+from tests.support.records import new_record
 
 if TYPE_CHECKING:
     from pathlib import Path

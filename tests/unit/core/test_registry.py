@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.core.jobs import JobRecord, JobState
-from remote_launch.core.registry import Registry, new_record, select_by_tags
+from remote_launch.core.registry import Registry, select_by_tags
 from remote_launch.errors import RegistryError, UnknownJobError
+from tests.support.records import new_record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 ADD_FIFTY = """
 import sys
 from pathlib import Path
-from remote_launch.core.registry import Registry, new_record
+from remote_launch.core.jobs import JobRecord, new_id
+from remote_launch.core.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(50):
-    [record] = registry.add([new_record(server="s", command=f"{sys.argv[2]}-{number}")])
+    [record] = registry.add([JobRecord(job_id=new_id(), server="s", command=f"{sys.argv[2]}-{number}")])
     print(record.key)
 """
 

@@ -14,7 +14,6 @@ from remote_launch.api import Launch
 from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.project import Project
-from remote_launch.core.registry import new_record
 from remote_launch.errors import AuthenticationError, ConnectTimeoutError, JobStateError, ServersFailedError
 from remote_launch.operations import kill as kill_module
 from remote_launch.operations import refresh as module
@@ -24,6 +23,7 @@ from remote_launch.operations.follow import Notice
 from remote_launch.operations.kill import kill_jobs
 from remote_launch.operations.refresh import refresh, refresh_jobs
 from remote_launch.operations.wait import wait_jobs
+from tests.support.records import new_record
 
 if TYPE_CHECKING:
     from pathlib import Path
