@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import (
@@ -19,6 +17,7 @@ from remote_launch.core.environments import (
 from remote_launch.errors import CommandError, PrepareError, last_lines
 from remote_launch.operations.sync import SyncPlan, claim_workdir, plan_sync, sync_server
 from remote_launch.transport.command import Command, quote_path
+from remote_launch.transport.programs_here import uv_here
 from remote_launch.transport.rsync import rsync_push
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
     import platform
 
     here, there = f"{platform.system()} {platform.machine()}", (found.text.splitlines() or ["?"])[-1]
-    mine = _uv_of_this_machine()
+    mine = uv_here()
     if mine is None or here != there:
         why = (
             "this machine has none either"
@@ -256,18 +255,3 @@ def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], Non
             error.message,
             hint="install uv on the server, or set environment.manager: venv",
         ) from error
-
-
-def _uv_of_this_machine() -> Path | None:
-    """Return the uv binary here: on PATH, or the one that the Python package brings."""
-    on_path = shutil.which("uv")
-    if on_path:
-        return Path(on_path).resolve()
-    try:
-        from uv import find_uv_bin  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        return None
-    try:
-        return Path(find_uv_bin())
-    except FileNotFoundError:
-        return None
