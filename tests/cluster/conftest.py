@@ -112,6 +112,14 @@ def hosts(docker_host_factory: Callable[[int], list[DockerHost]]) -> list[Docker
 
 
 @pytest.fixture
+def shared_home_hosts(cluster: Cluster) -> Iterator[list[DockerHost]]:
+    """shared-0 and shared-1: two machines with one /home/trainer, as in a lab with NFS. Healed after the
+    test."""
+    yield cluster.shared_home_hosts()
+    cluster.heal()
+
+
+@pytest.fixture
 def inventory() -> WriteInventory:
     """``inventory(folder, hosts, **keys)`` writes ``folder/.remote/configs.yaml`` and returns ``folder``."""
     return write_inventory

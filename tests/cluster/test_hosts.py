@@ -38,6 +38,17 @@ def test_each_host_is_a_machine_of_its_own(hosts: list[DockerHost]) -> None:
     assert len(keys) == 2
 
 
+def test_two_machines_share_a_home(shared_home_hosts: list[DockerHost]) -> None:
+    first, second = shared_home_hosts
+    assert [host.ssh("hostname; id -un").stdout.split() for host in shared_home_hosts] == [
+        ["shared-0", "trainer"], ["shared-1", "trainer"],
+    ]
+    first.ssh("echo here > ~/mark")
+    assert second.ssh("cat ~/mark && rm ~/mark").stdout == "here\n"
+    first.ssh("echo mine > /tmp/mark")
+    assert second.ssh("cat /tmp/mark", check=False).returncode != 0
+
+
 @pytest.mark.parametrize("by", ["name", "address"])
 def test_hosts_reach_each_other_on_any_port(hosts: list[DockerHost], by: str) -> None:
     first, second = hosts

@@ -30,6 +30,8 @@ COMPOSE_FILE = Path(__file__).resolve().parents[1] / "cluster" / "compose.yml"
 SESSION_LABEL = "remote-launch.tests"  # its value is the pid of the pytest that owns the container
 USER = "trainer"
 MAX_HOSTS = 4
+SHARED_HOME = ("shared-0", "shared-1")  # two machines, one /home/trainer
+SERVICES = (*(f"host-{number}" for number in range(MAX_HOSTS)), *SHARED_HOME)
 READY_S = 30
 
 
@@ -165,7 +167,13 @@ class Cluster:
         """Return the first ``count`` hosts, starting those that do not run yet, each healthy."""
         if not 1 <= count <= MAX_HOSTS:
             raise ValueError(f"1 to {MAX_HOSTS} hosts, not {count}")
-        names = [f"host-{number}" for number in range(count)]
+        return self._start(SERVICES[:count])
+
+    def shared_home_hosts(self) -> list[DockerHost]:
+        """Return the two hosts that have one home folder between them, as ``hosts`` does."""
+        return self._start(SHARED_HOME)
+
+    def _start(self, names: Sequence[str]) -> list[DockerHost]:
         new = [name for name in names if name not in self._hosts]
         if new:
             self._compose(f"up -d {' '.join(new)}")
@@ -228,16 +236,19 @@ def write_override(path: Path, *, image: str, subnet: str) -> None:
     """Write the compose file of what only this session knows: image, fixed addresses, packages' folders."""
     volumes = [f"{folder}:{folder}:ro" for folder in package_folders()]
     services = {
-        f"host-{number}": {
+        name: {
             "image": image,
             "labels": {SESSION_LABEL: str(os.getpid())},
             "volumes": volumes,
             "networks": {"default": {"ipv4_address": f"{subnet.rpartition('.')[0]}.{10 + number}"}},
         }
-        for number in range(MAX_HOSTS)
+        for number, name in enumerate(SERVICES)
     }
-    network = {"ipam": {"config": [{"subnet": subnet}]}, "labels": {SESSION_LABEL: str(os.getpid())}}
-    path.write_text(json.dumps({"services": services, "networks": {"default": network}}, indent=1))
+    labels = {SESSION_LABEL: str(os.getpid())}
+    network = {"ipam": {"config": [{"subnet": subnet}]}, "labels": labels}
+    volume = {"labels": labels}
+    content = {"services": services, "networks": {"default": network}, "volumes": {"shared-home": volume}}
+    path.write_text(json.dumps(content, indent=1))
 
 
 def free_subnet() -> str:
@@ -270,10 +281,14 @@ def wait_for_sshd(address: str, *, timeout_s: float = READY_S) -> None:
 
 
 def remove_leftovers(*, of_pid: int | None = None) -> None:
-    """Remove the containers and networks of ``of_pid``, or of every session whose process is gone."""
-    for kind, listing in (("container", ["ps", "-aq"]), ("network", ["network", "ls", "-q"])):
+    """Remove the containers, networks and volumes of ``of_pid``, or of every session whose process is
+    gone."""
+    listings = {
+        "container": ("ps", "-aq"), "network": ("network", "ls", "-q"), "volume": ("volume", "ls", "-q"),
+    }
+    for kind, listing in listings.items():
         for found in docker(*listing, "--filter", f"label={SESSION_LABEL}").stdout.split():
-            labels = "{{json .Labels}}" if kind == "network" else "{{json .Config.Labels}}"
+            labels = "{{json .Config.Labels}}" if kind == "container" else "{{json .Labels}}"
             pid = json.loads(docker(kind, "inspect", "-f", labels, found).stdout)[SESSION_LABEL]
             if int(pid) == of_pid if of_pid is not None else not Path(f"/proc/{pid}").exists():
                 with contextlib.suppress(DockerError):  # it may be on its way out already

@@ -66,8 +66,8 @@ def daemon_answers() -> bool:
         return False
 
 
-def start_daemon(folder: Path) -> int | None:
-    """Return the pid of the dockerd started here, or None when one answers. Raises DockerUnavailableError.
+def start_daemon(folder: Path) -> subprocess.Popen[bytes] | None:
+    """Return the dockerd started here, or None when one answers. Raises DockerUnavailableError.
 
     Its own data stays where it always is; its log and pid file go to ``folder``.
     """
@@ -95,7 +95,7 @@ def start_daemon(folder: Path) -> int | None:
                 stop_daemon(daemon.pid)
             raise DockerUnavailableError("dockerd does not start here: " + " | ".join(said))
         time.sleep(0.1)
-    return daemon.pid
+    return daemon
 
 
 def stop_daemon(pid: int) -> None:
@@ -136,12 +136,13 @@ def _forget_dead_daemon() -> None:
 def running_daemon() -> Iterator[None]:
     """For the length of a ``with``: a daemon that answers. One that was started for it is ended after it."""
     with tempfile.TemporaryDirectory(prefix="remote-launch-dockerd-") as folder:
-        pid = start_daemon(Path(folder))
+        daemon = start_daemon(Path(folder))
         try:
             yield
         finally:
-            if pid is not None:
-                stop_daemon(pid)
+            if daemon is not None:
+                stop_daemon(daemon.pid)
+                daemon.poll()  # it was waited for by its pid: an unwaited child is a warning
 
 
 def compose_command() -> str:
@@ -255,9 +256,9 @@ def main() -> int:
             options.daemon_pid_file.unlink()
         return 0
     try:
-        pid = start_daemon(options.daemon_pid_file.parent)
-        if pid is not None:
-            options.daemon_pid_file.write_text(str(pid))
+        daemon = start_daemon(options.daemon_pid_file.parent)
+        if daemon is not None:
+            options.daemon_pid_file.write_text(str(daemon.pid))
         started = time.monotonic()
         if options.what == "base":
             ensure_base(verbose=True)
