@@ -14,10 +14,14 @@ if TYPE_CHECKING:
 
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.prepare import PreparePlan, PrepareResult
+    from remote_launch.operations.provision import StepResult
     from remote_launch.operations.sync import SyncPlan
 
 adopt_option = click.option(
     "--adopt", is_flag=True, help="Take over a non-empty folder on a server that rl did not make."
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Do everything anew, also what is done already."
 )
 show_output_option = click.option(
     "--show-output", is_flag=True, help="Print every line of the remote commands."
@@ -27,67 +31,43 @@ show_output_option = click.option(
 @click.command(epilog=examples("rl prepare --server gpu-a --show-output"))
 @servers_option
 @adopt_option
+@force_option
 @show_output_option
 @dry_run_option
 @json_option
 @click.pass_context
-def prepare(
-    ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool
-) -> int:
+def prepare(ctx: click.Context, /, servers: Sequence[str], **flags: bool) -> int:
     """Make servers ready: create the Python environment, send the project, install the packages. All servers
     at once.
 
     Safe to repeat: what is done already is seen, and only what changed is done again.
     """
-    return _prepare(
-        ctx, "prepare", None, servers, adopt=adopt, show_output=show_output, dry_run=dry_run, as_json=as_json
-    )
+    return _prepare(ctx, "prepare", None, servers, **flags)
 
 
 @click.command(epilog=examples("rl setup --dry-run"))
 @servers_option
 @adopt_option
+@force_option
 @show_output_option
 @dry_run_option
 @json_option
 @click.pass_context
-def setup(
-    ctx: click.Context, servers: Sequence[str], adopt: bool, show_output: bool, dry_run: bool, as_json: bool
-) -> int:
+def setup(ctx: click.Context, /, servers: Sequence[str], **flags: bool) -> int:
     """Create the Python environment on the servers."""
-    return _prepare(
-        ctx,
-        "setup",
-        ("setup",),
-        servers,
-        adopt=adopt,
-        show_output=show_output,
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+    return _prepare(ctx, "setup", ("setup",), servers, **flags)
 
 
 @click.command("update-packages", epilog=examples("rl update-packages --server gpu-a"))
 @servers_option
+@force_option
 @show_output_option
 @dry_run_option
 @json_option
 @click.pass_context
-def update_packages(
-    ctx: click.Context, servers: Sequence[str], show_output: bool, dry_run: bool, as_json: bool
-) -> int:
-    """Install the packages of requirements.txt (as it was last sent) into the servers' environments."""
-    parts = ("update-packages",)
-    return _prepare(
-        ctx,
-        "update-packages",
-        parts,
-        servers,
-        adopt=False,
-        show_output=show_output,
-        dry_run=dry_run,
-        as_json=as_json,
-    )
+def update_packages(ctx: click.Context, /, servers: Sequence[str], **flags: bool) -> int:
+    """Install the project's packages, as its files name them now, into the servers' environments."""
+    return _prepare(ctx, "update-packages", ("update-packages",), servers, **flags)
 
 
 @click.command(epilog=examples("rl rsync --dry-run"))
@@ -160,10 +140,11 @@ def _prepare(
     parts: Sequence[str] | None,
     servers: Sequence[str],
     *,
-    adopt: bool,
+    force: bool,
     show_output: bool,
     dry_run: bool,
     as_json: bool,
+    adopt: bool = False,
 ) -> int:
     from remote_launch.cli.progress import ServerProgress
     from remote_launch.operations.prepare import PARTS, plan_prepare
@@ -171,7 +152,7 @@ def _prepare(
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
-    plan = plan_prepare(fleet, chosen, parts or PARTS)
+    plan = plan_prepare(fleet, chosen, parts or PARTS, force=force)
     if dry_run:
         return _show_plan(command, plan, as_json=as_json)
     if plan.sync.warning and "rsync" in plan.parts and not as_json:
@@ -209,20 +190,19 @@ def _show_plan(command: str, plan: PreparePlan, *, as_json: bool) -> int:
     return 0
 
 
-def _step_text(name: str, seconds: float, line: str) -> str:
-    """Given a step that went well and its last line, return what is worth a word: that nothing was to do, or
-    what was sent."""
-    if line == "packages unchanged" or line.startswith("environment found"):
-        return f"{name}: unchanged"
-    more = f" ({output.clean(line, colour=False)})" if name in ("rsync", "check python") else ""
-    return f"{name}: {output.duration_text(seconds)}{more}"
+def _step_text(step: StepResult) -> str:
+    """Return what is worth a word of a step that went well: that nothing was to do, or what was sent."""
+    if step.same:
+        return f"{step.name}: unchanged"
+    more = f" ({output.clean(step.line, colour=False)})" if step.name in ("rsync", "check python") else ""
+    return f"{step.name}: {output.duration_text(step.duration_s)}{more}"
 
 
 def _show_results(outcomes: Outcomes[PrepareResult]) -> None:
     rows = output.Rows("server", "result", "time", "done")
     for outcome in outcomes:
         if outcome.value is not None:
-            done = ", ".join(_step_text(*step) for step in outcome.value.steps)
+            done = ", ".join(_step_text(step) for step in outcome.value.steps)
             rows.add_row(outcome.server, "ready", output.duration_text(outcome.duration_s), done)
         else:
             rows.add_row(

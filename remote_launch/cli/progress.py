@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.table import Table
 
-    from remote_launch.operations.prepare import Progress
+    from remote_launch.operations.provision import Progress
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,11 +29,31 @@ if TYPE_CHECKING:
     from remote_launch.core.project import Project
     from remote_launch.core.yaml_lines import Node
 
-# The environment's manager when the inventory names none. The design says conda, as the ancestor did; until
-# the conda manager can prepare a server, that is venv.
-DEFAULT_MANAGER = "venv"
+DEFAULT_MANAGER = "conda"  # the environment's manager when the inventory names none, as the ancestor did
 DEFAULT_CONNECT_TIMEOUT_S = 10
 _SERVERS_HINT = "under servers:, one a line:  gpu-a: {hostname: 10.0.0.5, username: ubuntu}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """The Python environment that ``rl prepare`` makes on a server."""
+
+    manager: str = DEFAULT_MANAGER  # conda | uv | venv | none
+    python: str | None = None  # a version as "3.11"; for manager none an interpreter
+    requirements: str | None = None  # a file of the project to install from; None: the first that is known
+    packages: tuple[str, ...] = ()  # requirement lines that come on top of the file's
+    install_project: bool | None = None  # the project itself too; None: where it says how it is built
+    pip_args: tuple[str, ...] = ()
+    index_url: str | None = dataclasses.field(default=None, repr=False)  # URLs may have a login in them
+    extra_index_url: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    find_links: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    torch_backend: str | None = None  # uv's --torch-backend: cu126, cpu, auto
+    offline: bool = False  # the server has no internet: packages are downloaded here and sent
+    channels: tuple[str, ...] = ()  # conda's; none: conda-forge
+    installer_url: str | None = None  # of Miniforge or Miniconda, where the server has no conda
+    sha256: str | None = None  # of that installer
+    name: str = "rl_env"  # conda's environment; left out of an inventory: <project>_env
+    prefix: str | None = None  # the environment's folder; None: in the workdir
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +66,7 @@ class Server:
     port: int | None = None
     private_key: Path | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
+    password_command: str | None = dataclasses.field(default=None, repr=False)  # its first line is one
     transport: str = "openssh"  # openssh | fabric | local
     connection: str = "ssh"  # ssh | local
     address: str | None = None  # on the data plane; found automatically when None
@@ -56,6 +77,7 @@ class Server:
     python: str | None = None
     ssh_config: Path | None = None
     connect_timeout_s: int = DEFAULT_CONNECT_TIMEOUT_S
+    environment: Environment = dataclasses.field(default_factory=Environment)
 
     @property
     def target(self) -> Target:
@@ -67,22 +89,11 @@ class Server:
             port=self.port,
             private_key=self.private_key,
             password=self.password,
+            password_command=self.password_command,
             transport=self.transport,
             ssh_config=self.ssh_config,
             connect_timeout_s=self.connect_timeout_s,
         )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """The Python environment that ``rl prepare`` makes on each server."""
-
-    manager: str = DEFAULT_MANAGER  # conda | uv | venv | none
-    python: str | None = None  # a version as "3.11"; for manager none an interpreter
-    requirements: str | None = None  # a file, relative to the project
-    pip_args: tuple[str, ...] = ()
-    name: str | None = None
-    prefix: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +113,11 @@ class Inventory:
 
     name: str
     servers: Mapping[str, Server]
-    environment: Environment
     sync: Sync
     path: Path
     project: Project  # with the folders that the inventory moves
     jobs_folder_name: str = ".jobs"  # in each workdir
+    password_line: int | None = None  # where the first ``password:`` of the file stands
 
     def select(self, names: Sequence[str] = ()) -> list[Server]:
         """Given names, return their servers in the file's order, each once; all of them for no names.
@@ -143,8 +154,7 @@ def parse_inventory(text: str, project: Project) -> Inventory:
     keys = read_keys(top, INVENTORY_KEYS, "", problems)
     project = _with_folders(project, keys)
     name = _project_name(keys, project, problems)
-    servers = _servers(keys.get("servers"), keys.get("defaults"), project, name, problems)
-    environment = read_keys(keys.get("environment"), ENVIRONMENT_KEYS, "environment", problems)
+    servers = _servers(keys, project, name, problems)
     sync = read_keys(keys.get("sync"), SYNC_KEYS, "sync", problems)
     problems.raise_any()
     if not servers:
@@ -153,11 +163,11 @@ def parse_inventory(text: str, project: Project) -> Inventory:
     return Inventory(
         name=name,
         servers=servers,
-        environment=Environment(**_given(environment)),
         sync=Sync(**_given(sync)),
         path=path,
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+        password_line=_password_line(keys),
     )
 
 
@@ -186,19 +196,19 @@ def _project_name(keys: Mapping[str, Any], project: Project, problems: Problems)
 
 
 def _servers(
-    node: Node | None,
-    defaults: Node | None,
-    project: Project,
-    project_name: str,
-    problems: Problems,
+    keys: Mapping[str, Any], project: Project, project_name: str, problems: Problems
 ) -> dict[str, Server]:
+    """What a server says itself wins over ``defaults``, and its ``environment`` over the one of all."""
+    shared = _environment_keys(keys, "environment", problems)
+    common = read_keys(keys.get("defaults"), SERVER_KEYS, "defaults", problems)
+    shared |= _environment_keys(common, "defaults.environment", problems)
+    node: Node | None = keys.get("servers")
     if node is None or node.is_null:
         return {}
     if node.fields is None:
         found = f"expected a mapping of names to servers, found {node.found()}"
         problems.add(node.line, "servers", found, _SERVERS_HINT)
         return {}
-    common = read_keys(defaults, SERVER_KEYS, "defaults", problems)
     servers = {}
     for name, entry in node.fields.items():
         key, line = f"servers.{name}", node.key_lines[name]
@@ -208,9 +218,14 @@ def _servers(
         own = _entry(entry, key, line, problems)
         if own is not None:
             values = _merged(common, own)
+            values["environment"] = shared | _environment_keys(own, f"{key}.environment", problems)
             _check_server(name, values, line, problems)
             servers[name] = _server(name, values, project, project_name)
     return servers
+
+
+def _environment_keys(values: Mapping[str, Any], where: str, problems: Problems) -> dict[str, Any]:
+    return _given(read_keys(values.get("environment"), ENVIRONMENT_KEYS, where, problems))
 
 
 def _entry(entry: Node, key: str, line: int, problems: Problems) -> dict[str, Any] | None:
@@ -232,7 +247,21 @@ def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     merged = {**common, **own}
     for name in ("env", "properties"):
         merged[name] = {**(common.get(name) or {}), **(own.get(name) or {})}
+    for name, other in (("password", "password_command"), ("password_command", "password")):
+        if own.get(name) is not None and own.get(other) is None:
+            merged[other] = None  # its own way to a password stands for both of the defaults
     return merged
+
+
+def _password_line(keys: Mapping[str, Any]) -> int | None:
+    servers: Node | None = keys.get("servers")
+    entries = [keys.get("defaults"), *((servers.fields or {}).values() if servers is not None else ())]
+    found = [
+        entry.key_lines["password"]
+        for entry in entries
+        if entry is not None and entry.fields and not getattr(entry.fields.get("password"), "is_null", True)
+    ]
+    return min(found, default=None)
 
 
 def _server(name: str, values: Mapping[str, Any], project: Project, project_name: str) -> Server:
@@ -241,7 +270,7 @@ def _server(name: str, values: Mapping[str, Any], project: Project, project_name
     if given.get("connection") == "local" or transport == "local":
         given.update(connection="local", transport="local")
         given.setdefault("workdir", f"~/.remote_launch/local/{project_name}/{name}")
-    elif "password" in given:  # ssh itself takes no password from a program
+    elif "password" in given or "password_command" in given:  # ssh itself takes no password from a program
         given["transport"] = "fabric"
     given["workdir"] = given.get("workdir", f"~/{project_name}").rstrip("/")
     for key in ("private_key", "ssh_config"):
@@ -249,6 +278,7 @@ def _server(name: str, values: Mapping[str, Any], project: Project, project_name
             given[key] = project.resolve(given[key])
     if "hostname" in given:
         given["hostname"] = unbracketed(given["hostname"])
+    given["environment"] = Environment(**{"name": f"{project_name}_env", **given["environment"]})
     return Server(name=name, **given)
 
 
@@ -259,10 +289,11 @@ def _check_server(name: str, values: Mapping[str, Any], line: int, problems: Pro
     about_hostname = problems.about(f"{key}.hostname", "defaults.hostname")
     if values.get("hostname") is None and not local and not about_hostname:
         problems.add(line, f"{key}.hostname", "is missing", "an address, or an alias of ~/.ssh/config")
-    if values.get("password") is not None and values.get("transport") == "openssh" and not local:
-        problems.add(
-            line,
-            f"{key}.password",
-            "transport openssh can't log in by password",
-            "leave transport out (a password means fabric), or log in by a key",
-        )
+    for name in ("password", "password_command"):
+        if values.get(name) is not None and values.get("transport") == "openssh" and not local:
+            problems.add(
+                line,
+                f"{key}.{name}",
+                "transport openssh can't log in by password",
+                "leave transport out (a password means fabric), or log in by a key: `rl authorize` installs one",
+            )

@@ -135,6 +135,12 @@ def _read_texts(node: Node) -> tuple[str, ...]:
     return tuple(_read_item(index, item) for index, item in enumerate(node.items))
 
 
+def _read_secrets(node: Node) -> tuple[str, ...]:
+    if node.items is None:
+        return (_source(node),)
+    return tuple(_source(item) for item in node.items)
+
+
 def _read_item(index: int, item: Node) -> str:
     try:
         return _read_text(item)
@@ -195,6 +201,7 @@ TEXT = Kind("text", _read_text)
 PROJECT_FILE = Kind("a file of the project, relative to its folder", _read_project_file)
 SECRET = Kind("text", _source)
 BOOLEAN = Kind("true or false", _read_boolean)
+SECRETS = Kind("a text or a list of texts", _read_secrets)  # URLs, which may have a login in them
 TEXTS = Kind("a list of texts", _read_texts, "one item a line, each after '- '")
 ENV = Kind("a mapping of variables (NAME: value)", _read_env)
 MAPPING = Kind("a mapping (key: value)", _read_mapping)

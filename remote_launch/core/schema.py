@@ -5,6 +5,7 @@ Reading a mapping collects every problem in it, so that one run shows all that i
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core import kinds
@@ -19,12 +20,15 @@ if TYPE_CHECKING:
 
     from remote_launch.core.yaml_lines import Node
 
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
 SERVER_KEYS: Mapping[str, Kind] = {
     "hostname": kinds.checked(check_hostname, "a hostname, an address, or an alias of ~/.ssh/config"),
     "username": kinds.checked(check_username, "a login name"),
     "port": kinds.integer(1, 65535),
     "private_key": kinds.TEXT,
     "password": kinds.SECRET,
+    "password_command": kinds.SECRET,
     "connection": kinds.choice("ssh", "local"),
     "transport": kinds.choice("openssh", "fabric", "local"),
     "address": kinds.ADDRESS,
@@ -35,12 +39,23 @@ SERVER_KEYS: Mapping[str, Kind] = {
     "python": kinds.TEXT,
     "ssh_config": kinds.TEXT,
     "connect_timeout_s": kinds.integer(1, 3600),
+    "environment": kinds.SUBTREE,
 }
 ENVIRONMENT_KEYS: Mapping[str, Kind] = {
     "manager": kinds.choice("conda", "uv", "venv", "none"),
     "python": kinds.TEXT,
     "requirements": kinds.PROJECT_FILE,
+    "packages": kinds.TEXTS,
+    "install_project": kinds.BOOLEAN,
     "pip_args": kinds.TEXTS,
+    "index_url": kinds.SECRET,
+    "extra_index_url": kinds.SECRETS,
+    "find_links": kinds.SECRETS,
+    "torch_backend": kinds.TEXT,
+    "offline": kinds.BOOLEAN,
+    "channels": kinds.TEXTS,
+    "installer_url": kinds.TEXT,
+    "sha256": kinds.checked(lambda text: bool(_SHA256.fullmatch(text)), "64 hex digits"),
     "name": kinds.FOLDER_NAME,
     "prefix": kinds.SERVER_PATH,
 }

@@ -163,7 +163,6 @@ def check_script(fleet: Fleet, script: Script) -> None:
 
 
 def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
-    environment = fleet.inventory.environment
     answer = call(
         fleet,
         server,
@@ -171,7 +170,7 @@ def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
         {
             "script": None if script.module else script.name,
             "module": script.name if script.module else None,
-            "python": environment_python(server, environment),
+            "python": environment_python(server),
             "ports": PORTS_ASKED,
             "address": server.address,
         },
@@ -183,7 +182,7 @@ def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
         )
     if not answer.get("python"):
         raise TopologyError(
-            f"{server.name}: there is no environment there yet ({environment_python(server, environment)})",
+            f"{server.name}: there is no environment there yet ({environment_python(server)})",
             hint="rl prepare",
         )
     if answer.get("torch") is False:
@@ -284,8 +283,8 @@ def _spec(
         env={name: value for name, value in env.items() if not is_secret(name, value)},
         secret_env={name: value for name, value in env.items() if is_secret(name, value)},
         unset_env=UNSET,
-        python=environment_python(server, fleet.inventory.environment),
-        path_prepend=environment_path(server, fleet.inventory.environment),
+        python=environment_python(server),
+        path_prepend=environment_path(server),
         pythonpath_append=(".", "src"),
         tags=tuple([*tags, "master"] if node_rank == 0 else tags),
         launch_id=launch_id,

@@ -1,23 +1,23 @@
-"""Make servers ready: environment, code, packages. All servers at once; each step is told as it happens."""
+"""Make servers ready: environment, code, packages. All servers at once; each step is told as it happens.
+
+One round trip finds out what a server has; where nothing changed it is the only one. What is to be done
+runs on the server, under a lock, by ``remote/prepare.py``."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
+import uuid
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import (
-    Step,
-    environment_python,
-    hint_for,
-    package_steps,
-    requirements_file,
-    setup_steps,
-)
-from remote_launch.errors import CommandError, PrepareError, last_lines
-from remote_launch.operations.sync import SyncPlan, claim_workdir, plan_sync, sync_server
-from remote_launch.transport.command import Command, quote_path
-from remote_launch.transport.programs_here import uv_here
+from remote_launch.core.environments import Recipe, recipe_for
+from remote_launch.core.environments.sources import find_source
+from remote_launch.operations.provision import Progress, StepResult, Tell, run_recipe, supply
+from remote_launch.operations.sync import SyncPlan, plan_sync, refuse_own_folder, refused_workdir, sync_server
+from remote_launch.operations.told import mapping, text
+from remote_launch.operations.verbs import call
 from remote_launch.transport.rsync import rsync_push
 
 if TYPE_CHECKING:
@@ -28,38 +28,32 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 PARTS = ("setup", "rsync", "update-packages")
-_UV_PLACES = "~/.local/bin/uv", "~/.cargo/bin/uv"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """Something that happened on a server: a step began (``text`` empty), printed a line, or ended."""
-
-    server: str
-    step: str
-    text: str = ""
-    ended: bool = False
-    error: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PrepareResult:
-    """What was done on one server."""
+    """What was done on one server, and what it has now."""
 
     server: str
-    steps: tuple[tuple[str, float, str], ...]  # name, seconds, last line
+    steps: tuple[StepResult, ...]
     duration_s: float
-    python: str
+    python: str  # the interpreter
+    versions: dict[str, str | None]  # of python, torch and cuda
+    shared_with: str | None = None  # the server whose home this one shares: what was made is made for both
+
+    @property
+    def unchanged(self) -> bool:
+        return all(step.same for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "server": self.server,
             "duration_s": round(self.duration_s, 3),
             "python": self.python,
-            "steps": [
-                {"step": name, "duration_s": round(seconds, 3), "last_line": line}
-                for name, seconds, line in self.steps
-            ],
+            "versions": self.versions,
+            "shared_with": self.shared_with,
+            "unchanged": self.unchanged,
+            "steps": [step.to_dict() for step in self.steps],
         }
 
 
@@ -69,35 +63,37 @@ class PreparePlan:
 
     parts: tuple[str, ...]
     sync: SyncPlan
-    setup: dict[str, list[Step]]
-    packages: dict[str, list[Step]]
+    recipes: dict[str, Recipe]
+    force: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         servers: dict[str, list[dict[str, object]]] = {}
-        for name in self.setup:
+        for name, recipe in self.recipes.items():
             rows: list[dict[str, object]] = []
             if "setup" in self.parts:
-                rows += [step.to_dict() for step in self.setup[name]]
+                rows += [step.to_dict() for step in recipe.environment.steps]
             if "rsync" in self.parts:
                 rows.append(
                     {"step": "rsync", "files": len(self.sync.files), "size_bytes": self.sync.size_bytes}
                 )
-            if "update-packages" in self.parts:
-                rows += [step.to_dict() for step in self.packages[name]]
+            if "update-packages" in self.parts and recipe.packages is not None:
+                rows += [step.to_dict() for step in recipe.packages.steps]
             servers[name] = rows
         return {"servers": servers, "warning": self.sync.warning}
 
 
-def plan_prepare(fleet: Fleet, servers: Sequence[Server], parts: Sequence[str] = PARTS) -> PreparePlan:
-    """Return the steps for every server. Reads the project; asks no server anything. Raises ConfigError."""
+def plan_prepare(
+    fleet: Fleet, servers: Sequence[Server], parts: Sequence[str] = PARTS, *, force: bool = False
+) -> PreparePlan:
+    """Return the recipes of all servers. Reads the project; asks no server anything. Raises ConfigError."""
     sync = plan_sync(fleet)
-    environment = fleet.inventory.environment
-    requirements = requirements_file(environment, [file.path for file in sync.files])
+    names = [file.path for file in sync.files]
+    sources = {server.environment: find_source(sync.root, names, server.environment) for server in servers}
     return PreparePlan(
         parts=tuple(parts),
         sync=sync,
-        setup={server.name: setup_steps(server, environment) for server in servers},
-        packages={server.name: package_steps(server, environment, requirements) for server in servers},
+        recipes={server.name: recipe_for(server, sources[server.environment]) for server in servers},
+        force=force,
     )
 
 
@@ -110,148 +106,150 @@ def prepare(
     adopt: bool = False,
 ) -> Outcomes[PrepareResult]:
     """Carry the plan out on all servers at once. ``on_progress`` is called from several threads."""
-    return fleet.map(servers, lambda server: _prepare_server(fleet, server, plan, on_progress, adopt=adopt))
+    run = _Run(fleet, plan, on_progress, adopt=adopt)
+    return fleet.map(servers, run.prepare)
 
 
-def _prepare_server(
-    fleet: Fleet, server: Server, plan: PreparePlan, on_progress: Callable[[Progress], None], *, adopt: bool
-) -> PrepareResult:
-    begun = time.monotonic()
-    done: list[tuple[str, float, str]] = []
-    claim_workdir(fleet, server, adopt=adopt)
-    for part in plan.parts:
-        if part == "rsync":
-            done.append(_sync_step(fleet, server, plan, on_progress, adopt=adopt))
-            continue
-        for step in plan.setup[server.name] if part == "setup" else plan.packages[server.name]:
-            done.append(_run_step(fleet, server, step, on_progress))  # noqa: PERF401
-    return PrepareResult(
-        server=server.name,
-        steps=tuple(done),
-        duration_s=time.monotonic() - begun,
-        python=environment_python(server, fleet.inventory.environment),
-    )
+class _Run:
+    """One prepare of several servers."""
 
+    def __init__(
+        self, fleet: Fleet, plan: PreparePlan, on_progress: Callable[[Progress], None], *, adopt: bool
+    ) -> None:
+        self._fleet = fleet
+        self._plan = plan
+        self._on_progress = on_progress
+        self._adopt = adopt
+        self._run_id = uuid.uuid4().hex
+        # Servers may share a home: what is made there is made once, by whichever came first.
+        self._homes: dict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._made: set[str] = set()
 
-def _sync_step(
-    fleet: Fleet, server: Server, plan: PreparePlan, on_progress: Callable[[Progress], None], *, adopt: bool
-) -> tuple[str, float, str]:
-    name, begun = "rsync", time.monotonic()
-    on_progress(Progress(server=server.name, step=name))
-    result = sync_server(
-        fleet,
-        server,
-        plan.sync,
-        adopt=adopt,
-        on_progress=lambda sent, percent: on_progress(
-            Progress(server=server.name, step=name, text=f"{percent} %, {sent / 1e6:.1f} MB")
-        ),
-    )
-    size = result.bytes_sent
-    sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
-    noun = "file" if result.files_sent == 1 else "files"
-    line = f"{result.files_sent} {noun}, {sent} sent" if result.files_sent else "nothing new"
-    line += f", {result.deleted} deleted" if result.deleted else ""
-    on_progress(Progress(server=server.name, step=name, text=line, ended=True))
-    return name, time.monotonic() - begun, line
+    def prepare(self, server: Server) -> PrepareResult:
+        begun = time.monotonic()
+        tell = Tell(server.name, self._on_progress)
+        answer = self._check(server)
+        if self._is_ready(answer) and not self._plan.force:
+            return self._result(server, self._all_same(server, tell), begun, answer)
+        home = text(answer.get("home")) or server.name
+        with self._homes[home]:
+            if home in self._made:  # another server of this run was here: is it truly the same folder?
+                answer = self._check(server)
+                if self._is_ready(answer):
+                    return self._result(server, self._all_same(server, tell), begun, answer)
+            self._made.add(home)
+            steps = self._make(server, answer, tell)
+        return self._result(server, steps, begun, answer)
 
+    def _check(self, server: Server) -> dict[str, Any]:
+        """Ask the server what it has. Raises WorkspaceError where the workdir is not for us."""
+        refuse_own_folder(self._fleet, server)
+        recipe = self._plan.recipes[server.name]
+        request = {
+            "op": "check",
+            "claim": {
+                "project_id": self._fleet.project.project_id,
+                "project": self._fleet.inventory.name,
+                "adopt": self._adopt,
+                "create": True,
+            },
+            "manifest": {"digest": self._plan.sync.digest, "stats": self._plan.sync.stats},
+            "recipe": {
+                "python": recipe.python,
+                "prefix": recipe.prefix,
+                "parts": self._parts(recipe),
+                "programs": sorted(recipe.needs | recipe.wants),
+            },
+            "run": self._run_id,
+            "server": server.name,
+        }
+        answer = call(self._fleet, server, "prepare", request)
+        workspace = mapping(answer.get("workspace"))
+        if workspace.get("status") == "refused":
+            raise refused_workdir(server, workspace)
+        return answer
 
-def _run_step(
-    fleet: Fleet, server: Server, step: Step, on_progress: Callable[[Progress], None]
-) -> tuple[str, float, str]:
-    begun = time.monotonic()
-    on_progress(Progress(server=server.name, step=step.name))
-    env = dict(step.env)
-    if step.needs_uv:
-        env["UV"] = _find_uv(fleet, server, on_progress, step.name)
-    path = fleet.log_file(server.name, step.name)
-    lines: list[str] = []
-    with path.open("wb") as file:
-        held = {1: b"", 2: b""}  # a line that the next chunk goes on with, by stream
+    def _parts(self, recipe: Recipe) -> list[dict[str, object]]:
+        """The recipe's parts that were asked for. The packages alone need an environment that is there."""
+        parts: list[dict[str, object]] = []
+        if "setup" in self._plan.parts or "update-packages" in self._plan.parts:
+            parts.append({**recipe.environment.to_wire(), "only_check": "setup" not in self._plan.parts})
+        if "update-packages" in self._plan.parts and recipe.packages is not None:
+            parts.append(recipe.packages.to_wire())
+        return parts
 
-        def on_output(chunk: bytes, stream: int) -> None:
-            file.write(chunk)
-            *whole, held[stream] = (held[stream] + chunk.replace(b"\r", b"\n")).split(b"\n")
-            for line in whole:
-                text = line.decode("utf-8", "replace").strip()
-                if text:
-                    lines.append(text)
-                    del lines[:-200]
-                    on_progress(Progress(server=server.name, step=step.name, text=text))
-
-        command = Command(step.args, cwd=server.workdir, env=env, shell=step.script, label=step.name)
-        done = fleet.transport(server.name).run(
-            command, on_stdout=lambda chunk: on_output(chunk, 1), on_stderr=lambda chunk: on_output(chunk, 2)
+    def _is_ready(self, answer: dict[str, Any]) -> bool:
+        parts = answer.get("parts")
+        return (
+            isinstance(parts, list)
+            and all(part is True for part in parts)
+            and (answer.get("files_same") is True or "rsync" not in self._plan.parts)
         )
-        for stream in held:
-            on_output(b"\n", stream)
-    seconds = time.monotonic() - begun
-    fleet.log(
-        server.name, step.name, exit_code=done.exit_code, duration_s=round(seconds, 3), output=path.name
-    )
-    if not done.ok:
-        output = "\n".join(lines)
-        on_progress(
-            Progress(
-                server=server.name,
-                step=step.name,
-                text=lines[-1] if lines else "failed",
-                ended=True,
-                error=True,
-            )
+
+    def _all_same(self, server: Server, tell: Tell) -> list[StepResult]:
+        plan, recipe = self._plan, self._plan.recipes[server.name]
+        names = [step.name for step in recipe.environment.steps] if "setup" in plan.parts else []
+        if "rsync" in plan.parts:
+            names.append("rsync")
+        if "update-packages" in plan.parts and recipe.packages is not None:
+            names += [step.name for step in recipe.packages.steps]
+        tell.end("prepare", "nothing to do")
+        return [StepResult(name=name, duration_s=0.0, line="", same=True) for name in names]
+
+    def _make(self, server: Server, answer: dict[str, Any], tell: Tell) -> list[StepResult]:
+        done: list[StepResult] = []
+        plan, recipe = self._plan, self._plan.recipes[server.name]
+        if "rsync" in plan.parts:
+            done.append(self._sync(server, answer, tell))
+        elif "update-packages" in plan.parts and recipe.source_files:
+            self._send_sources(server, recipe)
+        if self._parts(recipe):
+            supply(self._fleet, server, recipe, answer, tell)
+            request = {"recipe": {**_head(recipe), "parts": self._parts(recipe)}, "files": dict(recipe.files)}
+            made = run_recipe(self._fleet, server, recipe, {**request, "force": plan.force}, tell)
+            done += made.steps
+            answer["versions"] = made.versions
+        return done
+
+    def _send_sources(self, server: Server, recipe: Recipe) -> None:
+        """The files that the packages are read from, as they are now."""
+        names = [name.encode("utf-8", "surrogateescape") + b"\0" for name in recipe.source_files]
+        root, transport = self._fleet.project.root, self._fleet.transport(server.name)
+        rsync_push(transport, root, server.workdir, files_from=b"".join(names))
+
+    def _sync(self, server: Server, answer: dict[str, Any], tell: Tell) -> StepResult:
+        begun = time.monotonic()
+        if answer.get("files_same") is True and not self._plan.force:
+            return StepResult(name="rsync", duration_s=0.0, line="", same=True)
+        tell.begin("rsync")
+        result = sync_server(
+            self._fleet,
+            server,
+            self._plan.sync,
+            workspace=mapping(answer.get("workspace")),
+            on_progress=lambda sent, percent: tell.line("rsync", f"{percent} %, {sent / 1e6:.1f} MB"),
         )
-        raise PrepareError(
-            server.name,
-            step.name,
-            f"exit code {done.exit_code}\n{last_lines(output, 12)}",
-            tail=last_lines(output),
-            hint=hint_for(step, output) or f"the whole output: {path}",
+        size = result.bytes_sent
+        sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+        noun = "file" if result.files_sent == 1 else "files"
+        line = f"{result.files_sent} {noun}, {sent} sent" if result.files_sent else "nothing new"
+        line += f", {result.deleted} deleted" if result.deleted else ""
+        tell.end("rsync", line)
+        return StepResult(name="rsync", duration_s=time.monotonic() - begun, line=line)
+
+    def _result(
+        self, server: Server, steps: list[StepResult], begun: float, answer: dict[str, Any]
+    ) -> PrepareResult:
+        versions = mapping(answer.get("versions"))
+        return PrepareResult(
+            server=server.name,
+            steps=tuple(steps),
+            duration_s=time.monotonic() - begun,
+            python=self._plan.recipes[server.name].python,
+            versions={name: text(versions.get(name)) for name in ("python", "torch", "cuda")},
+            shared_with=text(answer.get("shared_with")),
         )
-    line = lines[-1] if lines else "done"
-    on_progress(Progress(server=server.name, step=step.name, text=line, ended=True))
-    return step.name, seconds, line
 
 
-def _find_uv(fleet: Fleet, server: Server, on_progress: Callable[[Progress], None], step: str) -> str:
-    """Return the path of uv on the server; where it has none, send this machine's own."""
-    sent = f"{server.workdir}/.rl/bin/uv"
-    transport = fleet.transport(server.name)
-    look = (
-        'for p in uv "$@"; do '
-        'q=$(command -v "$p") && "$q" --version >/dev/null 2>&1 && { echo "$q"; exit 0; }; '
-        "done; uname -sm; exit 1"
-    )
-    found = transport.run(Command([*_UV_PLACES, sent], shell=look, label="look for uv"), timeout_s=30)
-    if found.ok:
-        return found.text.splitlines()[-1]
-    import platform
-
-    here, there = f"{platform.system()} {platform.machine()}", (found.text.splitlines() or ["?"])[-1]
-    mine = uv_here()
-    if mine is None or here != there:
-        why = (
-            "this machine has none either"
-            if mine is None
-            else f"this machine's is for {here}, the server is {there}"
-        )
-        raise PrepareError(
-            server.name,
-            step,
-            f"uv is not on the server, and {why}",
-            hint="pip install uv (here, or on the server), or set environment.manager: venv",
-        )
-    on_progress(Progress(server=server.name, step=step, text="sending uv"))
-    rsync_push(transport, mine.parent, f"{server.workdir}/.rl/bin", files_from=mine.name.encode() + b"\0")
-    check = transport.run(
-        Command([], shell=f"{quote_path(sent)} --version && echo {quote_path(sent)}", label="uv --version"),  # noqa: S604
-        timeout_s=30,
-    )
-    try:
-        return check.check("the uv that was sent does not run there").text.splitlines()[-1]
-    except CommandError as error:
-        raise PrepareError(
-            server.name,
-            step,
-            error.message,
-            hint="install uv on the server, or set environment.manager: venv",
-        ) from error
+def _head(recipe: Recipe) -> dict[str, object]:
+    return {"python": recipe.python, "prefix": recipe.prefix, "lock": recipe.lock}

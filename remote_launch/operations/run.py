@@ -39,7 +39,7 @@ def run_command(
     its end; any exit code is a result.
 
     Its output is kept in ``.remote/logs`` too; what it was given on stdin, and the environment, are not."""
-    folders = environment_path(server, fleet.inventory.environment)
+    folders = environment_path(server)
     # The words are values, not paths: "~/x" typed in quotes stays as typed, so they go as one quoted script.
     words = " ".join(quote(word) for word in argv)
     folder = quote_path(folders[0]) if folders else quote("")

@@ -43,7 +43,6 @@ def job_spec(
     import shlex
 
     server = fleet.server(server_name)
-    environment = fleet.inventory.environment
     is_text = isinstance(command, str)
     if not command or (is_text and not str(command).strip()):
         raise UsageError(
@@ -60,8 +59,8 @@ def job_spec(
         name=name or (str(command).split()[0] if is_text else command[0]),
         env={key: str(value) for key, value in variables.items() if not is_secret(key, str(value))},
         secret_env={key: str(value) for key, value in variables.items() if is_secret(key, str(value))},
-        python=environment_python(server, environment),
-        path_prepend=environment_path(server, environment),
+        python=environment_python(server),
+        path_prepend=environment_path(server),
         pythonpath_append=(".", "src"),
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.project import DEFAULT_EXCLUDES
 from remote_launch.errors import ConfigError, WorkspaceError
 from remote_launch.operations.verbs import call
-from remote_launch.transport.listing import Listing, SentFile, list_files
+from remote_launch.transport.listing import Listing, SentFile, list_files, stats_of
 from remote_launch.transport.rsync import rsync_push
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
@@ -45,6 +45,11 @@ class SyncPlan:
         return hashlib.sha256(
             "\0".join(file.path for file in self.files).encode("utf-8", "surrogateescape")
         ).hexdigest()
+
+    @property
+    def stats(self) -> str | None:
+        """The hash of the files' sizes, times and modes: changes when one is edited."""
+        return stats_of(self.root, [file.path for file in self.files])
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -110,12 +115,13 @@ def sync_server(
     plan: SyncPlan,
     *,
     adopt: bool = False,
+    workspace: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SyncResult:
-    """Bring one server's workdir up to date. Raises WorkspaceError where rl must not write, SyncError when
-    rsync fails."""
+    """Bring one server's workdir up to date. ``workspace`` is the answer of a claim just made. Raises
+    WorkspaceError where rl must not write, SyncError when rsync fails."""
     digest = plan.digest
-    answer = claim_workdir(fleet, server, adopt=adopt)
+    answer = workspace or claim_workdir(fleet, server, adopt=adopt)
     names_changed = answer.get("digest") != digest
     if names_changed:
         begin = {"op": "begin", "files": [file.path for file in plan.files], "digest": digest}
@@ -148,7 +154,7 @@ def sync_server(
 def claim_workdir(fleet: Fleet, server: Server, *, adopt: bool = False) -> dict[str, Any]:
     """Make the workdir rl's, or find that it is; return the server's answer. Raises WorkspaceError where it
     must not be touched."""
-    _refuse_own_folder(fleet, server)
+    refuse_own_folder(fleet, server)
     check = {
         "op": "check",
         "project_id": fleet.project.project_id,
@@ -158,12 +164,14 @@ def claim_workdir(fleet: Fleet, server: Server, *, adopt: bool = False) -> dict[
     }
     answer = call(fleet, server, "workspace", check)
     if answer["status"] == "refused":
-        raise WorkspaceError(
-            server.name,
-            f"{answer.get('workdir', server.workdir)}: {answer['reason']}",
-            hint=_refusal_hint(answer),
-        )
+        raise refused_workdir(server, answer)
     return answer
+
+
+def refused_workdir(server: Server, answer: Mapping[str, Any]) -> WorkspaceError:
+    """Given a claim that the server refused, return the error."""
+    where = answer.get("workdir", server.workdir)
+    return WorkspaceError(server.name, f"{where}: {answer.get('reason')}", hint=_refusal_hint(answer))
 
 
 def sync(
@@ -173,7 +181,7 @@ def sync(
     return fleet.map(servers, lambda server: sync_server(fleet, server, plan, adopt=adopt))
 
 
-def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
+def refuse_own_folder(fleet: Fleet, server: Server) -> None:
     """A local server whose workdir is the project itself (or contains it, or lies in it) would overwrite or
     feed on it."""
     if server.target.transport != "local":
@@ -192,7 +200,7 @@ def _refuse_own_folder(fleet: Fleet, server: Server) -> None:
         )
 
 
-def _refusal_hint(answer: dict[str, Any]) -> str:
+def _refusal_hint(answer: Mapping[str, Any]) -> str:
     return str(
         answer.get("hint")
         or "name another folder with workdir: in the inventory; or, if it is meant, run rl rsync --adopt: "

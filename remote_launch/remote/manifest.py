@@ -7,6 +7,7 @@ what stands there is ever deleted: never a checkpoint, never what the user made 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 LIMIT_BYTES = 128 << 20
 PROTECTED = (".rl", ".jobs")
+
+
+def stat_line(root: str, name: str) -> bytes:
+    """Return what tells whether a file has changed, as rsync judges it: the same line on both sides."""
+    path = os.path.join(root, name)
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        line = f"{name}\0link {os.readlink(path)}\n"
+    else:
+        line = f"{name}\0{found.st_size} {int(found.st_mtime)} {stat.S_IMODE(found.st_mode):o}\n"
+    return line.encode("utf-8", "surrogateescape")
 
 
 class Manifest:
@@ -40,6 +52,18 @@ class Manifest:
         except CorruptError:
             return None
         return digest if isinstance(digest, str) else None
+
+    def stats(self) -> str | None:
+        """Return the hash of sizes, times and modes of the files of the last sync, as ``core``'s listing
+        computes it from the project: rsync's own quick check for all of them at once. None when one is
+        missing."""
+        digest = hashlib.sha256()
+        for name in sorted(self._files(self._path, "files")):
+            try:
+                digest.update(stat_line(self.workdir, name))
+            except OSError:
+                return None
+        return digest.hexdigest()
 
     def begin(self, files: Any, digest: Any) -> dict[str, Any]:
         """Note what a sync is about to send. Raises Refusal when a path is not one inside the workdir."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
-VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "torchrun")
+VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "torchrun")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,6 +34,10 @@ def main(argv: list[str] | None = None) -> int:
             from . import follow
 
             return follow.follow(request)
+        if verb == "prepare" and request.get("op") == "run":
+            from . import prepare
+
+            return prepare.run(request)
         answer = _answer(verb, request)
     except Refusal as refusal:
         answer = refusal.to_wire()
@@ -63,6 +67,10 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import preflight
 
         return preflight.preflight(request)
+    if verb == "prepare":
+        from . import prepare
+
+        return prepare.check(request)
     from . import workspace
 
     return workspace.workspace(request)

@@ -4,8 +4,11 @@ of exclude.txt."""
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from typing import TYPE_CHECKING
@@ -76,3 +79,21 @@ def list_files(
         elif link := _LINK_OUT.fullmatch(line):
             links_out.append(unescape(link[1]))
     return Listing(sorted(files, key=lambda file: file.path), sorted(links_out))
+
+
+def stats_of(root: Path, names: Sequence[str]) -> str | None:
+    """Return the hash of sizes, times (s) and modes of files under ``root``, as ``remote/manifest.py`` does
+    it on a server: the same where rsync would find nothing to send. None when one is gone meanwhile."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        path = root / name
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                line = f"{name}\0link {os.readlink(path)}\n"  # noqa: PTH115 - as it is, not normalised
+            else:
+                line = f"{name}\0{found.st_size} {int(found.st_mtime)} {stat.S_IMODE(found.st_mode):o}\n"
+        except OSError:
+            return None
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()

@@ -133,7 +133,7 @@ class TestInitProject:
         result = init_project(tmp_path, name="mine", servers=self.DRAFTS, manager="uv")
         inventory = load_inventory(result.project)
         assert inventory.name == "mine"
-        assert inventory.environment.manager == "uv"
+        assert inventory.select()[0].environment.manager == "uv"
         assert list(inventory.servers) == ["gpu-a", "on", "6", "local-1"]
         first, second, third, fourth = inventory.select()
         assert (first.hostname, first.username, first.port) == ("10.0.0.5", "ubuntu", 2222)
@@ -247,7 +247,7 @@ class TestTemplate:
         assert list(inventory.servers) == ["local-1", "gpu-b", "gpu-c", "local-2"]
         assert inventory.servers["gpu-b"].nproc_per_node == 4
         assert inventory.sync.gitignore is True
-        assert inventory.environment.pip_args
+        assert inventory.select()[0].environment.pip_args
 
     def test_the_excludes(self) -> None:
         lines = read_template("exclude.txt").splitlines()

@@ -1,0 +1,52 @@
+"""The Python environment of a server as a recipe: plain data that ``--dry-run`` prints and the server carries
+out. A new manager is one more module with a function ``steps``, and a line here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.core.environments import conda, existing, uv, venv
+from remote_launch.core.environments.packages import packages_part
+from remote_launch.core.environments.places import environment_path, environment_prefix, environment_python
+from remote_launch.core.environments.steps import Part, Recipe, Step, fingerprint_of, hint_for
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from remote_launch.core.environments.sources import Source
+    from remote_launch.core.inventory import Server
+
+__all__ = ["Part", "Recipe", "Step", "environment_path", "environment_python", "hint_for", "recipe_for"]
+
+_STEPS: Mapping[str, Callable[[Server], tuple[Step, ...]]] = {
+    "conda": conda.steps,
+    "uv": uv.steps,
+    "venv": venv.steps,
+    "none": existing.steps,
+}
+
+
+def recipe_for(server: Server, source: Source | None) -> Recipe:
+    """Given what the packages come from, return how the server's environment is made. Raises ConfigError."""
+    manager = server.environment.manager
+    steps = _STEPS[manager](server)
+    prefix = environment_prefix(server)
+    own = f"{server.workdir}/.rl"
+    packages, files = packages_part(server, source)
+    return Recipe(
+        manager=manager,
+        prefix=prefix,
+        python=environment_python(server),
+        lock=f"{prefix or own + '/packages'}.rl-lock",
+        environment=Part(
+            fingerprint=fingerprint_of(
+                manager, [(step.script, step.args) for step in steps if not step.provides]
+            ),
+            mark=f"{prefix or own}/.rl-environment",
+            steps=steps,
+            empties=prefix,
+        ),
+        packages=packages,
+        files=files,
+        source_files=source.files if source else (),
+    )

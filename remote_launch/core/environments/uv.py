@@ -1,0 +1,21 @@
+"""Environments by uv."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.core.environments.places import environment_prefix
+from remote_launch.core.environments.steps import Step
+
+if TYPE_CHECKING:
+    from remote_launch.core.inventory import Server
+
+# $1 the environment's folder, $2 the python asked for ("" for any).
+_SCRIPT = 'exec "$UV" venv --allow-existing ${2:+--python "$2"} "$1"'
+
+
+def steps(server: Server) -> tuple[Step, ...]:
+    """Return the steps that make the environment."""
+    prefix = environment_prefix(server) or ""
+    args = (prefix, server.python or server.environment.python or "")
+    return (Step(name="create environment (uv)", script=_SCRIPT, args=args, env=server.env, needs=("uv",)),)

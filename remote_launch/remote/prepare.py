@@ -1,0 +1,334 @@
+"""Make this server's environment by a recipe (``core/environments/steps.py``): what is done already is seen
+by the marks, what is not is done under a lock, and told line by line.
+
+``op: check`` is one answer, and all that an unchanged server needs. ``op: run`` prints frames, a JSON object
+a line: {"step"}, {"out"}, {"wait"}, {"done", "seconds"}, {"same"}, {"alive"}, and at the end one of {"end"},
+{"failed"}, {"need"}, {"error"}. When nobody reads them any more (rl was killed, its connection is gone) the
+step is stopped, and the next prepare begins it anew."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+from . import environment, procs, programs
+from .facts import existing
+from .jobdir import (
+    CorruptError,
+    Refusal,
+    expand,
+    read_object,
+    safe_relative,
+    text,
+    workdir,
+    write_atomic,
+    write_bytes_atomic,
+)
+from .lease import Lease
+from .manifest import Manifest
+from .workspace import check as check_workspace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+BEAT_S = 2.0
+GRACE_S = 3.0
+ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
+
+
+class _Stopped(BaseException):
+    """A signal asks to stop, or nobody listens any more."""
+
+
+class _StepError(Exception):
+    """A step that did not come through; ``frame`` is the last frame."""
+
+    def __init__(self, frame: dict[str, Any]) -> None:
+        super().__init__()
+        self.frame = frame
+
+
+def check(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"claim", "manifest": {"digest", "stats"}, "recipe", "run", "server"}, say what there is and what
+    is still to be done: see the last lines for the answer."""
+    root = workdir(request)
+    recipe = request.get("recipe") or {}
+    answer: dict[str, Any] = {"workspace": check_workspace(request.get("claim") or {}, root)}
+    if answer["workspace"]["status"] == "refused":
+        return answer
+    wanted = request.get("manifest") or {}
+    manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
+    files_same = manifest.digest() == wanted.get("digest") and manifest.stats() == wanted.get("stats")
+    answer.update(
+        files_same=files_same,
+        parts=[_is_done(part, recipe) for part in recipe.get("parts") or []],
+        programs={name: programs.find(name, root) for name in recipe.get("programs") or []},
+        machine=environment.machine(),
+        versions=environment.versions(recipe.get("python")),
+    )
+    answer.update(_home(root, request))
+    return answer
+
+
+def _home(root: str, request: dict[str, Any]) -> dict[str, Any]:
+    """Say which folder this workdir really is (servers may share a home), and which server of the same run
+    of rl wrote here just before."""
+    folder = os.path.join(root, ".rl")
+    home = os.path.join(folder, "home.json")
+    if not _read(home):
+        aside = f"{home}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
+        write_atomic(aside, {"id": uuid.uuid4().hex}, durable=False)
+        try:
+            os.link(aside, home)  # the first one stays
+        except OSError:
+            if not os.path.exists(home):
+                os.replace(aside, home)
+        if os.path.lexists(aside):
+            os.unlink(aside)
+    visit = os.path.join(folder, "visit.json")
+    mine = {"run": request.get("run"), "server": request.get("server")}
+    last = _read(visit)
+    same_run = mine["run"] is not None and last.get("run") == mine["run"]
+    if not same_run:
+        write_atomic(visit, mine, durable=False)
+    other = text(last, "server") if same_run and last.get("server") != mine["server"] else None
+    return {"home": text(_read(home), "id"), "shared_with": other}
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return a JSON object; {} for none, and for what can't be read as one."""
+    try:
+        return read_object(path) or {}
+    except CorruptError:
+        return {}
+
+
+def run(request: dict[str, Any]) -> int:
+    """Carry the recipe out; print frames; return the exit code of the program."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _stop)
+    procs.become_subreaper()
+    runner = _Runner(request)
+    try:
+        last = runner.run()
+    except _StepError as failed:
+        last = failed.frame
+    except Refusal as refusal:
+        last = refusal.to_wire()
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        last = Refusal("ServerError", f"{error.strerror or error}{where}").to_wire()
+    except _Stopped:
+        return 1
+    finally:
+        runner.end_processes()
+    _tell(last)
+    return 0
+
+
+def _stop(_number: int, _frame: Any) -> None:
+    raise _Stopped
+
+
+def _tell(frame: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(json.dumps(frame) + "\n")
+        sys.stdout.flush()
+    except OSError:  # nobody reads any more
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - so that the interpreter's own flush is quiet
+        raise _Stopped from None
+
+
+class _Runner:
+    def __init__(self, request: dict[str, Any]) -> None:
+        self.root = workdir(request)
+        self.recipe = request.get("recipe") or {}
+        self.force = bool(request.get("force"))
+        self.who = text(request, "who") or "somebody"
+        self.server = text(request, "server")
+        self.files = request.get("files") or {}
+        self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
+
+    def run(self) -> dict[str, Any]:
+        os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
+        lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
+        lease = Lease(lock, self.who)
+        lease.acquire(lambda holder: _tell({"wait": holder}))
+        with lease:
+            self._write_files()
+            redone = self.force
+            for part in self.recipe.get("parts") or []:
+                redone = self._part(part, redone) or redone
+        return {"end": {"versions": environment.versions(self.recipe.get("python"))}}
+
+    def _part(self, part: dict[str, Any], redo: bool) -> bool:
+        """Do one part; False when nothing was to do."""
+        if _is_done(part, self.recipe) and (not redo or part.get("only_check")):
+            for step in part["steps"]:
+                _tell({"same": step["name"]})
+            return False
+        if part.get("only_check"):
+            python = self.recipe.get("python")
+            raise Refusal("MissingProgramError", f"there is no environment yet ({python})", "rl prepare")
+        mark = expand(part["mark"])
+        if os.path.lexists(mark):
+            os.unlink(mark)
+        if part.get("empties"):
+            _empty(expand(part["empties"]), self.root)
+        for step in part["steps"]:
+            self._step(step)
+        os.makedirs(os.path.dirname(mark), exist_ok=True)
+        write_atomic(
+            mark,
+            {
+                "fingerprint": part["fingerprint"],
+                "platform": environment.platform_name(),
+                "python": environment.versions(self.recipe.get("python")).get("python"),
+                "server": self.server,
+                "made_at": time.time(),
+            },
+        )
+        return True
+
+    def _write_files(self) -> None:
+        for name, content in self.files.items():
+            if not safe_relative(name):
+                raise Refusal("RequestError", f"{name!r} is not a path inside .rl")
+            path = os.path.join(self.root, ".rl", name)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write_bytes_atomic(path, content.encode("utf-8", "surrogateescape"), durable=False)
+
+    def _step(self, step: dict[str, Any]) -> None:
+        name = step["name"]
+        if step.get("provides") and programs.find(step["provides"], self.root):
+            _tell({"same": name})
+            return
+        _tell({"step": name})
+        begun = time.monotonic()
+        if step.get("download"):
+            self._download(name, step["download"])
+        code = self._script(step) if step.get("script") else 0
+        if code:
+            failed, ended = procs.exit_of(code)
+            raise _StepError({"failed": name, "exit_code": failed, "signal": ended, "left": _space(self.root)})
+        _tell({"done": name, "seconds": round(time.monotonic() - begun, 3)})
+
+    def _download(self, name: str, wanted: dict[str, Any]) -> None:
+        from .download import DownloadError, fetch
+
+        url = wanted["url"].replace("{machine}", environment.machine()["machine"])
+        told = [0.0]
+
+        def progress(done: int, total: int | None) -> None:
+            if time.monotonic() - told[0] >= 0.5:
+                told[0] = time.monotonic()
+                of = f" of {total / 1e6:.0f}" if total else ""
+                _tell({"out": f"downloading {os.path.basename(url)}: {done / 1e6:.0f}{of} MB\n"})
+
+        try:
+            got = fetch(url, expand(wanted["to"]), wanted.get("sha256"), on_progress=progress)
+        except DownloadError as error:
+            if error.kind == "offline":
+                raise _StepError({"need": {**wanted, "url": url}, "step": name, "why": str(error)}) from error
+            raise _StepError({"failed": name, "message": str(error), "exit_code": None}) from error
+        if not got.get("verified"):
+            _tell({"out": "not verified: neither the inventory nor the file's server names a sha256\n"})
+
+    def _script(self, step: dict[str, Any]) -> int:
+        """Run a step's script, its output told as it comes; return its wait status."""
+        args = [expand(word) if word.startswith("~/") else word for word in step.get("args") or []]
+        child = subprocess.Popen(
+            ["/bin/sh", "-c", step["script"], "rl", *args],
+            cwd=self.root,
+            env=self._env_of(step),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        with selectors.DefaultSelector() as selector:
+            selector.register(child.stdout, selectors.EVENT_READ)
+            while True:
+                if not selector.select(BEAT_S):
+                    _tell({"alive": 1})
+                    continue
+                chunk = os.read(child.stdout.fileno(), 65536)
+                if not chunk:
+                    break
+                _tell({"out": chunk.decode("utf-8", "replace")})
+        while True:  # a script may close its output and go on
+            try:
+                code = child.wait(BEAT_S)
+                return -code if code < 0 else code << 8
+            except subprocess.TimeoutExpired:
+                _tell({"alive": 1})
+
+    def _env_of(self, step: dict[str, Any]) -> dict[str, str]:
+        env = {**self.env, **(step.get("env") or {})}
+        for name in [*(step.get("needs") or []), *(step.get("wants") or [])]:
+            path = programs.find(name, self.root)
+            if path is None and name in (step.get("needs") or []):
+                raise Refusal("MissingProgramError", f"{step['name']}: there is no {name} on the server")
+            env[name.upper()] = path or ""
+        env.update(programs.caches(env, self.recipe.get("prefix"), self.root))
+        return env
+
+    def end_processes(self) -> None:
+        """End what steps have left running: every descendant, since we are their subreaper."""
+        for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+            deadline = time.monotonic() + seconds
+            while True:
+                left = procs.members("-", os.getpid())
+                if not left:
+                    return
+                procs.signal_all(left, number)
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+
+
+def _is_done(part: dict[str, Any], recipe: dict[str, Any]) -> bool:
+    """True when the part's mark has its fingerprint, for this kind of machine, and its python is there."""
+    mark = _read(expand(part["mark"]))
+    return (
+        mark.get("fingerprint") == part.get("fingerprint")
+        and mark.get("platform") == environment.platform_name()
+        and environment.interpreter(recipe.get("python")) is not None
+    )
+
+
+def _empty(prefix: str, root: str) -> None:
+    """Empty a folder of ours. Raises Refusal for one that has something in it and isn't."""
+    names = os.listdir(prefix) if os.path.isdir(prefix) else []
+    ours = prefix.startswith(os.path.join(root, ".rl") + os.sep)
+    if names and ENV_MARK not in names and not ours:
+        raise Refusal(
+            "WorkspaceError",
+            f"not empty, and not made by rl: {prefix}",
+            "environment.prefix is a folder of rl's own; one that exists: manager: none, python: PATH",
+        )
+    os.makedirs(prefix, exist_ok=True)
+    with open(os.path.join(prefix, ENV_MARK), "w"):
+        pass
+    for name in names:
+        path = os.path.join(prefix, name)
+        if name == ENV_MARK:
+            continue
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+
+def _space(root: str) -> int:
+    """Return the bytes that are free where the workdir is."""
+    return shutil.disk_usage(existing(root)).free
