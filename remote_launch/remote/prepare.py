@@ -8,6 +8,7 @@ step is stopped, and the next prepare begins it anew."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import selectors
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 BEAT_S = 2.0
 GRACE_S = 3.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
 
 
@@ -113,7 +115,7 @@ def _read(path: str) -> dict[str, Any]:
 
 def run(request: dict[str, Any]) -> int:
     """Carry the recipe out; print frames; return the exit code of the program."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in _SIGNALS:
         signal.signal(number, _stop)
     procs.become_subreaper()
     runner = _Runner(request)
@@ -128,13 +130,16 @@ def run(request: dict[str, Any]) -> int:
         last = Refusal("ServerError", f"{error.strerror or error}{where}").to_wire()
     except _Stopped:
         return 1
-    finally:
-        runner.end_processes()
-    _tell(last)
+    try:
+        _tell(last)
+    except _Stopped:
+        return 1
     return 0
 
 
 def _stop(_number: int, _frame: Any) -> None:
+    for number in _SIGNALS:  # a second one must not break off the clearing up
+        signal.signal(number, signal.SIG_IGN)
     raise _Stopped
 
 
@@ -155,18 +160,25 @@ class _Runner:
         self.who = text(request, "who") or "somebody"
         self.server = text(request, "server")
         self.files = request.get("files") or {}
+        self.lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
+        # Steps carry a mark as jobs do: what a killed prepare left running is found by the next one.
+        self.mark = f"prepare-{hashlib.sha256(self.lock.encode()).hexdigest()[:16]}"
         self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
+        self.env["RL_JOB_ID"] = self.mark
 
     def run(self) -> dict[str, Any]:
         os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
-        lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
-        lease = Lease(lock, self.who)
+        lease = Lease(self.lock, self.who)
         lease.acquire(lambda holder: _tell({"wait": holder}))
         with lease:
-            self._write_files()
-            redone = self.force
-            for part in self.recipe.get("parts") or []:
-                redone = self._part(part, redone) or redone
+            try:
+                self._end_processes()
+                self._write_files()
+                redone = self.force
+                for part in self.recipe.get("parts") or []:
+                    redone = self._part(part, redone) or redone
+            finally:
+                self._end_processes()
         return {"end": {"versions": environment.versions(self.recipe.get("python"))}}
 
     def _part(self, part: dict[str, Any], redo: bool) -> bool:
@@ -218,7 +230,8 @@ class _Runner:
         code = self._script(step) if step.get("script") else 0
         if code:
             failed, ended = procs.exit_of(code)
-            raise _StepError({"failed": name, "exit_code": failed, "signal": ended, "left": _space(self.root)})
+            left = shutil.disk_usage(existing(self.root)).free
+            raise _StepError({"failed": name, "exit_code": failed, "signal": ended, "left": left})
         _tell({"done": name, "seconds": round(time.monotonic() - begun, 3)})
 
     def _download(self, name: str, wanted: dict[str, Any]) -> None:
@@ -282,12 +295,13 @@ class _Runner:
         env.update(programs.caches(env, self.recipe.get("prefix"), self.root))
         return env
 
-    def end_processes(self) -> None:
-        """End what steps have left running: every descendant, since we are their subreaper."""
+    def _end_processes(self) -> None:
+        """End what steps have left running: ours, since we are their subreaper every descendant, and those of
+        a prepare that was killed."""
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
             deadline = time.monotonic() + seconds
             while True:
-                left = procs.members("-", os.getpid())
+                left = procs.members(self.mark, os.getpid())
                 if not left:
                     return
                 procs.signal_all(left, number)
@@ -327,8 +341,3 @@ def _empty(prefix: str, root: str) -> None:
             shutil.rmtree(path)
         else:
             os.unlink(path)
-
-
-def _space(root: str) -> int:
-    """Return the bytes that are free where the workdir is."""
-    return shutil.disk_usage(existing(root)).free

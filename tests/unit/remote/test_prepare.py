@@ -1,0 +1,304 @@
+"""Making an environment by a recipe: what is done is left alone, what is half done is done anew, and nothing
+is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.transport.listing import list_files, stats_of
+from tests.support.served import until
+
+if TYPE_CHECKING:
+    from tests.support.served import Served
+
+CLAIM = {"project_id": "p1", "project": "mine", "create": True}
+# What makes a python environment look like one: enough for the program, which imports nothing of it.
+MAKE = 'mkdir -p "$1/bin" && ln -s "$PYTHON" "$1/bin/python" && echo "made $1"'
+
+
+class Recipe:
+    """A recipe of one environment in a workdir, and its packages; the scripts count their runs."""
+
+    def __init__(self, served: Served, root: Path) -> None:
+        self.served, self.root = served, root
+        self.prefix = root / ".rl" / "env"
+        self.environment = {
+            "fingerprint": "e1", "mark": str(self.prefix / ".rl-environment"), "empties": str(self.prefix),
+            "steps": [self.step("create", f'echo run >> "{root}/created"; {MAKE}', str(self.prefix))],
+        }
+        self.packages: dict[str, Any] = {
+            "fingerprint": "k1", "mark": str(self.prefix / ".rl-packages"), "empties": None,
+            "steps": [self.step("install", f'echo run >> "{root}/installed"; echo got six')],
+        }
+
+    def step(self, name: str, script: str, *args: str) -> dict[str, Any]:
+        return {"name": name, "script": script, "args": list(args), "env": {"PYTHON": sys.executable}}
+
+    def request(self, **more: Any) -> dict[str, Any]:
+        recipe = {
+            "python": str(self.prefix / "bin" / "python"), "prefix": str(self.prefix),
+            "lock": f"{self.prefix}.rl-lock", "parts": [self.environment, self.packages], "programs": [],
+        }
+        return {"workdir": str(self.root), "claim": CLAIM, "recipe": recipe, "who": "ann@laptop", **more}
+
+    def check(self, **more: Any) -> dict[str, Any]:
+        return self.served.call("prepare", op="check", **self.request(**more))
+
+    def run(self, **more: Any) -> list[dict[str, Any]]:
+        done = self.start(**more)
+        out, _ = done.communicate(timeout=60)
+        return [json.loads(line) for line in out.splitlines()]
+
+    def start(self, **more: Any) -> subprocess.Popen[bytes]:
+        started = self.served.popen("prepare")
+        assert started.stdin is not None
+        started.stdin.write(json.dumps({"op": "run", **self.request(**more)}).encode())
+        started.stdin.close()
+        started.stdin = None
+        return started
+
+    def count(self, name: str) -> int:
+        path = self.root / name
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.fixture
+def recipe(served: Served, tmp_path: Path) -> Recipe:
+    made = Recipe(served, tmp_path / "proj")
+    assert made.check()["parts"] == [False, False]
+    return made
+
+
+def test_both_parts_are_made_once(recipe: Recipe) -> None:
+    frames = recipe.run()
+    assert [frame["done"] for frame in frames if "done" in frame] == ["create", "install"]
+    assert {"out": "got six\n"} in frames
+    assert "end" in frames[-1]
+    assert recipe.check()["parts"] == [True, True]
+    again = recipe.run()
+    assert [frame["same"] for frame in again if "same" in frame] == ["create", "install"]
+    assert (recipe.count("created"), recipe.count("installed")) == (1, 1)
+
+
+def test_changed_packages_leave_the_environment(recipe: Recipe) -> None:
+    recipe.run()
+    recipe.packages["fingerprint"] = "k2"
+    assert recipe.check()["parts"] == [True, False]
+    recipe.run()
+    assert (recipe.count("created"), recipe.count("installed")) == (1, 2)
+
+
+def test_a_changed_environment_is_emptied_and_its_packages_come_again(recipe: Recipe) -> None:
+    recipe.run()
+    (recipe.prefix / "old.txt").touch()
+    recipe.environment["fingerprint"] = "e2"
+    recipe.run()
+    assert (recipe.count("created"), recipe.count("installed")) == (2, 2)
+    assert not (recipe.prefix / "old.txt").exists()
+
+
+def test_force_does_everything_anew(recipe: Recipe) -> None:
+    recipe.run()
+    recipe.run(force=True)
+    assert (recipe.count("created"), recipe.count("installed")) == (2, 2)
+
+
+def test_an_environment_whose_python_is_gone_is_not_taken_for_done(recipe: Recipe) -> None:
+    recipe.run()
+    (recipe.prefix / "bin" / "python").unlink()
+    assert recipe.check()["parts"] == [False, False]
+
+
+def test_one_made_on_another_kind_of_machine_is_not_taken_for_done(recipe: Recipe) -> None:
+    recipe.run()
+    mark = Path(recipe.environment["mark"])
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "platform": "Linux riscv64"}))
+    assert recipe.check()["parts"] == [False, True]
+
+
+@pytest.mark.parametrize("rubbish", [b"", b"[]", b"{", b"\xff" * 100])
+def test_a_mark_that_is_rubbish_is_no_mark(recipe: Recipe, rubbish: bytes) -> None:
+    recipe.run()
+    Path(recipe.packages["mark"]).write_bytes(rubbish)
+    assert recipe.check()["parts"] == [True, False]
+
+
+def test_a_step_that_fails_is_told_and_begun_anew(recipe: Recipe) -> None:
+    works = recipe.packages["steps"]
+    recipe.packages["steps"] = [recipe.step("install", "echo no such thing; exit 3")]
+    last = recipe.run()[-1]
+    assert (last["failed"], last["exit_code"], last["signal"]) == ("install", 3, None)
+    assert last["left"] > 0
+    assert recipe.check()["parts"] == [True, False]
+    recipe.packages["steps"] = works
+    assert "end" in recipe.run()[-1]
+    assert recipe.count("created") == 1
+
+
+def test_a_step_that_a_signal_ends_is_told_by_its_name(recipe: Recipe) -> None:
+    recipe.packages["steps"] = [recipe.step("install", "kill -KILL $$")]
+    last = recipe.run()[-1]
+    assert (last["failed"], last["exit_code"], last["signal"]) == ("install", None, "KILL")
+
+
+def test_a_folder_of_somebodys_is_not_emptied(recipe: Recipe, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "thesis.tex").touch()
+    recipe.environment["empties"] = str(theirs)
+    last = recipe.run()[-1]
+    assert "not made by rl" in last["error"]["message"]
+    assert (theirs / "thesis.tex").exists()
+
+
+def test_packages_alone_need_an_environment(recipe: Recipe) -> None:
+    recipe.environment["only_check"] = True
+    assert "no environment yet" in recipe.run()[-1]["error"]["message"]
+    assert recipe.count("created") == 0
+
+
+def test_files_of_the_recipe_are_written_below_dot_rl_alone(recipe: Recipe) -> None:
+    recipe.run(files={"requirements.txt": "six\n"})
+    assert (recipe.root / ".rl" / "requirements.txt").read_text() == "six\n"
+    last = recipe.run(files={"../../evil": "x"})[-1]
+    assert "not a path inside" in last["error"]["message"]
+
+
+def test_a_program_that_is_needed_and_not_there_is_named(recipe: Recipe, tmp_path: Path) -> None:
+    recipe.environment["steps"][0]["needs"] = ["uv"]
+    recipe.served.env |= {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    last = recipe.run()[-1]
+    assert "there is no uv on the server" in last["error"]["message"]
+
+
+class TestInterrupted:
+    """Nothing runs on, and the next prepare waits for nobody who is gone."""
+
+    @pytest.fixture
+    def slow(self, recipe: Recipe) -> Recipe:
+        script = f'(trap "" TERM; echo $$ > "{recipe.root}/pid"; exec sleep 600) & echo begun; wait'
+        recipe.packages["steps"] = [recipe.step("install", script)]
+        return recipe
+
+    def grandchild(self, recipe: Recipe) -> int:
+        path = recipe.root / "pid"
+        return int(until(lambda: path.exists() and path.read_text().strip(), "the step runs"))
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+    def test_by_a_signal(self, slow: Recipe, number: int) -> None:
+        program = slow.start()
+        pid = self.grandchild(slow)
+        program.send_signal(number)
+        program.communicate(timeout=30)
+        until(lambda: not alive(pid), "what the step started is gone")
+        assert not (slow.prefix.parent / "env.rl-lock").exists()
+        assert slow.check()["parts"] == [True, False]
+
+    def test_when_nobody_reads_any_more(self, slow: Recipe) -> None:
+        program = slow.start()
+        pid = self.grandchild(slow)
+        assert program.stdout is not None
+        program.stdout.close()
+        program.stdout = None
+        until(lambda: not alive(pid), "what the step started is gone")
+        program.communicate(timeout=30)
+
+    def test_killed_outright_its_lock_is_stale_at_once(self, slow: Recipe) -> None:
+        program = slow.start()
+        pid = self.grandchild(slow)
+        program.kill()
+        program.communicate(timeout=30)
+        assert alive(pid)
+        slow.packages["steps"] = [slow.step("install", "echo done")]
+        assert "end" in slow.run()[-1]
+        assert not alive(pid), "what the killed one left running would have gone on installing"
+
+    def test_a_second_one_waits_and_says_for_whom(self, slow: Recipe) -> None:
+        first = slow.start()
+        self.grandchild(slow)
+        second = slow.start(who="bob@desk")
+        assert second.stdout is not None
+        holder = json.loads(second.stdout.readline())["wait"]
+        assert holder["who"] == "ann@laptop"
+        for program in (first, second):
+            program.send_signal(signal.SIGTERM)
+            program.communicate(timeout=30)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class TestWhichFiles:
+    """The one look at sizes, times and modes that spares an unchanged project its rsync."""
+
+    def send(self, served: Served, project: Path, root: Path) -> dict[str, Any]:
+        names = [file.path for file in list_files(project).files]
+        served.call("workspace", op="check", workdir=str(root), **CLAIM)
+        served.call("workspace", op="begin", workdir=str(root), files=names, digest="d")
+        subprocess.run(["rsync", "-rlpt", f"{project}/", f"{root}/"], check=True)
+        served.call("workspace", op="commit", workdir=str(root), digest="d")
+        return {"digest": "d", "stats": stats_of(project, names)}
+
+    @pytest.fixture
+    def project(self, tmp_path: Path) -> Path:
+        project = tmp_path / "laptop"
+        (project / "sub").mkdir(parents=True)
+        (project / "train.py").write_text("print(1)\n")
+        (project / "sub" / "zwölf €.txt").write_text("12")
+        (project / "link").symlink_to("./train.py")
+        (project / "run.sh").write_text("#!/bin/sh\n")
+        (project / "run.sh").chmod(0o755)
+        return project
+
+    def same(self, recipe: Recipe, manifest: dict[str, Any]) -> bool:
+        return bool(recipe.check(manifest=manifest)["files_same"])
+
+    def test_what_was_sent_is_the_same(self, served: Served, recipe: Recipe, project: Path) -> None:
+        assert self.same(recipe, self.send(served, project, recipe.root))
+
+    @pytest.mark.parametrize("change", ["edit", "mode", "time", "link", "gone"])
+    def test_a_change_on_either_side_is_seen(
+        self, served: Served, recipe: Recipe, project: Path, change: str
+    ) -> None:
+        manifest = self.send(served, project, recipe.root)
+        for root in (project, recipe.root):
+            path = root / "train.py"
+            before = path.stat()
+            if change == "edit":
+                path.write_text("print(12)\n")
+                os.utime(path, (before.st_atime, before.st_mtime))
+            elif change == "mode":
+                path.chmod(0o700)
+            elif change == "time":
+                os.utime(path, (1, 1))
+            elif change == "link":
+                (root / "link").unlink()
+                (root / "link").symlink_to("run.sh")
+            else:
+                path.unlink()
+            if root == project:
+                names = [file.path for file in list_files(project).files]
+                assert stats_of(project, names) != manifest["stats"]
+            else:
+                assert not self.same(recipe, manifest)
+
+
+def test_servers_of_one_home_see_each_other(recipe: Recipe, served: Served, tmp_path: Path) -> None:
+    first = recipe.check(run="r1", server="a")
+    second = recipe.check(run="r1", server="b")
+    assert first["home"] == second["home"]
+    assert (first["shared_with"], second["shared_with"]) == (None, "a")
+    assert recipe.check(run="r2", server="b")["shared_with"] is None, "that was another run"
+    assert Recipe(served, tmp_path / "elsewhere").check(run="r2", server="c")["home"] != first["home"]
