@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import Recipe, recipe_for
 from remote_launch.core.environments.sources import find_source
+from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.provision import Progress, StepResult, Tell, run_recipe, supply
 from remote_launch.operations.sync import SyncPlan, plan_sync, refuse_own_folder, refused_workdir, sync_server
 from remote_launch.operations.told import mapping, text
@@ -123,22 +124,37 @@ class _Run:
         self._run_id = uuid.uuid4().hex
         # Servers may share a home: what is made there is made once, by whichever came first.
         self._homes: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._made: set[str] = set()
+        self._made: dict[str, str] = {}  # by home, the server that made it
 
     def prepare(self, server: Server) -> PrepareResult:
-        begun = time.monotonic()
         tell = Tell(server.name, self._on_progress)
+        try:
+            result = self._prepare(server, tell)
+        except RemoteLaunchError as error:
+            tell.end("prepare", error.message.partition("\n")[0], error=True)
+            raise
+        tell.end("prepare", "nothing to do" if result.unchanged else "ready")
+        return result
+
+    def _prepare(self, server: Server, tell: Tell) -> PrepareResult:
+        begun = time.monotonic()
         answer = self._check(server)
         if self._is_ready(answer) and not self._plan.force:
-            return self._result(server, self._all_same(server, tell), begun, answer)
+            return self._result(server, self._all_same(server), begun, answer)
         home = text(answer.get("home")) or server.name
-        with self._homes[home]:
+        lock = self._homes[home]
+        if not lock.acquire(blocking=False):
+            tell.line("waiting", f"for {self._made.get(home, 'a server')}, which shares its home")
+            lock.acquire()
+        try:
             if home in self._made:  # another server of this run was here: is it truly the same folder?
                 answer = self._check(server)
                 if self._is_ready(answer):
-                    return self._result(server, self._all_same(server, tell), begun, answer)
-            self._made.add(home)
+                    return self._result(server, self._all_same(server), begun, answer)
+            self._made[home] = server.name
             steps = self._make(server, answer, tell)
+        finally:
+            lock.release()
         return self._result(server, steps, begun, answer)
 
     def _check(self, server: Server) -> dict[str, Any]:
@@ -186,14 +202,13 @@ class _Run:
             and (answer.get("files_same") is True or "rsync" not in self._plan.parts)
         )
 
-    def _all_same(self, server: Server, tell: Tell) -> list[StepResult]:
+    def _all_same(self, server: Server) -> list[StepResult]:
         plan, recipe = self._plan, self._plan.recipes[server.name]
         names = [step.name for step in recipe.environment.steps] if "setup" in plan.parts else []
         if "rsync" in plan.parts:
             names.append("rsync")
         if "update-packages" in plan.parts and recipe.packages is not None:
             names += [step.name for step in recipe.packages.steps]
-        tell.end("prepare", "nothing to do")
         return [StepResult(name=name, duration_s=0.0, line="", same=True) for name in names]
 
     def _make(self, server: Server, answer: dict[str, Any], tell: Tell) -> list[StepResult]:
@@ -230,7 +245,7 @@ class _Run:
             on_progress=lambda sent, percent: tell.line("rsync", f"{percent} %, {sent / 1e6:.1f} MB"),
         )
         size = result.bytes_sent
-        sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB"
+        sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
         noun = "file" if result.files_sent == 1 else "files"
         line = f"{result.files_sent} {noun}, {sent} sent" if result.files_sent else "nothing new"
         line += f", {result.deleted} deleted" if result.deleted else ""
