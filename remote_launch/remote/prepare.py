@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 BEAT_S = 2.0
 GRACE_S = 3.0
+ATTEMPTS = 3
+TAIL = 8192
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
 
@@ -165,6 +167,7 @@ class _Runner:
         self.mark = f"prepare-{hashlib.sha256(self.lock.encode()).hexdigest()[:16]}"
         self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
         self.env["RL_JOB_ID"] = self.mark
+        self._tail = ""
 
     def run(self) -> dict[str, Any]:
         os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
@@ -227,7 +230,14 @@ class _Runner:
         begun = time.monotonic()
         if step.get("download"):
             self._download(name, step["download"])
-        code = self._script(step) if step.get("script") else 0
+        code = 0
+        for attempt in range(1, ATTEMPTS + 1):
+            self._tail = ""
+            code = self._script(step) if step.get("script") else 0
+            if not code or not any(words in self._tail for words in step.get("retry_on") or []):
+                break
+            if attempt < ATTEMPTS:
+                _tell({"out": f"the connection broke off: attempt {attempt + 1} of {ATTEMPTS}\n"})
         if code:
             failed, ended = procs.exit_of(code)
             left = shutil.disk_usage(existing(self.root)).free
@@ -277,7 +287,9 @@ class _Runner:
                 chunk = os.read(child.stdout.fileno(), 65536)
                 if not chunk:
                     break
-                _tell({"out": chunk.decode("utf-8", "replace")})
+                output = chunk.decode("utf-8", "replace")
+                self._tail = (self._tail + output)[-TAIL:]
+                _tell({"out": output})
         while True:  # a script may close its output and go on
             try:
                 code = child.wait(BEAT_S)

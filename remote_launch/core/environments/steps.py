@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 
 Hints = tuple[tuple[str, str], ...]
 
+# What pip and uv say when a connection breaks off in the middle; a server that isn't there at all they have
+# tried often enough themselves.
+BROKEN_CONNECTION = (
+    *("IncompleteRead", "Connection broken", "ConnectionResetError", "Connection reset", "Read timed out"),
+    *("RemoteDisconnected", "ProtocolError", "end of file before message length reached", "unexpected EOF"),
+    *("error decoding response body", "connection closed before message completed", "Failed to download"),
+)
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
@@ -39,7 +47,10 @@ class Step:
     programs of ``needs`` and ``wants`` are found there, and their paths are in $UV and $CONDA; without one
     that it needs a step fails, without one that it wants it does its best. A step that ``provides`` one is
     left out where there is one already. ``hints`` maps words of a failed step's output to the next step
-    for the user."""
+    for the user.
+
+    A step whose output has one of the words of ``retry_on`` when it fails is run again, up to 3 times in
+    all: those of connections that broke off."""
 
     name: str
     script: str = ""
@@ -49,6 +60,7 @@ class Step:
     wants: tuple[str, ...] = ()
     provides: str | None = None
     download: Download | None = None
+    retry_on: tuple[str, ...] = ()
     hints: Hints = ()
 
     def to_dict(self) -> dict[str, object]:
@@ -65,7 +77,7 @@ class Step:
         """Return it for the program on the server."""
         told = {
             name: getattr(self, name)
-            for name in ("name", "script", "args", "env", "needs", "wants", "provides")
+            for name in ("name", "script", "args", "env", "needs", "wants", "provides", "retry_on")
         }
         return {**told, "download": dataclasses.asdict(self.download) if self.download else None}
 

@@ -149,6 +149,25 @@ def test_a_step_that_a_signal_ends_is_told_by_its_name(recipe: Recipe) -> None:
     assert (last["failed"], last["exit_code"], last["signal"]) == ("install", None, "KILL")
 
 
+def test_a_step_whose_connection_broke_off_is_tried_again(recipe: Recipe) -> None:
+    script = f'echo run >> "{recipe.root}/tries"; echo ProtocolError; [ $(wc -l < "{recipe.root}/tries") = 2 ]'
+    recipe.packages["steps"] = [{**recipe.step("install", script), "retry_on": ["ProtocolError"]}]
+    frames = recipe.run()
+    assert "end" in frames[-1]
+    assert recipe.count("tries") == 2
+    recipe.packages["steps"] = [recipe.step("install", f'echo run >> "{recipe.root}/once"; exit 1')]
+    recipe.packages["fingerprint"] = "k2"
+    assert "failed" in recipe.run()[-1]
+    assert recipe.count("once") == 1, "other failures are not"
+
+
+def test_a_step_whose_connection_always_breaks_off_fails(recipe: Recipe) -> None:
+    script = f'echo run >> "{recipe.root}/tries"; echo ProtocolError; exit 2'
+    recipe.packages["steps"] = [{**recipe.step("install", script), "retry_on": ["ProtocolError"]}]
+    assert recipe.run()[-1]["exit_code"] == 2
+    assert recipe.count("tries") == 3
+
+
 def test_a_folder_of_somebodys_is_not_emptied(recipe: Recipe, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
