@@ -150,7 +150,8 @@ def test_a_step_that_a_signal_ends_is_told_by_its_name(recipe: Recipe) -> None:
 
 
 def test_a_step_whose_connection_broke_off_is_tried_again(recipe: Recipe) -> None:
-    script = f'echo run >> "{recipe.root}/tries"; echo ProtocolError; [ $(wc -l < "{recipe.root}/tries") = 2 ]'
+    tries = f"{recipe.root}/tries"
+    script = f'echo run >> "{tries}"; echo ProtocolError; [ $(wc -l < "{tries}") = 2 ]'
     recipe.packages["steps"] = [{**recipe.step("install", script), "retry_on": ["ProtocolError"]}]
     frames = recipe.run()
     assert "end" in frames[-1]
