@@ -135,7 +135,18 @@ class ConnectTimeoutError(ConnectError):
 
 
 class AuthenticationError(ConnectError):
-    """The server refused every key (and password) offered."""
+    """The server refused every key (and password) offered. ``methods`` are the ways in that it named."""
+
+    def __init__(
+        self, server: str, message: str, *, hint: str | None = None, methods: Iterable[str] = ()
+    ) -> None:
+        super().__init__(server, message, hint=hint)
+        self.methods = tuple(methods)
+
+    @property
+    def takes_passwords(self) -> bool:
+        """True where the server said that it takes them, or didn't say."""
+        return not self.methods or any(one in ("password", "keyboard-interactive") for one in self.methods)
 
 
 class HostKeyError(ConnectError):

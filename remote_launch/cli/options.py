@@ -86,7 +86,20 @@ def load_fleet(ctx: click.Context) -> Fleet:
     root = ctx.find_root()
     fleet = Fleet.load((root.obj or {}).get("project"))
     root.call_on_close(fleet.close)
+    if not ctx.resilient_parsing:  # a completion says nothing
+        _warn_of_password(fleet)
     return fleet
+
+
+def _warn_of_password(fleet: Fleet) -> None:
+    line = fleet.inventory.password_line
+    if line is not None:
+        from remote_launch.cli.output import warn
+
+        warn(
+            f"{fleet.inventory.path}:{line}: a password stands in this file; "
+            "`rl authorize` installs a key with it, then take it out"
+        )
 
 
 def _complete_servers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

@@ -295,5 +295,5 @@ def _check_server(name: str, values: Mapping[str, Any], line: int, problems: Pro
                 line,
                 f"{key}.{name}",
                 "transport openssh can't log in by password",
-                "leave transport out (a password means fabric), or log in by a key: `rl authorize` installs one",
+                "leave transport out (a password means fabric), or log in by a key (rl authorize)",
             )

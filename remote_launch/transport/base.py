@@ -27,7 +27,7 @@ class Target:
     entry.
 
     ``hostname`` may be an alias of ``~/.ssh/config``; what is None is left to ssh's own configuration.
-    ``password`` is in no repr."""
+    ``password`` is in no repr. ``password_command`` is run where there is none (``transport.passwords``)."""
 
     name: str
     hostname: str = "localhost"
@@ -35,6 +35,7 @@ class Target:
     port: int | None = None
     private_key: Path | None = None
     password: str | None = dataclasses.field(default=None, repr=False)
+    password_command: str | None = dataclasses.field(default=None, repr=False)
     transport: str = "openssh"  # openssh | fabric | local
     ssh_config: Path | None = None  # None: ssh's own files
     connect_timeout_s: int = 10

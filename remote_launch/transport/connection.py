@@ -22,6 +22,7 @@ import paramiko
 from remote_launch.errors import AuthenticationError, ConnectError, TransportError
 from remote_launch.transport.fabric_errors import LOGIN_FAILURES, login_error
 from remote_launch.transport.known_hosts import KnownHosts, host_key_name
+from remote_launch.transport.passwords import run_password_command
 from remote_launch.transport.ssh_config import load_ssh_config
 from remote_launch.transport.tunnel import ReverseListeners
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from paramiko import PKey, SSHClient, SSHConfig
 
     from remote_launch.transport.base import Target
+    from remote_launch.transport.process import Cancel
 
 KEEPALIVE_S = 15
 DEAD_AFTER_S = 45  # a peer that acknowledges nothing for this long is gone: three keepalives
@@ -92,11 +94,13 @@ def close_client(client: SSHClient) -> None:
         transport.join(5)
 
 
-def open_connection(target: Target) -> Connection:
-    """Return a new connection to the target. Raises ConnectError (or a subclass), TransportError."""
+def open_connection(target: Target, *, cancel: Cancel | None = None) -> Connection:
+    """Return a new connection to the target. ``cancel`` ends a ``password_command`` that runs for it.
+
+    Raises ConnectError (or a subclass), TransportError."""
     try:
         config = load_ssh_config(target.ssh_config)
-        return _Login(target, config).open()
+        return _Login(target, config, cancel=cancel).open()
     except paramiko.ssh_exception.ConfigParseError as error:
         raise TransportError(
             target.name,
@@ -111,10 +115,13 @@ class _Login:
     """One hop: where to, as whom, through what. A jump host's target is the server's with another
     hostname."""
 
-    def __init__(self, target: Target, config: SSHConfig, depth: int = 0) -> None:
+    def __init__(
+        self, target: Target, config: SSHConfig, depth: int = 0, *, cancel: Cancel | None = None
+    ) -> None:
         self.target = target
         self.config = config
         self.depth = depth
+        self.cancel = cancel
         # lazy: no fabric.yaml of the user's takes part. gateway=False: the jumps are made here.
         self.fabric = fabric.Connection(
             f"{target.username}@{target.hostname}" if target.username else target.hostname,
@@ -138,6 +145,7 @@ class _Login:
             raise self._error(error) from error
         client: SSHClient = self.fabric.client
         try:
+            self._find_password()
             self.fabric.connect_kwargs = self._connect_options(carrier)
             # Of the whole handshake; its steps have their own.
             self.fabric.connect_timeout = 2 * self.target.connect_timeout_s + 5
@@ -152,6 +160,16 @@ class _Login:
             if isinstance(error, LOGIN_FAILURES):
                 raise self._error(error) from error
             raise
+
+    def _find_password(self) -> None:
+        """Run the target's ``password_command``: now that the server has answered, and not on the clock of
+        the connection."""
+        command = self.target.password_command
+        if command is None:
+            return
+        password = run_password_command(self.target.name, command, cancel=self.cancel)
+        self.target = dataclasses.replace(self.target, password=password)
+        self.started = time.monotonic()
 
     def _connect_options(self, carrier: Carrier) -> dict[str, Any]:
         """Return what fabric hands to ``paramiko.SSHClient.connect``; put the host key policy in place."""
@@ -232,6 +250,7 @@ class _Login:
             port=port,
             private_key=None,
             password=None,
+            password_command=None,
         )
         login = _Login(hop, self.config, self.depth + 1)
         if before:

@@ -55,7 +55,7 @@ class FabricTransport:
         self._slots = threading.BoundedSemaphore(MAX_CHANNELS)
         self._watches_lock = threading.Lock()
         self._watches: set[Watch] = set()
-        self._rsyncs = Cancel()
+        self._programs = Cancel()
 
     def connect(self) -> None:
         """See ``base.Transport.connect``."""
@@ -124,11 +124,11 @@ class FabricTransport:
         """See ``base.Transport.rsync_route``. Each rsync takes a channel; a fifth one waits for its turn."""
         self._connected()
         with BridgeServer(self.channel) as server:
-            yield RsyncRoute(shell=server.shell, prefix="server:", cancel=self._rsyncs)
+            yield RsyncRoute(shell=server.shell, prefix="server:", cancel=self._programs)
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""
-        self._rsyncs.set()
+        self._programs.set()
         with self._watches_lock:
             for watch in self._watches:
                 watch.cancel()
@@ -199,7 +199,7 @@ class FabricTransport:
                 self._connection.close()
                 self._connection = None
             if self._connection is None:
-                self._connection = open_connection(self.target)
+                self._connection = open_connection(self.target, cancel=self._programs)
             return self._connection
 
     def _drop(self, connection: Connection) -> None:

@@ -99,13 +99,20 @@ def _authentication_error(
     if target.private_key:
         tried.append(f"private key {target.private_key}")
     if target.password is not None:
-        tried.append("the password of the inventory")
+        tried.append("the password")
     if len(tried) == 1:
         tried.append("the agent's and the default keys")
+    methods = list(error.allowed_types) if isinstance(error, paramiko.BadAuthenticationType) else []
     if isinstance(error, paramiko.BadAuthenticationType):
         tried.append(f"the server takes: {','.join(error.allowed_types)}")
     by_hand = f"ssh {ssh_errors.login(target)}"
-    hint = f"check `username:`, `password:` and `private_key:` of {target.name}; {by_hand} must work"
+    keys_of = "`username:`, `password:` and `private_key:`"
+    if target.password_command is not None:
+        keys_of = keys_of.replace("password:", "password_command:")
+    hint = f"check {keys_of} of {target.name}; {by_hand} must work"
+    if target.password is None and {"password", "keyboard-interactive"} & set(methods):
+        hint = f"{hint}; `{ssh_errors.AUTHORIZE} {target.name}` installs a key, with the password once"
     if target.username is None:
         hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
-    return AuthenticationError(target.name, f"{where} denied the login ({'; '.join(tried)})", hint=hint)
+    said = f"{where} denied the login ({'; '.join(tried)})"
+    return AuthenticationError(target.name, said, hint=hint, methods=methods)

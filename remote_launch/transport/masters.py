@@ -22,7 +22,7 @@ from remote_launch.errors import AuthenticationError, ConnectTimeoutError, Missi
 from remote_launch.transport.ssh_errors import connect_error, place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from remote_launch.transport.base import Target
 
@@ -172,11 +172,6 @@ class Master:
     def _open(self) -> None:
         check_key(self.target)
         config = effective_config(self.target)
-        if config.get("stricthostkeychecking", "ask") == "ask":
-            # Nobody is there to be asked. A stricter or looser setting of the user's own stays as it is.
-            trust = ["-o", "StrictHostKeyChecking=accept-new"]
-        else:
-            trust = []
         argv = [
             "ssh",
             "-S",
@@ -189,7 +184,7 @@ class Master:
             "-N",  # into the background once logged in; no command
             "-o",
             "LogLevel=INFO",  # its errors are read below; a QUIET of the user's would hide them
-            *trust,
+            *trust(config),
             *options(self.target),
             "--",
             self.target.hostname,
@@ -248,6 +243,13 @@ def options(target: Target) -> list[str]:
         *("-o", "RemoteCommand=none"),  # a RemoteCommand of the user's excludes any other
         "-x",  # no X11
     ]
+
+
+def trust(config: Mapping[str, str]) -> list[str]:
+    """Given the effective configuration, return ssh's options for a host key that isn't known."""
+    if config.get("stricthostkeychecking", "ask") != "ask":
+        return []  # a stricter or looser setting of the user's own stays as it is
+    return ["-o", "StrictHostKeyChecking=accept-new"]  # nobody is there to be asked
 
 
 def effective_config(target: Target) -> dict[str, str]:

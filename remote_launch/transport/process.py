@@ -109,9 +109,10 @@ def run_process(
     grace_s: float = 0.0,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    own_session: bool = True,
 ) -> Ended:
     """Run a program to its end, in a session of its own: Ctrl-C reaches this process only, which then
-    decides.
+    decides. Without ``own_session`` it may use the terminal, and only the program itself can be killed.
 
     Callbacks are called from this thread. Whatever ends the run early (timeout, Ctrl-C, ``cancel``, a
     callback's exception), ``on_abort`` is called first, then the process group is killed (with ``grace_s``,
@@ -127,17 +128,17 @@ def run_process(
         stderr=subprocess.PIPE,
         cwd=cwd,
         env=None if env is None else {**os.environ, **env},
-        start_new_session=True,
+        start_new_session=own_session,
         bufsize=0,
     )
     try:
         with (cancel or Cancel()).watched() as cancelled:
             _Pump(process, out, err, None if timeout_s is None else started + timeout_s, cancelled).run(stdin)
     except _Deadline:
-        _abort(process, on_abort, grace_s)
+        _abort(process, on_abort, grace_s, own_session)
         raise ProcessTimeout(out.value(), err.value()) from None
     except BaseException:
-        _abort(process, on_abort, grace_s)
+        _abort(process, on_abort, grace_s, own_session)
         raise
     finally:
         for pipe in (process.stdin, process.stdout, process.stderr):
@@ -147,7 +148,9 @@ def run_process(
     return Ended(returncode=process.returncode, stdout=out.value(), stderr=err.value(), duration_s=seconds)
 
 
-def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None, grace_s: float) -> None:
+def _abort(
+    process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None, grace_s: float, own_session: bool
+) -> None:
     try:
         if on_abort is not None:
             on_abort()
@@ -157,7 +160,11 @@ def _abort(process: subprocess.Popen[bytes], on_abort: Callable[[], None] | None
                 process.send_signal(signal.SIGTERM)
                 process.wait(grace_s)
     finally:
-        kill_group(process)
+        if own_session:
+            kill_group(process)
+        else:
+            process.kill()
+            process.wait()
 
 
 def kill_group(process: subprocess.Popen[bytes], sig: int = signal.SIGKILL) -> None:

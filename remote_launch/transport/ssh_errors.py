@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from remote_launch.transport.base import Target
 
+AUTHORIZE = "rl authorize --server"
 _NOISE = re.compile(r"^(debug\d:|\*\* |Warning: Permanently added|@+$|Pseudo-terminal)")
 _RESOLVE = re.compile(r"Could not resolve hostname (.+?):")
 _TIMEOUT = re.compile(r"timed out|Connection timeout", re.IGNORECASE)
@@ -163,15 +164,21 @@ def _authentication_error(target: Target, said: str, config: Mapping[str, str]) 
         f"user {user!r}",
         f"private key {target.private_key}" if target.private_key else "the agent's and the default keys",
     ]
+    methods = denied[2].split(",") if denied else []
     if denied:
         tried.append(f"the server takes: {denied[2]}")
     if trouble := _KEY_TROUBLE.search(said):
         tried.append(f"key {trouble[1]}: {trouble[2]}")
     hint = f"must work without a question: ssh -o BatchMode=yes {login(target)}"
+    if {"password", "keyboard-interactive"} & set(methods):
+        hint = f"{hint}; `{AUTHORIZE} {target.name}` installs a key, with the password once"
     if target.username is None:
         hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
     return AuthenticationError(
-        target.name, f"{place(target, config)} denied the login ({'; '.join(tried)})", hint=hint
+        target.name,
+        f"{place(target, config)} denied the login ({'; '.join(tried)})",
+        hint=hint,
+        methods=methods,
     )
 
 

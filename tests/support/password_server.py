@@ -37,6 +37,7 @@ class PasswordServer:
             f"Host *\n  UserKnownHostsFile {self.known_hosts}\n  GlobalKnownHostsFile /dev/null\n")
         self.logins: list[tuple[str, bool]] = []
         self.host_key: paramiko.PKey = paramiko.ECDSAKey.generate()
+        self.methods = "password,publickey"
         self.ended: list[int] = []
         self._sessions: list[_Session] = []
         self._closed = False
@@ -65,6 +66,12 @@ class PasswordServer:
         self._listener.close()
         for session in self._sessions:
             session.end()
+
+    def authorized(self) -> set[str]:
+        """The keys that log in: "type base64" of each line of its ``.ssh/authorized_keys``."""
+        file = self.folder / ".ssh/authorized_keys"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        return {" ".join(line.split()[:2]) for line in lines}
 
     def drop(self) -> None:
         """Cut every connection, as a network does."""
@@ -107,7 +114,7 @@ class _Session(paramiko.ServerInterface):
             thread.join(10)
 
     def get_allowed_auths(self, username: str) -> str:
-        return "password,publickey"
+        return self.server.methods
 
     def check_auth_password(self, username: str, password: str) -> int:
         good = (username, password) == (USERNAME, PASSWORD)
@@ -115,8 +122,9 @@ class _Session(paramiko.ServerInterface):
         return paramiko.common.AUTH_SUCCESSFUL if good else paramiko.common.AUTH_FAILED
 
     def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        self.server.logins.append(("publickey", False))
-        return paramiko.common.AUTH_FAILED
+        good = username == USERNAME and f"{key.get_name()} {key.get_base64()}" in self.server.authorized()
+        self.server.logins.append(("publickey", good))
+        return paramiko.common.AUTH_SUCCESSFUL if good else paramiko.common.AUTH_FAILED
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
         return paramiko.common.OPEN_SUCCEEDED
