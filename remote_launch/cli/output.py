@@ -125,24 +125,33 @@ def warn(text: str) -> None:
 
 
 def emit_json(
-    command: str, data: Any, *, status: str = "ok", errors: Iterable[RemoteLaunchError] = ()
+    command: str,
+    data: Any,
+    *,
+    status: str = "ok",
+    errors: Iterable[RemoteLaunchError] = (),
+    warnings: Sequence[str] | None = None,
 ) -> None:
-    """Print the one envelope of ``--json``."""
+    """Print the one envelope of ``--json``. Commands that may warn give ``warnings``, if only an empty
+    list."""
     envelope = {
         "version": ENVELOPE_VERSION,
         "command": command,
         "status": status,
         "data": data,
         "errors": [error.to_dict() for error in errors],
+        **({} if warnings is None else {"warnings": list(warnings)}),
     }
     text = json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
     # C1 controls are legal in JSON as they are, and steer some terminals.
     click.echo(_C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
-def emit_outcomes(command: str, outcomes: Outcomes[Any], data: Any) -> int:
+def emit_outcomes(
+    command: str, outcomes: Outcomes[Any], data: Any, *, warnings: Sequence[str] | None = None
+) -> int:
     """Print the envelope of an operation over servers; return the exit code."""
-    emit_json(command, data, status=outcomes.status, errors=outcomes.errors.values())
+    emit_json(command, data, status=outcomes.status, errors=outcomes.errors.values(), warnings=warnings)
     return outcomes.exit_code
 
 

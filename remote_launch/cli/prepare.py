@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,10 +12,9 @@ from remote_launch.cli.options import dry_run_option, examples, json_option, loa
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from remote_launch.operations.fanout import Outcomes
-    from remote_launch.operations.prepare import PreparePlan, PrepareResult
-    from remote_launch.operations.provision import StepResult
     from remote_launch.operations.sync import SyncPlan
+
+INTERRUPTED = 130
 
 adopt_option = click.option(
     "--adopt", is_flag=True, help="Take over a non-empty folder on a server that rl did not make."
@@ -146,7 +145,9 @@ def _prepare(
     as_json: bool,
     adopt: bool = False,
 ) -> int:
+    from remote_launch.cli import prepared
     from remote_launch.cli.progress import ServerProgress
+    from remote_launch.core.environments.differences import find_differences
     from remote_launch.operations.prepare import PARTS, plan_prepare
     from remote_launch.operations.prepare import prepare as run_prepare
 
@@ -154,62 +155,25 @@ def _prepare(
     chosen = fleet.select(servers)
     plan = plan_prepare(fleet, chosen, parts or PARTS, force=force)
     if dry_run:
-        return _show_plan(command, plan, as_json=as_json)
-    if plan.sync.warning and "rsync" in plan.parts and not as_json:
-        output.warn(plan.sync.warning)
-    with ServerProgress([server.name for server in chosen], show_output=show_output) as progress:
-        outcomes = run_prepare(fleet, chosen, plan, progress.on_progress, adopt=adopt)
-    if as_json:
-        return output.emit_outcomes(
-            command, outcomes, [result.to_dict() for result in outcomes.values.values()]
-        )
-    _show_results(outcomes)
-    return outcomes.exit_code
-
-
-def _show_plan(command: str, plan: PreparePlan, *, as_json: bool) -> int:
-    data: dict[str, Any] = plan.to_dict()
-    if as_json:
-        output.emit_json(command, data)
-        return 0
-    for server, steps in data["servers"].items():
-        click.echo(f"{server}:")
-        for number, step in enumerate(steps, 1):
-            extra = (
-                f"  ({step['files']} files, {output.size_text(step['size_bytes'])})"
-                if "files" in step
-                else ""
-            )
-            click.echo(f"  {number}. {step['step']}{extra}")
-            if step.get("args"):
-                click.echo(f"     with {' '.join(str(word) for word in step['args'])}")
-            for line in str(step.get("script", "")).strip().splitlines():
-                click.echo(f"     | {line}")
-    if plan.sync.warning:
-        output.warn(plan.sync.warning)
-    return 0
-
-
-def _step_text(step: StepResult) -> str:
-    """Return what is worth a word of a step that went well: that nothing was to do, or what was sent."""
-    if step.same:
-        return f"{step.name}: unchanged"
-    more = f" ({output.clean(step.line, colour=False)})" if step.name in ("rsync", "check python") else ""
-    return f"{step.name}: {output.duration_text(step.duration_s)}{more}"
-
-
-def _show_results(outcomes: Outcomes[PrepareResult]) -> None:
-    rows = output.Rows("server", "result", "time", "done")
-    for outcome in outcomes:
-        if outcome.value is not None:
-            done = ", ".join(_step_text(step) for step in outcome.value.steps)
-            rows.add_row(outcome.server, "ready", output.duration_text(outcome.duration_s), done)
+        if as_json:
+            output.emit_json(command, plan.to_dict())
         else:
-            rows.add_row(
-                outcome.server,
-                "failed",
-                output.duration_text(outcome.duration_s),
-                getattr(outcome.error, "step", ""),
-            )
-    rows.show()
-    output.show_failures(outcomes.errors.values())
+            prepared.show_plan(plan)
+        return 0
+    warnings = [plan.sync.warning] if plan.sync.warning and "rsync" in plan.parts else []
+    if warnings and not as_json:
+        output.warn(warnings[0])
+    try:
+        with ServerProgress([server.name for server in chosen], show_output=show_output) as progress:
+            outcomes = run_prepare(fleet, chosen, plan, progress.on_progress, adopt=adopt)
+    except KeyboardInterrupt:
+        output.say(f"stopped, on the servers too; the next rl {command} goes on from there")
+        return INTERRUPTED
+    differences = find_differences({name: result.versions for name, result in outcomes.values.items()})
+    if as_json:
+        data = [result.to_dict() for result in outcomes.values.values()]
+        warnings += prepared.difference_texts(differences)
+        return output.emit_outcomes(command, outcomes, data, warnings=warnings)
+    prepared.show_results(plan, outcomes)
+    prepared.show_differences(differences)
+    return outcomes.exit_code

@@ -16,10 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
-    from rich.table import Table
+    from rich.text import Text
 
     from remote_launch.operations.provision import Progress
+
+WHOLE = "prepare"  # the step that stands for all of a server's: it has ended
+WAITING = "waiting"
+_NAME_LIMIT = 24
+_STEP_LIMIT = 26
+_TIME_WIDTH = 7
+# What is looked at first when the terminal has fewer lines than there are servers.
+_ORDER = ("working", "waiting", "failed", "connecting", "ready")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +41,33 @@ class _Step:
     took_s: float | None = None
     failed: bool = False
 
+    @property
+    def state(self) -> str:
+        """Return one of ``_ORDER``."""
+        if self.failed:
+            return "failed"
+        if self.name == WHOLE and self.took_s is not None:
+            return "ready"
+        return self.name if self.name in (WAITING, "connecting") else "working"
+
+
+_MARKS = {
+    "working": ("…", "cyan"),
+    "waiting": ("…", "yellow"),
+    "failed": ("✗", "red"),
+    "connecting": ("…", "dim"),
+    "ready": ("✓", "green"),
+}
+
 
 class ServerProgress:
     """Shows the step, its time and the last line of every server. ``on_progress`` may be called from any
-    thread."""
+    thread. ``quiet``: where stderr is no terminal nothing is said."""
 
-    def __init__(self, servers: Sequence[str], *, show_output: bool = False) -> None:
+    def __init__(self, servers: Sequence[str], *, show_output: bool = False, quiet: bool = False) -> None:
         self._servers = list(servers)
         self._show_output = show_output
+        self._quiet = quiet
         self._now: dict[str, _Step] = {}
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -52,7 +80,7 @@ class ServerProgress:
             self._live = Live(
                 console=output.console(err=True),
                 refresh_per_second=8,
-                get_renderable=self._rows,
+                get_renderable=lambda: _Rows(self),
                 transient=True,
             )
             self._live.start()
@@ -68,49 +96,104 @@ class ServerProgress:
         """Take in one event."""
         with self._lock:
             known, now = self._now.get(progress.server), time.monotonic()
-            since = known.since if known and known.name == progress.step else now
-            self._now[progress.server] = _Step(
+            if progress.step == WHOLE and known is not None and known.failed:
+                return  # the step that failed says more
+            since = self._started if progress.step == WHOLE else now
+            if known is not None and known.name == progress.step:
+                since = known.since
+            self._now[progress.server] = step = _Step(
                 name=progress.step,
                 text=progress.text,
                 since=since,
                 took_s=now - since if progress.ended else None,
                 failed=progress.error,
             )
-            if self._live is not None:
-                return
-            text = output.clean(progress.text, colour=False)
-            if progress.ended:
-                word = "failed" if progress.error else "done"
-                click.echo(
-                    f"[{progress.server}] {progress.step}: {word} "
-                    f"in {now - since:.1f} s: {text}",
-                    err=True,
-                )
-            elif self._show_output and text:
-                click.echo(f"[{progress.server}] {text}", err=True)
-            elif not text:
-                click.echo(f"[{progress.server}] {progress.step} …", err=True)
+            if self._live is None and not self._quiet:
+                same = known is not None and (known.name, known.text) == (step.name, step.text)
+                line = self._line(step, same=same)
+                if line:
+                    click.echo(f"[{progress.server}] {line}", err=True)
 
-    def _rows(self) -> Table:
-        from rich.table import Table
-        from rich.text import Text
+    def _line(self, step: _Step, *, same: bool) -> str:
+        """Return what is worth a line where there is no terminal; "" for what is not."""
+        text = " ".join(output.clean(step.text, colour=False).split())
+        if step.took_s is None:
+            if step.name == WAITING:
+                return "" if same else f"waiting {text}"
+            return (text if self._show_output else "") if text else f"{step.name} …"
+        took = output.duration_text(step.took_s)
+        name = "" if step.name == WHOLE else f"{step.name}: "
+        if step.failed:
+            return f"{name}failed in {took}: {text}"
+        if step.name == WHOLE:
+            return f"ready in {took}" if text == "ready" else ""  # nothing was to do: the table says so
+        return f"{name}done in {took}" + (f": {text}" if text and step.name == "rsync" else "")
 
-        rows = Table.grid(padding=(0, 1), expand=False)
-        for column in ("server", "step", "time"):
-            rows.add_column(column, no_wrap=True)
-        # The one column that may wrap is the one that rich makes narrower; its lines are cut instead.
-        rows.add_column("text")
+    def _rows(self, width: int, height: int) -> list[Text]:
+        """Return the lines for a terminal of that size."""
         now = time.monotonic()
         with self._lock:
-            for name in self._servers:
-                step = self._now.get(name) or _Step(name="connecting", text="", since=self._started)
-                mark = Text("…", "cyan")
-                if step.took_s is not None:
-                    mark = Text("✗", "red") if step.failed else Text("✓", "green")
-                rows.add_row(
-                    Text.assemble(mark, " ", (name, "bold")),
-                    step.name,
-                    output.duration_text(now - step.since if step.took_s is None else step.took_s),
-                    Text(output.clean(step.text, colour=False), "dim", no_wrap=True, overflow="ellipsis"),
-                )
-        return rows
+            steps = {
+                name: self._now.get(name) or _Step(name="connecting", text="", since=self._started)
+                for name in self._servers
+            }
+        names, rest = self._shown(steps, height)
+        widths = (
+            min(_NAME_LIMIT, max(len(name) for name in steps)),
+            min(_STEP_LIMIT, max(len(_title(steps[name])) for name in names)),
+        )
+        lines = [_row(name, steps[name], now, widths, width) for name in names]
+        if rest:
+            from rich.text import Text
+
+            lines.append(Text(f"  and {rest}", "dim"))
+        return lines
+
+    def _shown(self, steps: dict[str, _Step], height: int) -> tuple[list[str], str]:
+        """Return the servers that get a line, and what is said of the others."""
+        room = max(1, height - 2)
+        if len(steps) <= room:
+            return list(steps), ""
+        first = sorted(steps, key=lambda name: _ORDER.index(steps[name].state))[: room - 1]
+        left = [steps[name].state for name in steps if name not in first]
+        counts = [f"{left.count(state)} {state}" for state in _ORDER if state in left]
+        return [name for name in steps if name in first], ", ".join(counts)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows as they are at the moment of drawing, in the terminal as it is then."""
+
+    progress: ServerProgress
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from self.progress._rows(console.width, console.height)
+
+
+def _title(step: _Step) -> str:
+    return step.text if step.state == "ready" else step.name
+
+
+def _row(name: str, step: _Step, now: float, widths: tuple[int, int], width: int) -> Text:
+    """Return one line, no wider than the terminal: never wrapped, so that the rows stand still."""
+    from rich.text import Text
+
+    mark, colour = _MARKS[step.state]
+    took = output.duration_text(now - step.since if step.took_s is None else step.took_s)
+    text = "" if step.state == "ready" else " ".join(output.clean(step.text, colour=False).split())
+    quiet = "dim" if step.state in ("ready", "connecting") else ""
+    line = Text.assemble(
+        (mark, colour), " ", (_fit(name, widths[0]), "bold"), "  ", (_fit(_title(step), widths[1]), quiet),
+        took.rjust(_TIME_WIDTH), "  ", (text, "red" if step.failed else "dim"),
+        no_wrap=True, overflow="ellipsis",
+    )  # fmt: skip
+    line.rstrip()
+    line.truncate(width, overflow="ellipsis")
+    return line
+
+
+def _fit(text: str, width: int) -> str:
+    """Return text of exactly this width, cut if need be."""
+    from rich.cells import cell_len, set_cell_size
+
+    return set_cell_size(text, width) if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"

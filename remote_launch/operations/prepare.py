@@ -245,7 +245,7 @@ class _Run:
             on_progress=lambda sent, percent: tell.line("rsync", f"{percent} %, {sent / 1e6:.1f} MB"),
         )
         size = result.bytes_sent
-        sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+        sent = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.0f} kB" if size >= 1e3 else "1 kB"
         noun = "file" if result.files_sent == 1 else "files"
         line = f"{result.files_sent} {noun}, {sent} sent" if result.files_sent else "nothing new"
         line += f", {result.deleted} deleted" if result.deleted else ""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _LINE_LIMIT_BYTES = 1 << 20
 _KEPT_LINES = 200
+_FULL_BYTES = 20_000_000
+_FULL_HINT = "free some space there (df -h; rl clean), or set another workdir: in the inventory"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,16 +252,18 @@ class _Followed:
         how = message or (f"signal {signal}" if signal else f"exit code {code}")
         step = next((step for step in self._recipe.steps if step.name == self._step), Step(name=self._step))
         left = number(last.get("left"))
-        if left is not None and left < 20_000_000:
-            how += f" ({left / 1e6:.0f} MB are free there)"
+        full = left is not None and left < _FULL_BYTES  # pip and venv may keep it to themselves
+        if full:
+            how = f"the disk is full ({how})"
         tail = last_lines(output, 12)
+        known = _FULL_HINT if full else hint_for(step, f"{output}\n{message or ''}")
         self._tell.end(self._step, self._lines[-1] if self._lines else "failed", error=True)
         return PrepareError(
             self._server.name,
             self._step,
             how + (f"\n{tail}" if tail and not message else ""),
             tail=last_lines(output),
-            hint=hint_for(step, f"{output}\n{message or ''}") or f"the whole output: {self._path}",
+            hint="; ".join(filter(None, (known, f"the whole output: {self._path}" if self._path else ""))),
         )
 
 
