@@ -19,7 +19,7 @@ import sys
 import time
 import uuid
 
-from . import environment, procs, programs
+from . import environment, prefixes, procs, programs
 from .facts import existing
 from .jobdir import (
     CorruptError,
@@ -45,7 +45,6 @@ GRACE_S = 3.0
 ATTEMPTS = 3
 TAIL = 8192
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
 
 
 class _Stopped(BaseException):
@@ -163,10 +162,8 @@ class _Runner:
         self.server = text(request, "server")
         self.files = request.get("files") or {}
         self.lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
-        # Steps carry a mark as jobs do: what a killed prepare left running is found by the next one.
-        self.mark = f"prepare-{hashlib.sha256(self.lock.encode()).hexdigest()[:16]}"
         self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
-        self.env["RL_JOB_ID"] = self.mark
+        self.env["RL_JOB_ID"] = _mark_of(self.lock)
         self._tail = ""
 
     def run(self) -> dict[str, Any]:
@@ -197,7 +194,7 @@ class _Runner:
         if os.path.lexists(mark):
             os.unlink(mark)
         if part.get("empties"):
-            _empty(expand(part["empties"]), self.root)
+            prefixes.empty(expand(part["empties"]), self.root)
         for step in part["steps"]:
             self._step(step)
         os.makedirs(os.path.dirname(mark), exist_ok=True)
@@ -221,15 +218,32 @@ class _Runner:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write_bytes_atomic(path, content.encode("utf-8", "surrogateescape"), durable=False)
 
-    def _step(self, step: dict[str, Any]) -> None:
+    def _shared_step(self, step: dict[str, Any]) -> None:
+        """A step that the prepare of another project may be at, or may have left half done."""
+        lock, mine = expand(step["lock"]), self.env["RL_JOB_ID"]
+        lease = Lease(lock, self.who)
+        lease.acquire(lambda holder: _tell({"wait": holder}))
+        with lease:
+            self.env["RL_JOB_ID"] = _mark_of(lock)
+            try:
+                self._end_processes()
+                self._step(step, shared=True)
+            finally:
+                self._end_processes()
+                self.env["RL_JOB_ID"] = mine
+
+    def _step(self, step: dict[str, Any], *, shared: bool = False) -> None:
         name = step["name"]
         if step.get("provides") and programs.find(step["provides"], self.root):
             _tell({"same": name})
             return
+        if step.get("lock") and not shared:
+            self._shared_step(step)
+            return
         _tell({"step": name})
         begun = time.monotonic()
         if step.get("download"):
-            self._download(name, step["download"])
+            self._download(step)
         code = 0
         for attempt in range(1, ATTEMPTS + 1):
             self._tail = ""
@@ -244,26 +258,16 @@ class _Runner:
             raise _StepError({"failed": name, "exit_code": failed, "signal": ended, "left": left})
         _tell({"done": name, "seconds": round(time.monotonic() - begun, 3)})
 
-    def _download(self, name: str, wanted: dict[str, Any]) -> None:
-        from .download import DownloadError, fetch
-
-        url = wanted["url"].replace("{machine}", environment.machine()["machine"])
-        told = [0.0]
-
-        def progress(done: int, total: int | None) -> None:
-            if time.monotonic() - told[0] >= 0.5:
-                told[0] = time.monotonic()
-                of = f" of {total / 1e6:.0f}" if total else ""
-                _tell({"out": f"downloading {os.path.basename(url)}: {done / 1e6:.0f}{of} MB\n"})
+    def _download(self, step: dict[str, Any]) -> None:
+        from . import downloads
 
         try:
-            got = fetch(url, expand(wanted["to"]), wanted.get("sha256"), on_progress=progress)
-        except DownloadError as error:
+            self.env["RL_DOWNLOAD"] = downloads.get(step["download"], step.get("env") or {}, _tell)
+        except downloads.DownloadError as error:
             if error.kind == "offline":
-                raise _StepError({"need": {**wanted, "url": url}, "step": name, "why": str(error)}) from error
-            raise _StepError({"failed": name, "message": str(error), "exit_code": None}) from error
-        if not got.get("verified"):
-            _tell({"out": "not verified: neither the inventory nor the file's server names a sha256\n"})
+                need = {name: downloads.filled(step["download"][name]) for name in ("url", "to")}
+                raise _StepError({"need": need, "step": step["name"], "why": str(error)}) from error
+            raise _StepError({"failed": step["name"], "message": str(error), "exit_code": None}) from error
 
     def _script(self, step: dict[str, Any]) -> int:
         """Run a step's script, its output told as it comes; return its wait status."""
@@ -313,13 +317,18 @@ class _Runner:
         for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
             deadline = time.monotonic() + seconds
             while True:
-                left = procs.members(self.mark, os.getpid())
+                left = procs.members(self.env["RL_JOB_ID"], os.getpid())
                 if not left:
                     return
                 procs.signal_all(left, number)
                 if time.monotonic() > deadline:
                     break
                 time.sleep(0.05)
+
+
+def _mark_of(lock: str) -> str:
+    """Steps carry a mark as jobs do: what a killed prepare left running is found by the next one."""
+    return f"prepare-{hashlib.sha256(lock.encode()).hexdigest()[:16]}"
 
 
 def _is_done(part: dict[str, Any], recipe: dict[str, Any]) -> bool:
@@ -330,26 +339,3 @@ def _is_done(part: dict[str, Any], recipe: dict[str, Any]) -> bool:
         and mark.get("platform") == environment.platform_name()
         and environment.interpreter(recipe.get("python")) is not None
     )
-
-
-def _empty(prefix: str, root: str) -> None:
-    """Empty a folder of ours. Raises Refusal for one that has something in it and isn't."""
-    names = os.listdir(prefix) if os.path.isdir(prefix) else []
-    ours = prefix.startswith(os.path.join(root, ".rl") + os.sep)
-    if names and ENV_MARK not in names and not ours:
-        raise Refusal(
-            "WorkspaceError",
-            f"not empty, and not made by rl: {prefix}",
-            "environment.prefix is a folder of rl's own; one that exists: manager: none, python: PATH",
-        )
-    os.makedirs(prefix, exist_ok=True)
-    with open(os.path.join(prefix, ENV_MARK), "w"):
-        pass
-    for name in names:
-        path = os.path.join(prefix, name)
-        if name == ENV_MARK:
-            continue
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
-VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "torchrun")
+VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "torchrun")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
             from . import prepare
 
             return prepare.run(request)
+        if verb == "fetch":
+            from . import downloads
+
+            return downloads.run(request)
         answer = _answer(verb, request)
     except Refusal as refusal:
         answer = refusal.to_wire()

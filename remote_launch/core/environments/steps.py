@@ -31,8 +31,8 @@ BROKEN_CONNECTION = (
 class Download:
     """A file that the server fetches; sent from this machine where the server has no internet.
 
-    ``url`` may hold ``{machine}`` (x86_64, aarch64): the server fills it in. ``sha256`` None: what
-    ``<url>.sha256`` says, where there is such a file."""
+    Both may hold ``{os}`` (Linux, MacOSX) and ``{machine}`` (x86_64, aarch64): the server fills them in.
+    ``sha256`` None: what ``<url>.sha256`` says, where there is such a file."""
 
     url: str
     to: str  # absolute on the server, or "~/…"
@@ -41,7 +41,8 @@ class Download:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing to do on a server: ``download`` if there is one, then ``script`` in the workdir.
+    """One thing to do on a server: ``download`` if there is one (its path is then in $RL_DOWNLOAD), then
+    ``script`` in the workdir, both under ``lock`` where other projects' prepares do the same thing.
 
     ``script`` is for /bin/sh, with ``args`` as $1, $2 … (a leading "~/" is the home folder there). The
     programs of ``needs`` and ``wants`` are found there, and their paths are in $UV and $CONDA; without one
@@ -60,6 +61,7 @@ class Step:
     wants: tuple[str, ...] = ()
     provides: str | None = None
     download: Download | None = None
+    lock: str | None = None  # a path on the server
     retry_on: tuple[str, ...] = ()
     hints: Hints = ()
 
@@ -77,7 +79,7 @@ class Step:
         """Return it for the program on the server."""
         told = {
             name: getattr(self, name)
-            for name in ("name", "script", "args", "env", "needs", "wants", "provides", "retry_on")
+            for name in ("name", "script", "args", "env", "needs", "wants", "provides", "lock", "retry_on")
         }
         return {**told, "download": dataclasses.asdict(self.download) if self.download else None}
 
