@@ -1,9 +1,16 @@
-"""The packages of an environment: pip or uv, and what they are told."""
+"""The packages of an environment: pip or uv, and what they are told.
+
+uv.lock is exported to pip's format by uv on the server, and installed from there. Not ``uv sync``: it takes
+wheels from the very addresses in the lock, so that a server's mirror or wheelhouse would not be used, and
+nothing could stand in for one package (a torch for that server's GPUs)."""
 
 from __future__ import annotations
 
+import posixpath
 from typing import TYPE_CHECKING
 
+from remote_launch.core.environments.choices import Choice, choose
+from remote_launch.core.environments.indexes import UV_HOME_LINKS, index_env
 from remote_launch.core.environments.places import environment_prefix, environment_python
 from remote_launch.core.environments.steps import Part, Step, fingerprint_of
 from remote_launch.errors import ConfigError
@@ -11,39 +18,144 @@ from remote_launch.transport.command import mask_urls
 
 if TYPE_CHECKING:
     from remote_launch.core.environments.sources import Source
-    from remote_launch.core.inventory import Server
+    from remote_launch.core.inventory import Environment, Server
+
+FILE = "requirements.txt"  # in <workdir>/.rl
+DIRECT_FILE = "requirements-direct.txt"
 
 
 def packages_part(server: Server, source: Source | None) -> tuple[Part | None, dict[str, str]]:
     """Return the part that installs the packages (None for none), and the files in <workdir>/.rl that it
-    reads."""
+    reads. Raises ConfigError."""
     environment = server.environment
+    installer = installer_of(environment, source)
+    _check(environment, installer)
     if source is None:
         return None, {}
-    if any(mask_urls(word) != word for word in environment.pip_args):
-        raise ConfigError(
-            "environment.pip_args: a URL with a login in it would show in ps on the servers",
-            key="environment.pip_args",
-            hint="put it in env: of the servers, as PIP_INDEX_URL (uv: UV_INDEX_URL): that travels unseen",
-        )
-    python = environment_python(server)
+    choice = choose(source, environment)
+    calls = _Calls(server, source, installer)
+    steps, files = _steps(calls, source, choice)
+    if not steps:
+        return None, {}
     folder = environment_prefix(server) or f"{server.workdir}/.rl"
-    if environment.manager == "uv":
-        words = ("pip", "install", "--python", python, *environment.pip_args, "-r", source.path)
-        step = Step(
-            name="install packages (uv)",
-            script='exec "$UV" "$@"',
-            args=words,
-            env=server.env,
-            needs=("uv",),
+    made_from = fingerprint_of(
+        *(installer, calls.python, source.kind, source.path, source.content, source.project, source.dynamic),
+        *(environment.packages, environment.pip_args, environment.torch_backend, environment.offline),
+        *(environment.index_url, environment.extra_index_url, environment.find_links),
+    )
+    return Part(fingerprint=made_from, mark=f"{folder}/.rl-packages", steps=tuple(steps)), files
+
+
+def installer_of(environment: Environment, source: Source | None) -> str:
+    """Return "uv" or "pip". What is in uv.lock only uv reads, so it installs it too, whatever the manager."""
+    return "uv" if environment.manager == "uv" or (source and source.kind == "uv.lock") else "pip"
+
+
+def _check(environment: Environment, installer: str) -> None:
+    for key, words in (("pip_args", environment.pip_args), ("packages", environment.packages)):
+        if any(mask_urls(word) != word for word in words):
+            raise ConfigError(
+                f"environment.{key}: a URL with a login in it would show in ps on the servers",
+                key=f"environment.{key}",
+                hint="index_url, extra_index_url and find_links travel unseen, and so does env: of a server"
+                " (PIP_INDEX_URL; uv: UV_INDEX_URL)",
+            )
+    wrong = next((line for line in environment.packages if line.startswith("-") or " --" in line), None)
+    if wrong is not None:
+        raise ConfigError(
+            f"environment.packages: expected a requirement as 'numpy>=2', found the option {wrong!r}",
+            key="environment.packages",
+            hint="options go in pip_args; a folder of the project in a requirements file (-e ./lib)",
         )
+    if environment.torch_backend is not None and installer != "uv":
+        raise ConfigError(
+            f"environment.torch_backend: only uv has it, and environment.manager is {environment.manager}",
+            key="environment.torch_backend",
+            hint="set manager: uv, or name torch's index: extra_index_url:"
+            " https://download.pytorch.org/whl/cu126 (or cpu …)",
+        )
+
+
+def _steps(calls: _Calls, source: Source, choice: Choice) -> tuple[list[Step], dict[str, str]]:
+    """Return the calls, in order. What has hashes, what can't have any (git, folders), and the project itself
+    are calls of their own: a hash on one line makes pip want one on every line."""
+    steps: list[Step] = []
+    files: dict[str, str] = {}
+    if source.kind == "uv.lock":
+        steps += [calls.export(source, choice), calls.install("packages", "--no-deps", "-r", f".rl/{FILE}")]
+    elif source.locked:
+        deps = ("--no-deps",)
+        for file, text, what in (
+            (FILE, choice.indexed, "packages"),
+            (DIRECT_FILE, choice.direct, "packages from git and folders"),
+        ):
+            if text:
+                files[file] = text
+                steps.append(calls.install(what, *deps, "-r", f".rl/{file}"))
     else:
-        pip = (python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
-        step = Step(
-            name="install packages (pip)",
-            script='exec "$@"',
-            args=(*pip, *environment.pip_args, "-r", source.path),
-            env=server.env,
-        )
-    made_from = fingerprint_of(environment.manager, python, environment.pip_args, source.content)
-    return Part(fingerprint=made_from, mark=f"{folder}/.rl-packages", steps=(step,)), {}
+        words = _file_words(source, calls.installer)
+        if words[-1:] == (f".rl/{FILE}",):
+            files[FILE] = choice.indexed + choice.direct
+        if source.hashed and words:
+            steps.append(calls.install("packages", *words))
+        elif words or choice.lines:
+            return [calls.install("packages", *words, *choice.lines, torch=True), *calls.project()], files
+    if choice.lines:
+        steps.append(calls.install("packages of the inventory", *choice.lines, torch=True))
+    return [*steps, *calls.project()], files
+
+
+def _file_words(source: Source, installer: str) -> tuple[str, ...]:
+    if source.kind == "requirements":
+        return ("-r", source.path)
+    if not source.lines:
+        return ()
+    # uv reads [tool.uv.sources] of a pyproject.toml as well.
+    return ("-r", source.path if (source.kind, installer) == ("pyproject.toml", "uv") else f".rl/{FILE}")
+
+
+class _Calls:
+    """The installer's command lines for one server."""
+
+    def __init__(self, server: Server, source: Source, installer: str) -> None:
+        self._server, self._source = server, source
+        self._environment = server.environment
+        self.installer = installer
+        self.python = environment_python(server)
+        self._env = {**server.env, **index_env(server, source.indexes)}
+
+    def install(self, what: str, *words: str, torch: bool = False) -> Step:
+        """Return the step that installs these words. ``torch``: with the build for the server's GPUs."""
+        environment = self._environment
+        name = f"install {what} ({self.installer})"
+        if self.installer == "pip":
+            pip = (self.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
+            argv = (*pip, *environment.pip_args, *words)
+            return Step(name=name, script='exec "$@"', args=argv, env=self._env)
+        own: tuple[str, ...] = ("pip", "install", "--python", self.python)
+        own += ("--no-index",) if environment.offline else ()
+        own += ("--torch-backend", environment.torch_backend) if torch and environment.torch_backend else ()
+        return self._uv(name, *own, *environment.pip_args, *words)
+
+    def export(self, source: Source, choice: Choice) -> Step:
+        """Return the step that writes what uv.lock says in pip's words: hashes kept, no development groups,
+        without what the inventory puts in a package's place."""
+        folder = posixpath.dirname(source.path)
+        words = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
+        words += ["--no-annotate", "--python", self.python, "--output-file", f".rl/{FILE}"]
+        words += ["--project", folder] if folder else []
+        words += [word for name in choice.left_out for word in ("--no-emit-package", name)]
+        return self._uv("read uv.lock (uv)", *words)
+
+    def project(self) -> list[Step]:
+        """Return the step that installs the project itself, where that is wanted."""
+        source = self._source
+        if source.project is None:
+            return []
+        deps = () if source.dynamic else ("--no-deps",)
+        return [self.install("the project", *deps, "-e", source.project, torch=source.dynamic)]
+
+    def _uv(self, name: str, *words: str) -> Step:
+        home = any(link.startswith("~/") for link in self._environment.find_links)
+        script = (UV_HOME_LINKS if home and not self._environment.offline else "") + 'exec "$UV" "$@"'
+        return Step(name=name, script=script, args=words, env=self._env, needs=("uv",))

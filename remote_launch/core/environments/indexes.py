@@ -1,0 +1,73 @@
+"""Where pip and uv look for packages, as variables: a URL may hold a login, and arguments show in ps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.core.environments.locked import Indexes
+from remote_launch.errors import ConfigError
+from remote_launch.transport.command import mask_urls
+
+if TYPE_CHECKING:
+    from remote_launch.core.inventory import Environment, Server
+
+WHEELHOUSE = ".rl/wheelhouse"  # steps run in the workdir
+# uv reads no "~" in it, as pip does.
+UV_HOME_LINKS = (
+    'UV_FIND_LINKS=$(printf %s "$UV_FIND_LINKS" | sed -e "s|^~/|$HOME/|" -e "s|,~/|,$HOME/|g"); '
+    "export UV_FIND_LINKS; "
+)
+
+
+def index_env(server: Server, file: Indexes | None = None) -> dict[str, str]:
+    """Return the variables for both installers. The inventory's settings go before the ``file``'s own, and
+    both before the server's ``env``. Raises ConfigError."""
+    environment = server.environment
+    check_urls(environment)
+    if environment.offline:
+        return {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": WHEELHOUSE,
+            "PIP_EXTRA_INDEX_URL": "",
+            "UV_OFFLINE": "1",
+            "UV_FIND_LINKS": WHEELHOUSE,
+            "UV_INDEX": "",
+            "UV_PYTHON_DOWNLOADS": "never",
+        }
+    if environment.index_url or environment.extra_index_url or file is None:
+        file = Indexes(index_url=environment.index_url, extra=environment.extra_index_url)
+    main, extra, hosts = file.index_url, file.extra, file.insecure_hosts
+    env: dict[str, str] = {}
+    if main:
+        env.update(PIP_INDEX_URL=main, UV_DEFAULT_INDEX=main)
+    if extra:
+        env.update(PIP_EXTRA_INDEX_URL=" ".join(extra), UV_INDEX=" ".join(extra))
+        # uv would take a package from the first index that has any version of it, an extra one first:
+        # torch's own index has old versions of much besides torch. pip takes the best of all.
+        if "UV_INDEX_STRATEGY" not in server.env:
+            env["UV_INDEX_STRATEGY"] = "unsafe-best-match"
+    if environment.find_links:
+        links = environment.find_links
+        env.update(PIP_FIND_LINKS=" ".join(links), UV_FIND_LINKS=",".join(links))
+    if hosts:
+        env.update(PIP_TRUSTED_HOST=" ".join(hosts), UV_INSECURE_HOST=" ".join(hosts))
+    return env
+
+
+def check_urls(environment: Environment) -> None:
+    """Raises ConfigError for a setting that would be read as two."""
+    main = (environment.index_url,) if environment.index_url else ()
+    settings = {
+        "index_url": main,
+        "extra_index_url": environment.extra_index_url,
+        "find_links": environment.find_links,
+    }
+    for key, values in settings.items():
+        for value in values:
+            wrong = not value or any(letter.isspace() or not letter.isprintable() for letter in value)
+            if wrong or (key == "find_links" and "," in value):
+                raise ConfigError(
+                    f"environment.{key}: one address or folder without spaces, found {mask_urls(value)!r}",
+                    key=f"environment.{key}",
+                    hint="several are a list: [https://one, https://two]; a space in a URL is %20",
+                )
