@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from remote_launch.core.jobs import iso, now
 from remote_launch.operations.fanout import PARALLEL_SERVERS, Outcomes, fanout
 from remote_launch.transport import open_transport
+from remote_launch.transport.process import Cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ class Fleet:
     def __init__(self, project: Project, inventory: Inventory) -> None:
         self.project = project
         self.inventory = inventory
+        self.local_runs = Cancel()  # for programs that run here on the servers' behalf
         self._transports: dict[str, Transport] = {}
         self._lock = threading.Lock()
         self._registry: Registry | None = None
@@ -93,7 +95,8 @@ class Fleet:
         return fanout(by_name, lambda name: function(by_name[name]), limit=limit, on_interrupt=self.cancel)
 
     def cancel(self) -> None:
-        """Stop the commands that this process has running on the servers."""
+        """Stop the commands that this process has running on the servers, and for them here."""
+        self.local_runs.set()
         with self._lock:
             transports = list(self._transports.values())
         for transport in transports:

@@ -55,6 +55,8 @@ def failure(output: str, exit_code: int, command: str, platform: str) -> Command
 
 
 def _explained(output: str, platform: str, otherwise: str) -> tuple[str, str]:
+    if "No space left on device" in output:
+        return "this machine's disk is full", "make room in ~/.cache and in /tmp"
     if network_failed(output):
         return (
             "the package index can't be reached from this machine",

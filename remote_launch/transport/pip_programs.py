@@ -6,6 +6,7 @@ import dataclasses
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import CommandError
@@ -73,9 +74,10 @@ class Programs:
 
     def pip(self) -> Pip:
         """Return the pip of this machine. Raises CommandError where there is none."""
+        if find_spec("pip") is not None:
+            return Pip([sys.executable, "-m", "pip"], "{}.{}".format(*sys.version_info))
         uv = uv_here()
-        candidates = [[sys.executable, "-m", "pip"]]
-        candidates += [[python, "-m", "pip"]] if (python := shutil.which("python3")) else []
+        candidates = [[python, "-m", "pip"]] if (python := shutil.which("python3")) else []
         candidates += [[str(uv), "tool", "run", "pip"]] if uv else []
         for argv in candidates:
             env = uv_environment(self.env, "") if uv and argv[0] == str(uv) else pip_environment(self.env)

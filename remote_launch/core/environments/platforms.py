@@ -51,7 +51,8 @@ def read_platform(server: str, told: object) -> Platform:
     machine = _SAME_MACHINE.get(machine.lower(), machine)
     if machine not in _MACHINES:
         raise _unknown(server, "processor", values["machine"])
-    version = _LIBC_VERSION.match(libc_version)
+    # Python finds no version of musl; those before 1.2 (2020) are seldom met.
+    version = _LIBC_VERSION.match(libc_version or ("1.2" if libc == "musl" else ""))
     if libc not in ("glibc", "musl") or version is None or int(version[1]) != {"glibc": 2, "musl": 1}[libc]:
         raise _unknown(server, "C library", f"{values['libc']} {values['libc_version']}")
     found = _PYTHON.match(python)

@@ -256,8 +256,20 @@ class TestWithoutUv:
         assert "pip install uv" in (caught.value.hint or "")
 
 
+def test_pip_of_another_interpreter(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python3").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python3").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setattr(pip_programs, "find_spec", lambda _name: None)
+    found = pip_programs.Programs({}, bench.project, bench.lines.append, None).pip()
+    assert found.argv == [str(folder / "python3"), "-m", "pip"]
+    assert found.python == "{}.{}".format(*sys.version_info)
+
+
 def test_no_pip_at_all(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    monkeypatch.setattr(pip_programs, "find_spec", lambda _name: None)
     monkeypatch.setattr(pip_programs, "uv_here", lambda: None)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CommandError, match="pip is not on this machine"):
