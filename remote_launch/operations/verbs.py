@@ -91,15 +91,25 @@ def _run(
     on_stdout: Callable[[bytes], None] | None = None,
 ) -> Completed:
     path = f"{server.workdir}/.rl/bin/{archive_name()}"
-    body = {"workdir": server.workdir, "jobs_folder": fleet.inventory.jobs_folder_name, **request}
+    place = {"workdir": server.workdir, "jobs_folder": fleet.inventory.jobs_folder_name}
+    body = {"server": server.name, **place, **request}
     stdin = json.dumps(body).encode()
     transport = fleet.transport(server.name)
-    pythons = [*([server.python] if server.python else []), "python3", f"{server.workdir}/.rl/env/bin/python"]
-    command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
-    done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+    pythons = [*([server.python] if server.python else []), "python3"]
+
+    def run() -> Completed:
+        command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
+        return transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+
+    done = run()
     if done.exit_code == _NO_PROGRAM:
         _send_programs(transport, server, path)
-        done = transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+        done = run()
+    if done.exit_code == _NO_PYTHON:
+        from remote_launch.core.environments.places import environment_python
+
+        pythons.append(environment_python(server))
+        done = run()
     if done.exit_code == _NO_PYTHON:
         raise MissingProgramError(
             server.name,

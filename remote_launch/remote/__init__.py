@@ -4,7 +4,8 @@ but each other.
 They are packed (``core/programs.py``) into one zip archive named by its content's hash,
 ``<workdir>/.rl/bin/rl-<hash>.pyz``, and run as ``python3 rl-<hash>.pyz <verb>``. A verb reads one JSON object
 on stdin and prints one JSON object as one line on stdout (``follow`` prints frames). Every request but
-``start``'s names "workdir" and may name "jobs_folder" (".jobs"). A refusal is ``{"error": {"type": …,
+``start``'s names "workdir" and may name "jobs_folder" (".jobs") and "server", what the
+inventory calls the server. A refusal is ``{"error": {"type": …,
 "message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError, MissingProgramError,
 PortTakenError, StartError or ServerError; a bug is a traceback on stderr and exit code 1.
 
@@ -24,9 +25,10 @@ The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written
 file            content
 --------------  ----------------------------------------------------------------------------------------------
 lock            flocked by the supervisor for its life
-spec.json       the spec as received, without "secret_env" and "gang.token"
-started.json    supervisor_pid, supervisor_ticks, boot_id, child_pid, child_ticks, started_at (epoch seconds),
-                attempt, hostname
+spec.json       the spec as received, without "secret_env" and "gang.token"; "machine": hostname, boot_id,
+                pid_namespace, machine_id
+started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks, started_at (epoch seconds), attempt,
+                server (its name), and what spec.json has as "machine" (see owner.py)
 kill.json       a kill was asked for: signal, grace_s, by, at
 failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
                 time, error_file, message}]

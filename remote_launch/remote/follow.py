@@ -42,7 +42,8 @@ def follow(request: dict[str, Any]) -> int:
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Refusal("RequestError", "the request names no jobs")
     live = bool(request.get("follow"))
-    jobs = [_Job(jobdir.job_dir(folder, item.get("job_id")), item, live) for item in items]
+    server = jobdir.text(request, "server")
+    jobs = [_Job(jobdir.job_dir(folder, item.get("job_id")), server, item, live) for item in items]
     try:
         _stream(jobs, live)
     except (_Closed, BrokenPipeError, ConnectionResetError):
@@ -120,8 +121,9 @@ class _File:
 class _Job:
     """One job whose files are being read."""
 
-    def __init__(self, job: JobDir, item: dict[str, Any], live: bool) -> None:
+    def __init__(self, job: JobDir, server: str | None, item: dict[str, Any], live: bool) -> None:
         self.ended = False
+        self._server = server
         self._live = live
         self._job = job
         offsets = item.get("offsets") or {}
@@ -170,7 +172,7 @@ class _Job:
 
     def _now(self) -> dict[str, Any]:
         try:
-            return state_of(self._job)
+            return state_of(self._job, server=self._server)
         except (CorruptError, OSError) as error:
             return {"state": None, "reason": str(error)}
 

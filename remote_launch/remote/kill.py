@@ -7,7 +7,7 @@ import os
 import signal
 import time
 
-from . import procs
+from . import owner, procs
 from .jobdir import (
     CorruptError,
     JobDir,
@@ -33,15 +33,15 @@ _POLL_S = 0.02
 
 
 def kill(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"jobs": [{"job_id", "signal", "grace_s", "prevent"}], "by"}, return {"jobs": [{job_id, outcome,
-    state, exit_code, signal, left_over, message}]}, in the same order. All are asked first, then waited for
-    together.
+    """Given {"server", "jobs": [{"job_id", "signal", "grace_s", "prevent"}], "by"}, return {"jobs": [{job_id,
+    outcome, state, exit_code, signal, left_over, message}]}, in the same order. All are asked first, then
+    waited for together. A job of another machine (of a shared home) is left alone.
 
     With "prevent" a job that isn't there is recorded as killed: a start that is on its way finds that.
     """
     folder = jobs_folder(request)
     kills = [
-        _Kill(job_dir(folder, item.get("job_id")), item, text(request, "by")) for item in _items(request)
+        _Kill(job_dir(folder, item.get("job_id")), item, request) for item in _items(request)
     ]
     for one in kills:
         one.guarded(one.ask)
@@ -66,12 +66,13 @@ def _items(request: dict[str, Any]) -> list[dict[str, Any]]:
 class _Kill:
     """The killing of one job."""
 
-    def __init__(self, job: JobDir, item: dict[str, Any], by: str | None) -> None:
+    def __init__(self, job: JobDir, item: dict[str, Any], request: dict[str, Any]) -> None:
         self.job = job
         self.first = procs.signal_number(item.get("signal") or "TERM") or signal.SIGTERM
         self.grace_s = max(0.0, number(item, "grace_s", 15.0) or 0.0)
         self.prevent = item.get("prevent") is True
-        self.by = by
+        self.by = text(request, "by")
+        self.server = text(request, "server")
         self.outcome: str | None = None
         self.state: dict[str, Any] = {}
         self.message: str | None = None
@@ -93,7 +94,11 @@ class _Kill:
         if not os.path.isdir(self.job.path):
             self.outcome, self.message = "not_found", "there is no such job on this server"
             return
-        if self._ended() or self.state["state"] == "LOST":
+        ended = self._ended()
+        if self.state["elsewhere"]:
+            self._leave_alone(ended)
+            return
+        if ended or self.state["state"] == "LOST":
             self._when_nobody_supervises()
             return
         deadline = time.monotonic() + START_PATIENCE_S
@@ -107,6 +112,14 @@ class _Kill:
         if supervisor_lives(self.started):
             procs.send(int(self.started["supervisor_pid"]), signal.SIGTERM)
 
+    def _leave_alone(self, ended: bool) -> None:
+        """Of a job of another machine only what it wrote down is known here; its pids are others' here."""
+        if ended:
+            self._done("already_ended", self.state["reason"])
+            return
+        remedy = f"kill it there; if that machine is gone for good, remove {self.job.path}"
+        self._done("failed", f"{owner.whose(self.state['elsewhere'])}: {remedy}")
+
     def look(self) -> None:
         if self._ended():
             killed = self.state["state"] == "KILLED"
@@ -118,7 +131,7 @@ class _Kill:
             self._end_from_here("its supervisor did not answer")
 
     def _ended(self) -> bool:
-        self.state = state_of(self.job)
+        self.state = state_of(self.job, server=self.server)
         return self.state["state"] in TERMINAL and self.state["state"] != "LOST"
 
     def _write_kill(self) -> None:
@@ -163,7 +176,7 @@ class _Kill:
             started = self.started or read_object(self.job.started) or {}
             pid = int(number(started, "child_pid", 0) or 0)
             ticks = int(number(started, "child_ticks", -1) or -1)
-            if started.get("boot_id") == procs.boot_id() and procs.is_alive(pid, ticks):
+            if owner.shares_processes(started) and procs.is_alive(pid, ticks):
                 found.update(procs.members(self.job.job_id, pid))
                 found[pid] = ticks
         return found

@@ -3,6 +3,10 @@
 The claim is a flock on ``<job>/lock``, held by the supervisor for its life, and then the file started.json,
 which is written before any of the user's code runs. A second start finds one of them and says ALREADY. A
 start that fails leaves nothing: the folder goes away.
+
+Machines that share a home may not see each other's flocks (a server's name can stand for several login
+nodes, and a start that is asked for again may come to another one). Between them spec.json is the claim: it
+names the machine that the start is under way on.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import shutil
 import time
 import traceback
 
-from . import child
+from . import child, owner
 from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
 from .supervisor import Supervisor
 
@@ -36,7 +40,7 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
     job = job_dir(jobs_folder(request), spec.get("job_id"))
     if not os.path.isdir(root):
         raise Refusal("WorkspaceError", f"the workdir {root} does not exist", "rl rsync")
-    lock = _claim(job)
+    lock = _claim(job, spec.get("server"))
     if lock is None:
         return _already(job)
     try:
@@ -55,9 +59,9 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
         os.close(lock)
 
 
-def _claim(job: JobDir) -> int | None:
+def _claim(job: JobDir, server: str | None) -> int | None:
     """Return the locked lock's fd, or None when the job is started (or ended) already. Raises Refusal when
-    the folder can't be made."""
+    the folder can't be made, or another start is at it."""
     deadline = time.monotonic() + RIVAL_PATIENCE_S
     while True:
         try:
@@ -71,25 +75,20 @@ def _claim(job: JobDir) -> int | None:
             raise Refusal(
                 "StartError", f"the job's folder can't be made: {error.strerror}: {job.path}"
             ) from error
-        try:
+        rival: str | None = "another start of this job is under way and does not get on"
+        with contextlib.suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            if _is_recorded(job):
-                return None
-            if time.monotonic() > deadline:
-                raise Refusal(
-                    "StartError", "another start of this job is under way and does not get on", "try again"
-                ) from None
-            time.sleep(0.01)
-            continue
-        if not _is_current(lock, job.lock):
-            os.close(lock)
-            continue
+            other = owner.elsewhere(job, {}, server)
+            rival = f"a start of this job does not get on: {owner.whose(other)}" if other else None
+        if rival is None and _is_current(lock, job.lock) and not _is_recorded(job):
+            return lock
+        os.close(lock)
         if _is_recorded(job):
-            os.close(lock)
             return None
-        return lock
+        if rival is not None:
+            if time.monotonic() > deadline:
+                raise Refusal("StartError", rival, "try again")
+            time.sleep(0.01)
 
 
 def _is_recorded(job: JobDir) -> bool:
@@ -124,6 +123,7 @@ def _clear_remains(job: JobDir) -> None:
 
 def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
     public = {name: value for name, value in spec.items() if name != "secret_env"}
+    public["machine"] = owner.this_machine()
     if isinstance(public.get("gang"), dict):
         public["gang"] = {name: value for name, value in public["gang"].items() if name != "token"}
     write_atomic(job.spec, public, durable=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from . import procs
+from . import owner, procs
 from .jobdir import (
     JOB_ID,
     SPEC_LIMIT_BYTES,
@@ -33,11 +33,11 @@ SPEC_FIELDS = (
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad", "facts",
-    "time"}.
+    """Given {"server", "job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad",
+    "facts", "time"}.
 
-    "job_ids": null means all. "missing" are ids asked for that have no folder here. "bad" are folders and
-    files that can't be ours.
+    "server" is what the inventory calls this machine. "job_ids": null means all. "missing" are ids asked for
+    that have no folder here. "bad" are folders and files that can't be ours.
     """
     folder = jobs_folder(request)
     asked = request.get("job_ids")
@@ -51,7 +51,7 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
             missing.append(job_id)
             continue
         try:
-            jobs.append(describe(job, specs=bool(request.get("specs"))))
+            jobs.append(describe(job, text(request, "server"), specs=bool(request.get("specs"))))
         except (CorruptError, OSError) as error:
             bad.append({"name": job_id, "reason": str(error)})
     _count_survivors(jobs)
@@ -85,11 +85,11 @@ def _listing(folder: str) -> tuple[list[str], list[dict[str, str]]]:
     return here, bad
 
 
-def describe(job: JobDir, *, specs: bool = False) -> dict[str, Any]:
+def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> dict[str, Any]:
     """Return one job as ``probe`` reports it. Raises CorruptError."""
     started = read_object(job.started) or {}
     data: dict[str, Any] = {
-        "job_id": job.job_id, **state_of(job, started),
+        "job_id": job.job_id, **state_of(job, started, server),
         "started_at": number(started, "started_at"), "attempt": number(started, "attempt", 0),
         "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"),
         "child_pid": number(started, "child_pid"),
@@ -103,15 +103,21 @@ def describe(job: JobDir, *, specs: bool = False) -> dict[str, Any]:
     return data
 
 
-def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over} by the rule:
+def state_of(
+    job: JobDir, started: dict[str, Any] | None = None, server: str | None = None
+) -> dict[str, Any]:
+    """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over, elsewhere} by the rule:
 
     exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST;
-    neither -> CREATED, or FAILED when the start was broken off.
+    neither -> CREATED, or FAILED when the start was broken off. A job of another machine ("elsewhere": whose,
+    else null) is never judged: until it has an exit.json it is as its last file has it.
     """
     ended = read_object(job.exit)
-    if ended is None:
-        started = (read_object(job.started) or {}) if started is None else started
+    if started is None:
+        started = _started(job, needed=ended is None)
+    other = owner.elsewhere(job, started, server)
+    alive = False
+    if ended is None and other is None:
         alive = bool(started) and supervisor_lives(started)
         # The supervisor may have written its last word and gone between our two looks.
         ended = None if alive else read_object(job.exit)
@@ -125,10 +131,12 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
             "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"),
             "left_over": number(ended, "left_over", 0),
             "failures": failures if isinstance(failures, list) else [],
-            "cause": cause if isinstance(cause, dict) else None,
+            "cause": cause if isinstance(cause, dict) else None, "elsewhere": other,
         }
     state, reason = "CREATED", None
-    if started:
+    if other is not None:
+        state, reason = "RUNNING" if started else "CREATED", f"can't be judged: {owner.whose(other)}"
+    elif started:
         state = "RUNNING" if alive else "LOST"
         if not alive and started.get("boot_id") != procs.boot_id():
             booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
@@ -139,8 +147,18 @@ def state_of(job: JobDir, started: dict[str, Any] | None = None) -> dict[str, An
         state, reason = "FAILED", "its start was broken off: it never ran"
     return {
         "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
-        "failures": [], "cause": None,
+        "failures": [], "cause": None, "elsewhere": other,
     }
+
+
+def _started(job: JobDir, *, needed: bool) -> dict[str, Any]:
+    """Return started.json; {} for none, and for one that can't be read but isn't needed."""
+    try:
+        return read_object(job.started) or {}
+    except CorruptError:
+        if needed:
+            raise
+        return {}
 
 
 def was_broken_off(job: JobDir) -> bool:
@@ -162,7 +180,7 @@ def was_broken_off(job: JobDir) -> bool:
 def supervisor_lives(started: dict[str, Any]) -> bool:
     """Given started.json, say whether that very supervisor runs: same boot, same pid, same start ticks."""
     pid, ticks = number(started, "supervisor_pid", 0), number(started, "supervisor_ticks", -1)
-    return started.get("boot_id") == procs.boot_id() and procs.is_alive(int(pid or 0), int(ticks or -1))
+    return owner.shares_processes(started) and procs.is_alive(int(pid or 0), int(ticks or -1))
 
 
 def _count_survivors(jobs: list[dict[str, Any]]) -> None:

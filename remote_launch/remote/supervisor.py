@@ -11,10 +11,9 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import time
 
-from . import procs, verdict
+from . import owner, procs, verdict
 from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
@@ -67,10 +66,10 @@ class Supervisor:
         pid = os.getpid()
         self.started_at = time.time()
         record = {
-            "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid), "boot_id": procs.boot_id(),
+            "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
             "child_pid": child.pid, "child_ticks": procs.start_ticks(child.pid),
             "started_at": self.started_at,
-            "attempt": self.attempt, "hostname": socket.gethostname(),
+            "attempt": self.attempt, "server": self.spec.get("server"), **owner.this_machine(),
         }
         try:
             write_atomic(self.job.started, record)
