@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import Recipe, recipe_for
+from remote_launch.core.environments.conda import find_conda_file
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.provision import Progress, StepResult, Tell, run_recipe, supply
@@ -89,11 +90,17 @@ def plan_prepare(
     """Return the recipes of all servers. Reads the project; asks no server anything. Raises ConfigError."""
     sync = plan_sync(fleet)
     names = [file.path for file in sync.files]
-    sources = {server.environment: find_source(sync.root, names, server.environment) for server in servers}
+    sources = {
+        environment: (
+            find_source(sync.root, names, environment),
+            find_conda_file(sync.root, names, environment),
+        )
+        for environment in {server.environment for server in servers}
+    }
     return PreparePlan(
         parts=tuple(parts),
         sync=sync,
-        recipes={server.name: recipe_for(server, sources[server.environment]) for server in servers},
+        recipes={server.name: recipe_for(server, *sources[server.environment]) for server in servers},
         force=force,
     )
 
@@ -216,7 +223,7 @@ class _Run:
         plan, recipe = self._plan, self._plan.recipes[server.name]
         if "rsync" in plan.parts:
             done.append(self._sync(server, answer, tell))
-        elif "update-packages" in plan.parts and recipe.source_files:
+        elif recipe.source_files:
             self._send_sources(server, recipe)
         if self._parts(recipe):
             supply(self._fleet, server, recipe, answer, tell)

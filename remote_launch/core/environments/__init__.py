@@ -13,23 +13,24 @@ from remote_launch.core.environments.steps import Part, Recipe, Step, fingerprin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from remote_launch.core.environments.conda import CondaFile
     from remote_launch.core.environments.sources import Source
     from remote_launch.core.inventory import Server
 
 __all__ = ["Part", "Recipe", "Step", "environment_path", "environment_python", "hint_for", "recipe_for"]
 
 _STEPS: Mapping[str, Callable[[Server], tuple[Step, ...]]] = {
-    "conda": conda.steps,
     "uv": uv.steps,
     "venv": venv.steps,
     "none": existing.steps,
 }
 
 
-def recipe_for(server: Server, source: Source | None) -> Recipe:
-    """Given what the packages come from, return how the server's environment is made. Raises ConfigError."""
+def recipe_for(server: Server, source: Source | None, conda_file: CondaFile | None = None) -> Recipe:
+    """Given what the packages come from, and for conda what environment.yml says, return how the server's
+    environment is made. Raises ConfigError."""
     manager = server.environment.manager
-    steps = _STEPS[manager](server)
+    steps = conda.steps(server, conda_file) if manager == "conda" else _STEPS[manager](server)
     prefix = environment_prefix(server)
     own = f"{server.workdir}/.rl"
     packages, files = packages_part(server, source)
@@ -40,7 +41,9 @@ def recipe_for(server: Server, source: Source | None) -> Recipe:
         lock=f"{prefix or own + '/packages'}.rl-lock",
         environment=Part(
             fingerprint=fingerprint_of(
-                manager, [(step.script, step.args) for step in steps if not step.provides]
+                manager,
+                [(step.script, step.args) for step in steps if not step.provides],
+                *([conda_file.content] if conda_file and conda_file.content else []),
             ),
             mark=f"{prefix or own}/.rl-environment",
             steps=steps,
@@ -48,5 +51,5 @@ def recipe_for(server: Server, source: Source | None) -> Recipe:
         ),
         packages=packages,
         files=files,
-        source_files=source.files if source else (),
+        source_files=(*(conda_file.files if conda_file else ()), *(source.files if source else ())),
     )
