@@ -14,9 +14,10 @@ from remote_launch.cli.options import dry_run_option, examples, json_option, loa
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from remote_launch.operations.authorize import Authorized, KeyPlan
+    from remote_launch.operations.authorize import Authorized
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.key_plan import KeyPlan
 
 _DONE = {
     "local": "this machine: needs no login",
@@ -58,13 +59,15 @@ def authorize(
     key logs in to already is left as it is. Where this machine has no key, one is made, without a passphrase.
     """
     from remote_launch.operations.authorize import authorize as run_authorize
-    from remote_launch.operations.authorize import plan_authorize
+    from remote_launch.operations.key_plan import plan_authorize
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
     path = Path(key).expanduser().absolute() if key else None
     if dry_run:
         return _show_plan(plan_authorize(chosen, path), as_json=as_json)
+    if not as_json:
+        output.say(f"trying which of {output.plural(len(chosen), 'server')} a key logs in to …")
     outcomes = run_authorize(fleet, chosen, key=path, ask=_ask if sys.stdin.isatty() else None)
     if as_json:
         data = [result.to_dict() for result in outcomes.values.values()]

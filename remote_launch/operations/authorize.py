@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shlex
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.authorized_keys import PublicKey, add_key_command, parse_public_key
 from remote_launch.errors import AuthenticationError, RemoteLaunchError
 from remote_launch.operations.fanout import Outcome, Outcomes, fanout
-from remote_launch.transport import keys, open_transport
+from remote_launch.operations.key_plan import KeyPlan, by_key, plan_key
+from remote_launch.transport import keys, open_transport, ssh_errors
 from remote_launch.transport.passwords import run_password_command
 from remote_launch.transport.process import Cancel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
@@ -28,21 +28,6 @@ if TYPE_CHECKING:
 
 TRIES = 3  # as ssh asks
 _ADD_TIMEOUT_S = 60.0
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class KeyPlan:
-    """What is to happen for one server."""
-
-    server: str
-    login: str  # user@host
-    key: Path | None  # the private key; None: the server needs none
-    exists: bool
-    named: bool  # it must stand in the inventory: ssh would not offer it by itself
-    password_from: str | None  # password_command | password | prompt
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "key": None if self.key is None else str(self.key)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +45,6 @@ class Authorized:
         return {**dataclasses.asdict(self), "key": None if self.key is None else str(self.key)}
 
 
-def plan_authorize(servers: Sequence[Server], key: Path | None = None) -> list[KeyPlan]:
-    """Return the plan, with no server asked. ``key``: the one to install, instead of the one found."""
-    return [_plan(server, key) for server in servers]
-
-
 def authorize(
     fleet: Fleet, servers: Sequence[Server], *, key: Path | None = None, ask: Ask | None = None
 ) -> Outcomes[Authorized]:
@@ -74,40 +54,6 @@ def authorize(
     this thread with all servers that lack one. Raises nothing; what fails is that server's outcome.
     """
     return _Authorizing(fleet, servers, key, ask).run()
-
-
-def _plan(server: Server, key: Path | None) -> KeyPlan:
-    if server.transport == "local":
-        return KeyPlan(
-            server=server.name, login="", key=None, exists=False, named=False, password_from=None
-        )
-    if server.password_command is not None:
-        source = "password_command"
-    else:
-        source = "prompt" if server.password is None else "password"
-    target = _by_key(server.target, None)
-    chosen = key or server.private_key
-    offered = keys.identity_files(target)
-    if chosen is None:
-        default = Path(keys.DEFAULT_KEY).expanduser()
-        new = default if default in offered or not offered else offered[0]
-        chosen = next((path for path in offered if keys.has_key(path)), new)
-    chosen = keys.private_half(chosen)
-    return KeyPlan(
-        server=server.name,
-        login=keys.login_name(target),
-        key=chosen,
-        exists=keys.has_key(chosen),
-        named=server.private_key is not None or chosen not in offered,
-        password_from=source,
-    )
-
-
-def _by_key(target: Target, key: Path | None) -> Target:
-    """The target as it is once no password is left in the inventory."""
-    return dataclasses.replace(
-        target, transport="openssh", password=None, password_command=None, private_key=key
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,12 +111,14 @@ class _Authorizing:
     def _look(self, name: str) -> _Found:
         """Try to log in as it will be later: without a password."""
         server = self._servers[name]
-        plan = _plan(server, self._key)
+        plan = plan_key(server, self._key)
         if plan.key is None:
             return _Found(plan=plan)
         try:
-            keys.log_in(_by_key(server.target, self._known_key(server)), cancel=self._cancel)
+            keys.log_in(by_key(server.target, self._known_key(server)), cancel=self._cancel)
         except AuthenticationError as denied:
+            if keys.open_to_others(plan.key):  # ssh would look at that only once the server took it
+                raise ssh_errors.open_key_error(name, str(plan.key)) from denied
             return _Found(plan=plan, denied=denied)
         return _Found(plan=plan)
 
@@ -210,7 +158,7 @@ class _Authorizing:
         if found.denied is None and not wanted:
             return Authorized(server=plan.server, login=plan.login, state="already", named=plan.named)
         if found.denied is None:
-            target = _by_key(server.target, self._known_key(server))
+            target = by_key(server.target, self._known_key(server))
         else:
             if plan.password_from == "password_command" and server.password_command is not None:  # noqa: S105
                 password = run_password_command(
@@ -231,7 +179,7 @@ class _Authorizing:
             try:
                 transport.connect()
             except AuthenticationError as error:
-                raise _refused(plan, error) from error
+                raise _refused(plan, target, error) from error
             public, made = self._public_key(plan)
             said = transport.run(add_key_command(public), timeout_s=_ADD_TIMEOUT_S)
         said.check(f"{plan.login}: the key could not be added", hint=_BY_HAND.format(line=public.line))
@@ -248,10 +196,10 @@ class _Authorizing:
         assert plan.key is not None
         server = self._servers[plan.server]
         try:
-            keys.log_in(_by_key(server.target, plan.key if plan.named else None), cancel=self._cancel)
+            keys.log_in(by_key(server.target, plan.key if plan.named else None), cancel=self._cancel)
         except AuthenticationError as error:
             if open_home:
-                why = f"others can write to its home folder, so sshd takes no key; there: chmod go-w ~"
+                why = "others can write to its home folder, so sshd takes no key; there: chmod go-w ~"
             else:
                 why = (
                     "does the key have a passphrase (ssh-add it)? does its sshd take keys from "
@@ -315,11 +263,11 @@ _SOURCES = {
 }
 
 
-def _refused(plan: KeyPlan, error: AuthenticationError) -> RemoteLaunchError:
+def _refused(plan: KeyPlan, target: Target, error: AuthenticationError) -> RemoteLaunchError:
     if not error.takes_passwords:
         return _takes_none(plan, error)
     source = _SOURCES.get(plan.password_from or "", "the")
-    hint = f"is the user right, and does the password log in by hand? ssh {shlex.quote(plan.login)}"
+    hint = f"is the user right, and does the password log in by hand? ssh {ssh_errors.login(target)}"
     said = error.message.removeprefix(f"{plan.server}: ")
     return _PasswordRefusedError(
         plan.server,

@@ -40,10 +40,12 @@ def identity_files(target: Target) -> list[Path]:
 
 
 def login_name(target: Target) -> str:
-    """Return "user@host" as ssh understands the target."""
+    """Return "user@host" as ssh understands the target, with the port where it isn't 22."""
     config = effective_config(target)
     user = config.get("user") or target.username
-    host = config.get("hostname", target.hostname)
+    host, port = config.get("hostname", target.hostname), config.get("port") or target.port
+    if port not in (None, 22, "22"):
+        host = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return f"{user}@{host}" if user else host
 
 
@@ -56,6 +58,15 @@ def private_half(path: Path) -> Path:
 def has_key(path: Path) -> bool:
     """True where there is a key, or its public half (the private one may be in an agent or a token)."""
     return path.is_file() or _public_file(path).is_file()
+
+
+def open_to_others(path: Path) -> bool:
+    """True for a private key that ssh refuses, because others on this machine can read it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return path.suffix != ".pub" and found.st_uid == os.getuid() and bool(found.st_mode & 0o077)
 
 
 def public_key(path: Path, server: str) -> str:

@@ -151,13 +151,18 @@ def known_host(host: str, port: str | int | None) -> str:
     return host if port in (None, "", 22, "22") else f"[{host}]:{port}"
 
 
+def open_key_error(server: str, path: str) -> AuthenticationError:
+    """Return the error for a private key whose permissions ssh doesn't accept."""
+    return AuthenticationError(
+        server,
+        f"ssh refuses the private key {path}: others on this machine can read it",
+        hint=f"chmod 600 {shlex.quote(path)}",
+    )
+
+
 def _authentication_error(target: Target, said: str, config: Mapping[str, str]) -> AuthenticationError:
     if too_open := _OPEN_KEY.search(said):
-        return AuthenticationError(
-            target.name,
-            f"ssh refuses the private key {too_open[1]}: others on this machine can read it",
-            hint=f"chmod 600 {shlex.quote(too_open[1])}",
-        )
+        return open_key_error(target.name, too_open[1])
     denied = _USER_AT.search(said)
     user = denied[1] if denied else config.get("user") or target.username or "?"
     tried = [

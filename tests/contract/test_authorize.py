@@ -200,7 +200,7 @@ class TestWhatGoesWrong:
         good, bad = servers
         write(project, a=entry(good, password=PASSWORD), b=entry(bad, password="wr0ng-secret"))
         done = project("authorize", code=3)
-        assert "b: someone@127.0.0.1 did not take the password (the inventory's)" in done.stderr
+        assert f"b: someone@127.0.0.1:{bad.port} did not take the password (the inventory's)" in done.stderr
         assert len(keys_of(good)) == 1
         assert not (bad.folder / ".ssh").exists()
         assert not [text for text in (done.stdout, done.stderr) if "wr0ng-secret" in text]
@@ -238,6 +238,25 @@ class TestWhatGoesWrong:
         server.authorized = set  # type: ignore[method-assign,assignment]
         done = project("authorize", code=1)
         assert "the key is in ~/.ssh/authorized_keys, but no login by it" in done.stderr
+
+    def test_a_key_that_ssh_refuses_is_said_before_any_password_is_asked_for(
+        self, project: Rl, server: PasswordServer, tmp_path: Path
+    ) -> None:
+        key = make_key(tmp_path / "key")
+        key.chmod(0o644)
+        write(project, a=entry(server, password=PASSWORD, private_key=str(key)))
+        done = project("authorize", code=1)
+        assert f"→ chmod 600 {key}" in done.stderr
+        assert "password" not in {method for method, _ in server.logins}
+
+    def test_ctrl_c_at_the_question_leaves_everything_as_it_was(
+        self, project: Rl, server: PasswordServer, client: Path
+    ) -> None:
+        with Terminal([rl_path(), "authorize"], cwd=project.project, env=project.env) as terminal:
+            terminal.expect("password for .*: ")
+            terminal.press("\x03")
+            assert terminal.end() == 130
+        assert not (client / ".ssh").exists()
 
     def test_an_unreachable_server_is_not_asked_about(
         self, project: Rl, servers: list[PasswordServer], tmp_path: Path

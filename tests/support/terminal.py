@@ -57,7 +57,10 @@ class Terminal:
         return match[0]
 
     def type(self, line: str) -> None:
-        os.write(self._master, f"{line}\n".encode())
+        self.press(f"{line}\n")
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
 
     def end(self, timeout_s: float = 30) -> int:
         """Wait for the program's end; return its exit code."""

@@ -78,4 +78,13 @@ def test_the_files_that_ssh_would_offer(tmp_path: Path) -> None:
     config.write_text(f'Host h\n  IdentityFile "{tmp_path}/a key"\n  IdentityFile {tmp_path}/other\n')
     target = Target(name="a", hostname="h", ssh_config=config)
     assert keys.identity_files(target) == [tmp_path / "a key", tmp_path / "other"]
-    assert keys.login_name(Target(name="a", hostname="h", username="me", ssh_config=config)) == "me@h"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "port", "login"),
+    [("h", None, "me@h"), ("h", 22, "me@h"), ("h", 2222, "me@h:2222"), ("::1", 2222, "me@[::1]:2222")],
+)
+def test_the_login_as_people_write_it(tmp_path: Path, hostname: str, port: int | None, login: str) -> None:
+    (tmp_path / "config").write_text("")
+    target = Target(name="a", hostname=hostname, port=port, username="me", ssh_config=tmp_path / "config")
+    assert keys.login_name(target) == login
