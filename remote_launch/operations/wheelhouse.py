@@ -204,7 +204,8 @@ class _Build:
         self._made.add(key)
         _prune(cache, str(self._root))
         size = sum(file.stat().st_size for file in place.iterdir())
-        on_progress(f"{len(wheels)} packages, {size / 1e6:.1f} MB")
+        noun = "package" if len(wheels) == 1 else "packages"
+        on_progress(f"{len(wheels)} {noun}, {size / 1e6:.1f} MB")
         return place
 
     def _download(self, requirements: Path, aside: Path, on_progress: Callable[[str], None]) -> list[Path]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform as this_machine
 import re
 import shutil
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
     from remote_launch.transport.process import Cancel
 
+PIP_INDEX = "https://pypi.org/simple"
+_UV_INDEXES = ("UV_INDEX", "UV_EXTRA_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL")
 _PINNED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)\s*==")
 _FROM = re.compile(r"\s+# from (\S+)\Z")
 _PURE = re.compile(r"-(?:py2\.)?py3-none-any\.whl\Z")
@@ -133,12 +136,15 @@ def _resolve(job: _Download, requirements: Path, words: Sequence[str]) -> list[s
 
 def _lines_of(compiled: str, env: Mapping[str, str]) -> list[str]:
     """Return the packages, after the indexes that uv found them in and pip may not know of."""
-    known = " ".join(env.values())
+    words = " ".join([PIP_INDEX, *env.values()]).replace(",", " ").split()
+    known = {_plain(word) for word in words}
+    own = {_plain(word): word for name in _UV_INDEXES for word in os.environ.get(name, "").split()}
     indexes = []
     for line in compiled.splitlines():
         found = _FROM.match(line)
-        if found and found[1] not in indexes and found[1].rstrip("/") not in known:
-            indexes.append(found[1])
+        if found and _plain(found[1]) not in known:
+            known.add(_plain(found[1]))
+            indexes.append(own.get(_plain(found[1]), found[1]))  # uv prints no login
     options = []
     for url in indexes:
         if url.startswith("file:") or url.endswith((".html", ".htm")):
@@ -146,6 +152,11 @@ def _lines_of(compiled: str, env: Mapping[str, str]) -> list[str]:
         if not url.endswith((".html", ".htm")):
             options.append(f"--extra-index-url {url}")
     return options + list(joined_lines(compiled))
+
+
+def _plain(url: str) -> str:
+    """Return an index's URL, or a folder, as it can be compared: without its login."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url).removeprefix("file://").rstrip("/")
 
 
 def _with_hashes(line: str, hashes: Mapping[str, Sequence[str]]) -> str:

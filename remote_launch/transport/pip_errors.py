@@ -24,6 +24,7 @@ _NO_WHEEL = re.compile(
     r"(?:has no (?:usable )?wheels|have no (?:usable )?wheels|is not a supported wheel)"
 )
 _NO_PACKAGE = re.compile(r"([A-Za-z0-9][\w.\-]*) was not found in the (?:package registry|provided package)")
+_NO_VERSION = re.compile(r"there (?:is no version|are no versions) of ([A-Za-z0-9]\S*) and you require")
 NO_MATCH = re.compile(r"No matching distribution found for ([^\s;]+)")
 _UNSATISFIABLE = re.compile(r"requirements are unsatisfiable|ResolutionImpossible|conflicting dependencies")
 _BUILD = re.compile(
@@ -73,6 +74,11 @@ def _explained(output: str, platform: str, otherwise: str) -> tuple[str, str]:
         return (
             f"no package {found[1]} in the indexes that this machine asks",
             "check the name, and environment.index_url, extra_index_url and find_links",
+        )
+    if found := _NO_VERSION.search(output):
+        return (
+            f"no version {found[1]} in the indexes that this machine asks, for {platform}",
+            "check the number, and environment.index_url, extra_index_url and find_links",
         )
     if found := _NO_WHEEL.search(output):
         return no_wheel_text(found[1], platform)

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -24,10 +25,12 @@ from remote_launch.operations.wheelhouse import (
     index_settings,
     wheelhouse_cache_dir,
 )
+from remote_launch.transport.pip import download_wheels
 from remote_launch.transport.programs_here import uv_here
 from tests.support.wheels import make_wheel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from remote_launch.core.inventory import Server
@@ -42,6 +45,7 @@ class Bench:
         self.packages = folder / "packages"
         self.project = folder / "project"
         self.downloads = 0
+        self.download: Callable[..., object] = download_wheels
         self.lines: list[str] = []
         self.packages.mkdir()
         (self.project / ".remote").mkdir(parents=True)
@@ -78,9 +82,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     def counted(*args: object, **words: object) -> object:
         bench.downloads += 1
-        return download(*args, **words)  # type: ignore[arg-type]
+        return bench.download(*args, **words)
 
-    download = wheelhouse.download_wheels
     monkeypatch.setattr(wheelhouse, "download_wheels", counted)
     return bench
 
@@ -133,9 +136,18 @@ class TestWhatIsMade:
         assert bench.build("-r base.txt\n") != bench.build(bench.project / "base.txt")
 
 
+def without_pip(requirements: Path, _target: object, folder: Path, **_words: object) -> list[Path]:
+    """A download that takes no time: a wheel with the version that the first line names."""
+    name, _, version = requirements.read_text().split()[0].partition("==")
+    return [make_wheel(folder, name, version or "1.0")]
+
+
 class TestOnce:
+    @pytest.fixture(autouse=True)
+    def _without_pip(self, bench: Bench) -> None:
+        bench.download = without_pip
+
     def test_the_second_call_finds_it(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "lib")
         place = bench.build("lib\n")
         begun = time.monotonic()
         assert bench.build("lib\n", server="gpu-b") == place
@@ -144,14 +156,12 @@ class TestOnce:
         assert bench.lines[-1] == "packages found on this machine"
 
     def test_another_platform_or_text_is_another(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "lib")
         other = Platform(python="3.12", machine="x86_64", libc=("glibc", "2.31"))
         assert len({bench.build("lib\n"), bench.build("lib==1.0\n"), bench.build("lib\n", other)}) == 3
 
     def test_refresh_takes_what_is_new_once_a_command(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "lib")
         place = bench.build("lib\n")
-        make_wheel(bench.packages, "lib", "2.0")
+        bench.download = lambda _file, _target, folder, **_words: [make_wheel(folder, "lib", "2.0")]
         bench.fleet = Fleet.load(str(bench.project))
         assert bench.build("lib\n") == place
         assert [path.name for path in place.glob("*.whl")] == ["lib-1.0-py3-none-any.whl"]
@@ -161,16 +171,33 @@ class TestOnce:
         assert bench.downloads == 2
 
     def test_one_that_lost_a_file_is_made_anew(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "lib")
         place = bench.build("lib\n")
         (place / "lib-1.0-py3-none-any.whl").unlink()
         assert bench.build("lib\n") == place
         assert (place / "lib-1.0-py3-none-any.whl").exists()
 
     def test_servers_alike_build_it_once_between_them(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "lib")
         outcomes = bench.fleet.map(
             ["gpu-a", "gpu-b"], lambda server: bench.build("lib\n", server=server.name)
+        )
+        assert len(set(outcomes.values.values())) == 1
+        assert bench.downloads == 1
+
+    def test_the_others_wait_for_the_first(self, bench: Bench) -> None:
+        waiting = threading.Event()
+
+        def slow(requirements: Path, target: object, folder: Path, **words: object) -> list[Path]:
+            assert waiting.wait(10)
+            return without_pip(requirements, target, folder, **words)
+
+        def heard(line: str) -> None:
+            if line.startswith("waiting for"):
+                waiting.set()
+
+        bench.download = slow
+        fleet = bench.fleet
+        outcomes = fleet.map(
+            ["gpu-a", "gpu-b"], lambda server: build_wheelhouse(fleet, server, ARM, "lib\n", heard)
         )
         assert len(set(outcomes.values.values())) == 1
         assert bench.downloads == 1
@@ -188,18 +215,16 @@ class TestFailures:
         assert len(outcomes.errors) == 2
         assert left_over() == []
 
-    def test_an_interrupted_build_leaves_nothing(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        make_wheel(bench.packages, "lib")
-
+    def test_an_interrupted_build_leaves_nothing(self, bench: Bench) -> None:
         def interrupted(_requirements: Path, _target: object, folder: Path, **_words: object) -> list[Path]:
             make_wheel(folder, "lib")
             raise KeyboardInterrupt
 
-        with monkeypatch.context() as patch:
-            patch.setattr(wheelhouse, "download_wheels", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                bench.build("lib\n")
+        bench.download = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            bench.build("lib\n")
         assert left_over() == []
+        bench.download = without_pip
         assert (bench.build("lib\n") / MANIFEST).exists()
 
     def test_a_cache_that_can_not_be_written(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,11 +236,8 @@ class TestFailures:
         assert "XDG_CACHE_HOME" in (caught.value.hint or "")
 
 
-def test_old_ones_go_and_those_in_use_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_pip(_requirements: Path, _target: object, folder: Path, **_words: object) -> list[Path]:
-        return [make_wheel(folder, "lib")]
-
-    monkeypatch.setattr(wheelhouse, "download_wheels", no_pip)
+def test_old_ones_go_and_those_in_use_stay(bench: Bench) -> None:
+    bench.download = without_pip
     made = []
     for number in range(8):
         made.append(bench.build(f"lib{number}\n"))

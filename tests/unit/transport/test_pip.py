@@ -195,6 +195,11 @@ class TestFailures:
         with pytest.raises(CommandError, match="no package nosuch"):
             bench.download("nosuch\n")
 
+    def test_no_such_version(self, bench: Bench) -> None:
+        make_wheel(bench.packages, "lib")
+        with pytest.raises(CommandError, match="no version lib==7 in the indexes"):
+            bench.download("lib==7\n")
+
     def test_an_index_out_of_reach_and_its_login(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("UV_HTTP_RETRIES", "0")
         (bench.project / "requirements.txt").write_text("six\n")
@@ -232,6 +237,22 @@ class TestFailures:
         finally:
             ended.set()
             thread.join()
+
+
+def test_pip_is_told_of_the_indexes_that_only_uv_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_INDEX", "https://me:word@own.host/simple")
+    compiled = (
+        "a==1\n    # from https://pypi.org/simple\nb==1\n    # from https://own.host/simple\n"
+        "c==1\n    # from https://given.host/simple/\nd==1\n    # from file:///wheels\n"
+        "e==1\n    # from https://torch.host/whl/cpu\nf==1\n    # from https://links.host/f.html\n"
+    )
+    env = {"PIP_EXTRA_INDEX_URL": "https://you:word@given.host/simple", "UV_FIND_LINKS": "/x,/wheels"}
+    assert pip._lines_of(compiled, env) == [
+        "--extra-index-url https://me:word@own.host/simple",
+        "--extra-index-url https://torch.host/whl/cpu",
+        "--find-links https://links.host/f.html",
+        *(f"{name}==1" for name in "abcdef"),
+    ]
 
 
 class TestWithoutUv:
