@@ -16,6 +16,8 @@ LABML = "labml_remote 0.1.1"
 HAND = "typed by hand, plain ssh"
 HAND_MASTERS = "typed by hand, ssh masters up"
 TORCHRUN = "torchrun"
+RL_UV = "rl, manager uv"
+ONE_BY_ONE = "ssh and pip, one server after the other"
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 # name of the part: (title, what was measured)
@@ -23,12 +25,16 @@ TABLES: Mapping[str, tuple[str, str]] = {
     "launch-2x2": ("Launch of a trivial script on 2 servers x 2 ranks, until every rank runs", "ranks_s"),
     "launch-4x2": ("The same on 4 servers x 2 ranks", "ranks_s"),
     "allreduce-2x2": ("2 servers x 2 ranks, until the first all-reduce is done", "ranks_s"),
+    "prepare-1": ("`prepare` of 1 server that has nothing: venv, numpy, requests", "cold_s"),
+    "prepare-4": ("The same for 4 servers", "cold_s"),
+    "prepare-8": ("The same for 8 servers", "cold_s"),
     "list-2": ("`job-list --rsync`, 2 servers with 50 jobs each, nothing new", "wall_s"),
     "list-16": ("`job-list --rsync`, 16 servers with 50 jobs each, nothing new", "wall_s"),
     "run": ("`run --server X` of `true`", "wall_s"),
     "help": ("`--help`, seconds of CPU", "cpu_s"),
 }
-PROMPT = "prompt_s"
+# A second thing that was measured, and the title of its column.
+SECOND: Mapping[str, str] = {"prompt_s": "back at the prompt, s", "again_s": "again, nothing changed, s"}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
@@ -46,17 +52,17 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def _table(values: Mapping[str, Mapping[str, list[float]]], what: str) -> list[str]:
     own = median(values[RL][what])
-    prompt = any(PROMPT in measured for measured in values.values())
+    second = next((name for name in SECOND for measured in values.values() if name in measured), None)
     lines = [
-        "| | median, s | fastest to slowest | times rl |" + (" back at the prompt, s |" if prompt else ""),
-        "|---|--:|--:|--:|" + ("--:|" if prompt else ""),
+        "| | median, s | fastest to slowest | times rl |" + (f" {SECOND[second]} |" if second else ""),
+        "|---|--:|--:|--:|" + ("--:|" if second else ""),
     ]
     for tool, measured in sorted(values.items(), key=lambda item: median(item[1][what])):
         found = measured[what]
         middle, spread = median(found), f"{_s(min(found))} to {_s(max(found))}"
         row = f"| {tool} | {_s(middle)} | {spread} | {middle / own:.2f} |"
-        if prompt:
-            row += f" {_s(median(measured[PROMPT]))} |" if PROMPT in measured else " - |"
+        if second:
+            row += f" {_s(median(measured[second]))} |" if second in measured else " - |"
         lines.append(row)
     return lines
 

@@ -27,6 +27,7 @@ sys.path.insert(
 from benchmarks import report  # noqa: E402
 from benchmarks.hosts import VENV, Lab, running_lab  # noqa: E402
 from benchmarks.measure import BenchmarkError, run, take_turns  # noqa: E402
+from benchmarks.prepare import Preparation  # noqa: E402
 from benchmarks.tools import ByHand, Labml, Programs, Rl, close_masters, install, launch  # noqa: E402
 from tests.support.docker_image import DockerUnavailableError  # noqa: E402
 
@@ -113,6 +114,18 @@ def measure_help(setting: Setting) -> Values:
     return take_turns(tools, 2 * setting.runs)
 
 
+def measure_prepare(setting: Setting, count: int) -> Values:
+    """Seconds until servers that have nothing are ready, and of the next ``prepare``, with nothing to do."""
+    lab = setting.lab
+    preparation = Preparation(setting.folder, lab, lab.hosts[:count], setting.programs.rl)
+    tools = {
+        report.RL: lambda: preparation.by_rl("venv"),
+        report.RL_UV: lambda: preparation.by_rl("uv"),
+        report.ONE_BY_ONE: preparation.by_hand,
+    }
+    return take_turns(tools, max(2, setting.runs // 2))
+
+
 def measure_run(setting: Setting) -> Values:
     """Seconds of one command on one server: ``true``."""
     rl, labml = setting.rl(2, "run"), setting.labml(2, "run")
@@ -133,6 +146,9 @@ def parts(hosts: int) -> dict[str, Callable[[Setting], Values]]:
     found: dict[str, tuple[int, Callable[[Setting], Values]]] = {
         "help": (1, measure_help),
         "run": (2, measure_run),
+        "prepare-1": (1, lambda setting: measure_prepare(setting, 1)),
+        "prepare-4": (4, lambda setting: measure_prepare(setting, 4)),
+        "prepare-8": (8, lambda setting: measure_prepare(setting, 8)),
         "launch-2x2": (2, lambda setting: measure_launch(setting, 2, 2, "rank.py", setting.runs)),
         "launch-4x2": (4, lambda setting: measure_launch(setting, 4, 2, "rank.py", setting.runs)),
         "allreduce-2x2": (2, lambda setting: measure_launch(setting, 2, 2, "allreduce.py", setting.runs)),
