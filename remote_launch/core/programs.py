@@ -19,9 +19,11 @@ if sys.argv[1:2] != ["torchrun"]:
     folder = os.path.abspath(sys.argv[0])[: -len(".pyz")]
     try:
         if not os.path.isdir(folder):
+            import tempfile
             import zipfile
 
-            aside = "%s.%d" % (folder, os.getpid())
+            # Machines that share the folder may have the same pid at it.
+            aside = tempfile.mkdtemp(prefix=os.path.basename(folder) + ".", dir=os.path.dirname(folder))
             zipfile.ZipFile(sys.argv[0]).extractall(aside)
             os.rename(aside, folder)
         sys.path.insert(0, folder)

@@ -1,5 +1,9 @@
 """Bring the registry up to date: one round trip a server answers for all its jobs; changed logs follow by
-rsync."""
+rsync.
+
+Servers that share a folder all see each other's jobs there. Each job is one server's: the one that its spec
+names, unless the inventory has no such server (any more), or that one says the job is another machine's and
+the other machine claims it."""
 
 from __future__ import annotations
 
@@ -33,8 +37,8 @@ class Refreshed:
     """What one server told."""
 
     changed: int
-    adopted: int
-    bad: tuple[str, ...] = ()  # folders there that can't be read, in plain words
+    adopted: int  # jobs that this registry didn't know and that are this server's beyond doubt
+    bad: tuple[str, ...] = ()  # in plain words: folders there that can't be read, jobs that can't be judged
 
 
 def refresh(
@@ -61,11 +65,11 @@ def refresh(
     def ask(server: Server) -> Refreshed:
         told[server.name] = answer = _ask(fleet, server, unfinished[server.name], known)
         if logs:
-            answer.synced = _pull_logs(fleet, server, [*answer.changed, *answer.adopted], synced)
+            answer.synced = _pull_logs(fleet, server, [*answer.changed, *answer.adopted.sure], synced)
         return answer.summary
 
     outcomes = fleet.map(chosen, ask)
-    _record(fleet, told.values())
+    _record(fleet, [told[server.name] for server in chosen if server.name in told], heard=told.keys())
     for name in outcomes.errors.keys() - told.keys():
         missing = [
             job for job in unfinished[name] if not job.state.is_terminal and job.unreachable_since is None
@@ -83,7 +87,7 @@ def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = 
     outcomes = fleet.map(
         sorted(names), lambda server: _ask(fleet, server, by_server[server.name], None, timeout_s)
     )
-    _record(fleet, outcomes.values.values())
+    _record(fleet, list(outcomes.values.values()))
     return [fleet.registry.get(job.job_id) for job in jobs]
 
 
@@ -92,16 +96,42 @@ class _Told:
     """What one server told, not yet in the registry: all servers' answers are written together."""
 
     changed: list[JobRecord]
-    adopted: list[JobRecord]
+    adopted: _Adopted
     summary: Refreshed
     synced: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def _record(fleet: Fleet, told: Iterable[_Told]) -> None:
-    answers = list(told)
-    adopted = [job for answer in answers for job in answer.adopted]
+@dataclasses.dataclass(slots=True, kw_only=True)
+class _Adopted:
+    """Jobs that a server has and this registry has not, as records of that server."""
+
+    sure: list[JobRecord] = dataclasses.field(default_factory=list)
+    # Started on that machine, under the name of another server of the inventory (the key).
+    named_otherwise: list[tuple[str, JobRecord]] = dataclasses.field(default_factory=list)
+    # Started under that server's name, on another machine (the name was given anew, say).
+    moved: list[JobRecord] = dataclasses.field(default_factory=list)
+
+
+def _settle(answers: Sequence[_Told], heard: Collection[str]) -> list[JobRecord]:
+    """Given what the servers in ``heard`` claim, return each job once, with its server."""
+    settled: dict[str, JobRecord] = {}
+    for answer in answers:
+        for job in answer.adopted.sure:
+            settled.setdefault(job.job_id, job)
+    for answer in answers:
+        for name, job in answer.adopted.named_otherwise:
+            if name in heard:  # else that server may claim it once it can be asked
+                settled.setdefault(job.job_id, job)
+    for answer in answers:
+        for job in answer.adopted.moved:
+            settled.setdefault(job.job_id, job)
+    return sorted(settled.values(), key=lambda job: (job.created_at, job.node_rank or 0))
+
+
+def _record(fleet: Fleet, answers: Sequence[_Told], heard: Collection[str] = ()) -> None:
+    adopted = _settle(answers, heard)
     if adopted:
-        fleet.registry.add(sorted(adopted, key=lambda job: (job.created_at, job.node_rank or 0)))
+        fleet.registry.add(adopted)
     changed = [job for answer in answers for job in answer.changed]
     if changed:
         fleet.registry.update(changed)
@@ -130,19 +160,26 @@ def _ask(
     changed = [
         gone(job) if job_id in missing else _updated(job, told.get(job_id)) for job_id, job in by_id.items()
     ]
-    adopted: list[JobRecord] = []
+    adopted = _Adopted()
     if known is not None:
         unknown = [word for word in texts(answer.get("others")) if word not in known and _JOB_ID.match(word)]
-        adopted = _adopt(fleet, server, unknown) if unknown else []
+        adopted = _adopt(fleet, server, unknown) if unknown else adopted
     moved = sum(1 for job in changed if job.state != by_id[job.job_id].state)
-    bad = tuple(f"{item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad")))
-    summary = Refreshed(changed=moved, adopted=len(adopted), bad=bad)
+    bad = [f"{item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad"))]
+    unjudged = {job_id: item for job_id, item in told.items() if _is_unjudged(item)}
+    bad += [f"job {by_id[job_id].key} {text(item.get('reason'))}" for job_id, item in unjudged.items()]
+    summary = Refreshed(changed=moved, adopted=len(adopted.sure), bad=tuple(bad))
     return _Told(changed=changed, adopted=adopted, summary=summary)
 
 
 def _jobs(answer: Mapping[str, Any], asked: Collection[str]) -> list[dict[str, Any]]:
     """Given an answer of the probe, return what it tells of the jobs that were asked for."""
     return [item for item in mappings(answer.get("jobs")) if text(item.get("job_id")) in asked]
+
+
+def _is_unjudged(told: Mapping[str, Any]) -> bool:
+    """True for a job of another machine whose end is not known."""
+    return bool(mapping(told.get("elsewhere"))) and told.get("state") in ("CREATED", "RUNNING")
 
 
 def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
@@ -152,6 +189,8 @@ def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     except (KeyError, ValueError, TypeError):
         return dataclasses.replace(job, seen_at=now(), unreachable_since=None)
     told = told or {}
+    if _is_unjudged(told) and job.state.is_terminal:
+        return dataclasses.replace(job, seen_at=now(), unreachable_since=None)  # LOST, by its own machine
     details = {**job.details, "log_bytes": number(told.get("log_bytes")) or 0}
     for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
         if value:
@@ -188,12 +227,24 @@ def gone(job: JobRecord) -> JobRecord:
     )
 
 
-def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> list[JobRecord]:
-    """Return records, with no keys yet, of jobs that only the server knew."""
+def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
+    """Return records, with no keys yet, of jobs that only the server knew. Those of other machines that are
+    not in the inventory are nobody's here."""
     answer = call(
         fleet, server, "probe", {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
     )
-    return [_adopted(server, item) for item in _jobs(answer, set(job_ids))]
+    adopted = _Adopted()
+    for item in _jobs(answer, set(job_ids)):
+        record = _adopted(server, item)
+        name = text(mapping(item.get("spec")).get("server"))
+        is_here = not mapping(item.get("elsewhere"))
+        if is_here and (name == server.name or name not in fleet.inventory.servers):
+            adopted.sure.append(record)
+        elif is_here and name is not None:
+            adopted.named_otherwise.append((name, record))
+        elif name == server.name:
+            adopted.moved.append(record)
+    return adopted
 
 
 def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:

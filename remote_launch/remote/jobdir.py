@@ -125,7 +125,7 @@ def write_atomic(path: str, data: Any, durable: bool = True) -> None:
 
 def write_bytes_atomic(path: str, content: bytes, durable: bool = True) -> None:
     """Write a file aside (0600), then rename."""
-    aside = f"{path}.{os.getpid()}.tmp"
+    aside = f"{path}.{os.urandom(8).hex()}.tmp"  # a pid is not unique: machines may share the folder
     try:
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:

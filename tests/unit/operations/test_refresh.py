@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.api import Launch
-from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.project import Project
 from remote_launch.errors import AuthenticationError, ConnectTimeoutError, JobStateError, ServersFailedError
@@ -28,10 +28,12 @@ from tests.support.records import new_record
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from remote_launch.operations.fanout import Outcomes
+
 RUBBISH = [None, "x", -1, 1.5, True, [], {}, [1], {"x": 1}, 10**30, float("nan"), float("inf"), "\x1b[2J"]
 FIELDS = (
     "state", "exit_code", "signal", "reason", "attempt", "started_at", "ended_at",
-    "log_bytes", "failures", "cause", "left_over",
+    "log_bytes", "failures", "cause", "left_over", "elsewhere",
 )  # fmt: skip
 
 
@@ -79,7 +81,6 @@ def fleet(tmp_path: Path) -> Fleet:
         Inventory(
             name="p",
             servers=entries,
-            environment=Environment(),
             sync=Sync(),
             path=project.config,
             project=project,
@@ -184,6 +185,87 @@ class TestAdoption:
         servers.jobs[name] = {"state": "RUNNING"}
         refresh(fleet)
         assert fleet.registry.all() == []
+
+
+class TestSharedFolder:
+    """Servers that share a home: each sees all jobs, and each job is one server's."""
+
+    ID = "c" * 32
+
+    def see(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str, here: set[str], silent: str = ""
+    ) -> tuple[Fleet, Outcomes[Any]]:
+        """Servers a and b list one job of the server ``named``; those in ``here`` say that it is their
+        machine's. Return the fleet after a refresh."""
+
+        def call(_: Any, server: Server, __: str, request: dict[str, Any], *, timeout_s: float = 60.0) -> Any:
+            if server.name == silent:
+                raise ConnectTimeoutError(server.name, "no answer")
+            asked = request["job_ids"]
+            other = None if server.name in here else {"server": named, "hostname": "there"}
+            spec = {"server": named, "command": "train.py"} if request["specs"] else None
+            job = {"job_id": self.ID, "state": "RUNNING", "elsewhere": other, "spec": spec, "reason": "why"}
+            return {
+                "jobs": [job] if self.ID in asked else [], "missing": [], "bad": [],
+                "others": [self.ID] if request["discover"] and self.ID not in asked else [],
+            }  # fmt: skip
+
+        monkeypatch.setattr(module, "call", call)
+        project = Project(root=tmp_path)
+        entries = {name: Server(name=name, workdir="~/w") for name in "ab"}
+        fleet = Fleet(
+            project,
+            Inventory(
+                name="p", servers=entries, sync=Sync(), path=project.config,
+                project=project,
+            ),
+        )  # fmt: skip
+        return fleet, refresh(fleet)
+
+    @pytest.mark.parametrize(
+        ("named", "here", "owner"),
+        [
+            ("b", {"b"}, ["b"]),  # two machines
+            ("b", {"a", "b"}, ["b"]),  # two servers that are one machine
+            ("gone", {"b"}, ["b"]),  # the inventory was changed since, or is another user's
+            ("gone", {"a", "b"}, ["a"]),  # the same, one machine: once
+            ("b", {"a"}, ["a"]),  # the names have changed places
+            ("b", set(), ["b"]),  # the machine was replaced
+            ("gone", set(), []),  # of a machine that nobody here knows
+        ],
+    )
+    def test_a_job_is_listed_once_under_the_right_server(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, named: str, here: set[str], owner: list[str]
+    ) -> None:
+        fleet, outcomes = self.see(monkeypatch, tmp_path, named, here)
+        assert outcomes.exit_code == 0
+        assert [(job.server, job.state) for job in fleet.registry.all()] == [
+            (name, JobState.RUNNING) for name in owner
+        ]
+        refresh(fleet)
+        assert [job.server for job in fleet.registry.all()] == owner
+
+    def test_a_job_waits_for_its_server_to_answer(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        fleet, _ = self.see(monkeypatch, tmp_path, "b", {"a", "b"}, silent="b")
+        assert fleet.registry.all() == []
+
+    def test_a_job_of_another_machine_is_never_lost(self, fleet: Fleet, servers: FakeServers) -> None:
+        job, lost = add(fleet), add(fleet, JobState.LOST, reason="rebooted", ended_at=9.0)
+        other = {"server": "s", "hostname": "there"}
+        told = {"state": "RUNNING", "elsewhere": other, "reason": "can't be judged: it was started on there"}
+        servers.jobs = {job.job_id: told, lost.job_id: told}
+        outcome = refresh(fleet)["s"].value
+        assert outcome is not None
+        assert any(f"job {job.key} can't be judged" in word for word in outcome.bad)
+        after = fleet.registry.get(str(job.key))
+        assert (after.state, after.reason) == (JobState.RUNNING, told["reason"])
+        after = fleet.registry.get(str(lost.key))
+        assert (after.state, after.reason, after.ended_at) == (JobState.LOST, "rebooted", 9.0)
+        servers.jobs[job.job_id] = {"state": "FAILED", "elsewhere": other, "exit_code": 2}
+        [after] = refresh_jobs(fleet, [fleet.registry.get(str(job.key))])
+        assert (after.state, after.exit_code) == (JobState.FAILED, 2)
 
 
 @pytest.mark.parametrize("value", RUBBISH, ids=repr)
