@@ -16,7 +16,15 @@ from remote_launch.core.environments import Recipe, recipe_for
 from remote_launch.core.environments.conda import find_conda_file
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
-from remote_launch.operations.provision import Progress, StepResult, Tell, run_recipe, supply
+from remote_launch.operations.downloads import Downloads
+from remote_launch.operations.provision import (
+    Progress,
+    StepResult,
+    Tell,
+    programs_to_send,
+    run_recipe,
+    supply,
+)
 from remote_launch.operations.sync import SyncPlan, plan_sync, refuse_own_folder, refused_workdir, sync_server
 from remote_launch.operations.told import mapping, text
 from remote_launch.operations.verbs import call
@@ -129,6 +137,7 @@ class _Run:
         self._on_progress = on_progress
         self._adopt = adopt
         self._run_id = uuid.uuid4().hex
+        self._downloads = Downloads(fleet)
         # Servers may share a home: what is made there is made once, by whichever came first.
         self._homes: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self._made: dict[str, str] = {}  # by home, the server that made it
@@ -181,7 +190,7 @@ class _Run:
                 "python": recipe.python,
                 "prefix": recipe.prefix,
                 "parts": self._parts(recipe),
-                "programs": sorted(recipe.needs | recipe.wants),
+                "programs": programs_to_send(server, recipe),
             },
             "run": self._run_id,
             "server": server.name,
@@ -228,7 +237,9 @@ class _Run:
         if self._parts(recipe):
             supply(self._fleet, server, recipe, answer, tell)
             request = {"recipe": {**_head(recipe), "parts": self._parts(recipe)}, "files": dict(recipe.files)}
-            made = run_recipe(self._fleet, server, recipe, {**request, "force": plan.force}, tell)
+            sent = self._downloads.send_ahead(server, recipe, answer, tell.line)
+            request["force"] = plan.force
+            made = run_recipe(self._fleet, server, recipe, request, tell, self._downloads, sent)
             done += made.steps
             answer["versions"] = made.versions
         return done

@@ -18,9 +18,10 @@ from remote_launch.transport.programs_here import uv_here
 from remote_launch.transport.rsync import rsync_push
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from remote_launch.core.inventory import Server
+    from remote_launch.operations.downloads import Downloads
     from remote_launch.operations.fleet import Fleet
     from remote_launch.transport.base import Completed
 
@@ -121,17 +122,49 @@ def supply(fleet: Fleet, server: Server, recipe: Recipe, answer: dict[str, Any],
     )
 
 
+def programs_to_send(server: Server, recipe: Recipe) -> list[str]:
+    """Return the programs that this machine may have to send: to look for one takes a server time."""
+    names = recipe.needs | recipe.wants
+    return sorted(names if server.environment.offline else names - {"conda"})
+
+
 def run_recipe(
-    fleet: Fleet, server: Server, recipe: Recipe, request: dict[str, Any], tell: Tell
+    fleet: Fleet,
+    server: Server,
+    recipe: Recipe,
+    request: dict[str, Any],
+    tell: Tell,
+    downloads: Downloads,
+    sent: Mapping[str, str],
 ) -> Made:
-    """Have the server do what is to be done of its recipe. Raises PrepareError, and what ``call`` raises."""
-    followed = _Followed(fleet, server, recipe, tell)
-    try:
-        body = {"op": "run", "who": _who(), "server": server.name, **request}
-        done = stream(fleet, server, "prepare", body, followed.feed)
-    finally:
-        followed.close()
-    return followed.made(done)
+    """Have the server do what is to be done of its recipe; send it what it can't download, and have it go on.
+    ``sent`` are the checksums, by step, of what it was sent already. Raises PrepareError, and what ``call``
+    raises."""
+    have = dict(sent)
+    while True:
+        followed = _Followed(fleet, server, recipe, tell)
+        try:
+            body = {"op": "run", "who": _who(), "server": server.name, **_with_checksums(request, have)}
+            done = stream(fleet, server, "prepare", body, followed.feed)
+        finally:
+            followed.close()
+        step, need = followed.need
+        if step is None or step.name in have:
+            return followed.made(done)
+        have[step.name] = downloads.send(server, step, need, tell.line)
+
+
+def _with_checksums(request: dict[str, Any], have: Mapping[str, str]) -> dict[str, Any]:
+    """The request, its downloads to be taken from what was sent: a file with the checksum is not asked
+    for."""
+
+    def step(wire: dict[str, Any]) -> dict[str, Any]:
+        known = have.get(wire["name"])
+        return {**wire, "download": {**wire["download"], "sha256": known}} if known else wire
+
+    recipe = request["recipe"]
+    parts = [{**part, "steps": [step(wire) for wire in part["steps"]]} for part in recipe["parts"]]
+    return {**request, "recipe": {**recipe, "parts": parts}}
 
 
 def _who() -> str:
@@ -227,6 +260,13 @@ class _Followed:
 
     def close(self) -> None:
         self._close_file()
+
+    @property
+    def need(self) -> tuple[Step | None, dict[str, Any]]:
+        """The step that stopped for a file that the server can't download, and the file; None otherwise."""
+        last = self._last or {}
+        step = next((step for step in self._recipe.steps if step.name == last.get("step")), None)
+        return (step, mapping(last.get("need"))) if "need" in last else (None, {})
 
     def made(self, done: Completed) -> Made:
         """Given how the program ended, return what was done. Raises PrepareError for what was not."""

@@ -2,7 +2,7 @@
 ``fetch``, on the launching machine for servers that have none.
 
 The verb is given {"url", "to", "sha256"}; it prints frames as ``prepare`` does: {"out"}, and at the end one
-of {"end": {"verified"}}, {"failed": {"kind", "message"}}."""
+of {"end": {"sha256", "verified"}}, {"failed": {"kind", "message"}}."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import time
 from .download import DownloadError, fetch
 from .environment import machine
 from .jobdir import expand
-from .lease import Lease
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +32,11 @@ def filled(text: str) -> str:
     return text.replace("{os}", name).replace("{machine}", machine()["machine"])
 
 
-def get(wanted: dict[str, Any], env: dict[str, str], tell: Callable[[dict[str, Any]], None]) -> str:
-    """Fetch a step's file, verified where that can be; return its path. Raises DownloadError."""
+def get(
+    wanted: dict[str, Any], env: dict[str, str], tell: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Fetch a step's file, verified where that can be; return {"path", "sha256", "verified"}. Raises
+    DownloadError."""
     url, path = filled(wanted["url"]), expand(filled(wanted["to"]))
     name = os.path.basename(url.partition("?")[0])
     told = [time.monotonic()]
@@ -51,7 +53,7 @@ def get(wanted: dict[str, Any], env: dict[str, str], tell: Callable[[dict[str, A
     how = "there already" if got.get("cached") else "done"
     unverified = "" if got.get("verified") else ", not verified: no sha256 is known for it"
     tell({"out": f"downloading {name}: {how}{unverified}\n"})
-    return path
+    return got
 
 
 @contextlib.contextmanager
@@ -71,14 +73,13 @@ def _network(env: dict[str, str]) -> Iterator[None]:
 
 
 def run(request: dict[str, Any]) -> int:
-    """The verb. Two at once (two rl on one machine) fetch a file once."""
-    with Lease(f"{expand(filled(request['to']))}.rl-lock", "rl"):
-        try:
-            get(request, {}, _tell)
-        except DownloadError as error:
-            _tell({"failed": {"kind": error.kind, "message": str(error)}})
-        else:
-            _tell({"end": {}})
+    """The verb."""
+    try:
+        got = get(request, {}, _tell)
+    except DownloadError as error:
+        _tell({"failed": {"kind": error.kind, "message": str(error)}})
+    else:
+        _tell({"end": {"sha256": got["sha256"], "verified": got["verified"]}})
     return 0
 
 

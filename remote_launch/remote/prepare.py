@@ -260,10 +260,12 @@ class _Runner:
 
     def _download(self, step: dict[str, Any]) -> None:
         from . import downloads
+        from .download import DownloadError
 
         try:
-            self.env["RL_DOWNLOAD"] = downloads.get(step["download"], step.get("env") or {}, _tell)
-        except downloads.DownloadError as error:
+            got = downloads.get(step["download"], step.get("env") or {}, _tell)
+            self.env["RL_DOWNLOAD"] = got["path"]
+        except DownloadError as error:
             if error.kind == "offline":
                 need = {name: downloads.filled(step["download"][name]) for name in ("url", "to")}
                 raise _StepError({"need": need, "step": step["name"], "why": str(error)}) from error

@@ -13,12 +13,15 @@ from .jobdir import expand
 _CHECK_TIMEOUT_S = 20.0
 # A login that is not interactive reads no .bashrc, so what is installed is often not on PATH.
 _UV_PLACES = ("~/.local/bin/uv", "~/.cargo/bin/uv")
+_CONDA_HOME = "~/.rl/miniforge3"  # core/environments/conda.py installs there
+_CONDA_MARK = ".rl-conda"  # written there last: without it half is installed
 _CONDA_PLACES = (
-    "~/.rl/miniforge3/bin/conda",
+    _CONDA_HOME + "/bin/conda",
     "~/miniforge3/bin/conda", "~/mambaforge/bin/conda", "~/miniconda3/bin/conda", "~/miniconda/bin/conda",
     "~/anaconda3/bin/conda", "~/micromamba/bin/micromamba", "~/.local/bin/micromamba", "~/bin/micromamba",
     "/opt/conda/bin/conda", "/opt/miniforge3/bin/conda", "/opt/miniconda3/bin/conda",
-    "/opt/anaconda3/bin/conda",
+    "/opt/anaconda3/bin/conda", "/opt/miniforge/bin/conda", "/opt/mambaforge/bin/conda",
+    "/opt/micromamba/bin/micromamba", "/usr/local/miniforge3/bin/conda", "/usr/local/miniconda3/bin/conda",
 )
 _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "uv": (_UV_PLACES, ("uv",)),
@@ -37,10 +40,20 @@ def find(name: str, root: str) -> str | None:
 
 def _candidates(name: str, root: str) -> list[str]:
     places, names = _PLACES[name]
-    own = [os.environ.get("CONDA_EXE") or ""] if name == "conda" else [os.path.join(root, ".rl", "bin", name)]
+    variables = ("CONDA_EXE", "MAMBA_EXE") if name == "conda" else ()
+    named = [os.environ.get(variable) or "" for variable in variables]
     on_path = [path for path in (shutil.which(word) for word in names) if path]
     usual = [path for place in places for path in glob.glob(os.path.expanduser(place))]
-    return [path for path in [*on_path, *usual, *own] if os.access(path, os.X_OK)]
+    sent = [os.path.join(root, ".rl", "bin", name)]
+    found = [path for path in [*named, *on_path, *usual, *sent] if os.access(path, os.X_OK)]
+    return [path for path in found if not _is_half_installed(path)]
+
+
+def _is_half_installed(path: str) -> bool:
+    """True for what an installation that was broken off has left in rl's own folder."""
+    home = os.path.realpath(os.path.expanduser(_CONDA_HOME))
+    inside = os.path.realpath(path).startswith(home + os.sep)
+    return inside and not os.path.isfile(os.path.join(home, _CONDA_MARK))
 
 
 def _runs(path: str) -> bool:
@@ -60,12 +73,28 @@ def caches(env: dict[str, str], prefix: str | None, root: str) -> dict[str, str]
     linked and not copied (torch: 0.8 s against 3.1 s); {} where they are there already, or were set."""
     if not prefix:
         return {}
-    device = os.stat(existing(expand(prefix))).st_dev
+    device = _device(expand(prefix))
     found = {}
-    for name, usual, own in (
-        ("UV_CACHE_DIR", os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "uv"), "uv"),
-        ("CONDA_PKGS_DIRS", "~/.conda", "conda"),
-    ):
-        if not env.get(name) and os.stat(existing(expand(usual))).st_dev != device:
-            found[name] = os.path.join(root, ".rl", "cache", own)
+    uv = os.path.join(env.get("XDG_CACHE_HOME") or "~/.cache", "uv")
+    if not env.get("UV_CACHE_DIR") and _device(expand(uv)) != device:
+        found["UV_CACHE_DIR"] = os.path.join(root, ".rl", "cache", "uv")
+    if env.get("CONDA") and not env.get("CONDA_PKGS_DIRS"):
+        usual = _conda_packages(env["CONDA"], env)
+        if _device(usual) != device:
+            own = os.path.join(root, ".rl", "cache", "conda")
+            # conda takes what is in the second, and adds to the first.
+            only_one = os.path.basename(env["CONDA"]) != "conda"
+            found["CONDA_PKGS_DIRS"] = own if only_one else f"{own},{usual}"
     return found
+
+
+def _conda_packages(conda: str, env: dict[str, str]) -> str:
+    """Return where a conda keeps packages: beside itself, or in the home folder where that isn't the user's."""
+    if os.path.basename(conda) == "micromamba":
+        return os.path.join(expand(env.get("MAMBA_ROOT_PREFIX") or "~/micromamba"), "pkgs")
+    base = os.path.dirname(os.path.dirname(os.path.realpath(conda)))
+    return os.path.join(base, "pkgs") if os.access(base, os.W_OK) else expand("~/.conda/pkgs")
+
+
+def _device(path: str) -> int:
+    return os.stat(existing(path)).st_dev
