@@ -10,9 +10,10 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from remote_launch.core.environments.choices import Choice, choose
+from remote_launch.core.environments.failures import install_hints
 from remote_launch.core.environments.indexes import UV_HOME_LINKS, index_env
 from remote_launch.core.environments.places import environment_prefix, environment_python
-from remote_launch.core.environments.steps import Part, Step, fingerprint_of
+from remote_launch.core.environments.steps import Hints, Part, Step, fingerprint_of
 from remote_launch.errors import ConfigError
 from remote_launch.transport.command import mask_urls
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from remote_launch.core.environments.sources import Source
     from remote_launch.core.inventory import Environment, Server
 
+PYPROJECT = "pyproject.toml"
 FILE = "requirements.txt"  # in <workdir>/.rl
 DIRECT_FILE = "requirements-direct.txt"
 
@@ -97,11 +99,12 @@ def _steps(calls: _Calls, source: Source, choice: Choice) -> tuple[list[Step], d
         if words[-1:] == (f".rl/{FILE}",):
             files[FILE] = choice.indexed + choice.direct
         if source.hashed and words:
-            steps.append(calls.install("packages", *words))
+            steps.append(calls.install("packages", *words, torch=True))
         elif words or choice.lines:
             return [calls.install("packages", *words, *choice.lines, torch=True), *calls.project()], files
     if choice.lines:
-        steps.append(calls.install("packages of the inventory", *choice.lines, torch=True))
+        own = "environment.packages"
+        steps.append(calls.install("packages of the inventory", *choice.lines, torch=True, file=own))
     return [*steps, *calls.project()], files
 
 
@@ -123,19 +126,21 @@ class _Calls:
         self.installer = installer
         self.python = environment_python(server)
         self._env = {**server.env, **index_env(server, source.indexes)}
+        self._file = source.path or "environment.packages"
 
-    def install(self, what: str, *words: str, torch: bool = False) -> Step:
-        """Return the step that installs these words. ``torch``: with the build for the server's GPUs."""
+    def install(self, what: str, *words: str, torch: bool = False, file: str | None = None) -> Step:
+        """Return the step that installs these words, which stand in ``file``. ``torch``: with the build for
+        the server's GPUs."""
         environment = self._environment
         name = f"install {what} ({self.installer})"
         if self.installer == "pip":
             pip = (self.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
             argv = (*pip, *environment.pip_args, *words)
-            return Step(name=name, script='exec "$@"', args=argv, env=self._env)
+            return Step(name=name, script='exec "$@"', args=argv, env=self._env, hints=self._hints(file))
         own: tuple[str, ...] = ("pip", "install", "--python", self.python)
         own += ("--no-index",) if environment.offline else ()
         own += ("--torch-backend", environment.torch_backend) if torch and environment.torch_backend else ()
-        return self._uv(name, *own, *environment.pip_args, *words)
+        return self._uv(name, *own, *environment.pip_args, *words, file=file)
 
     def export(self, source: Source, choice: Choice) -> Step:
         """Return the step that writes what uv.lock says in pip's words: hashes kept, no development groups,
@@ -153,9 +158,15 @@ class _Calls:
         if source.project is None:
             return []
         deps = () if source.dynamic else ("--no-deps",)
-        return [self.install("the project", *deps, "-e", source.project, torch=source.dynamic)]
+        words = (*deps, "-e", source.project)
+        return [self.install("the project", *words, torch=source.dynamic, file=PYPROJECT)]
 
-    def _uv(self, name: str, *words: str) -> Step:
+    def _hints(self, file: str | None) -> Hints:
+        return install_hints(file or self._file, offline=self._environment.offline)
+
+    def _uv(self, name: str, *words: str, file: str | None = None) -> Step:
         home = any(link.startswith("~/") for link in self._environment.find_links)
         script = (UV_HOME_LINKS if home and not self._environment.offline else "") + 'exec "$UV" "$@"'
-        return Step(name=name, script=script, args=words, env=self._env, needs=("uv",))
+        return Step(
+            name=name, script=script, args=words, env=self._env, needs=("uv",), hints=self._hints(file)
+        )

@@ -1,0 +1,64 @@
+"""What pip and uv say when they fail, and what to do next: the words are theirs, seen of pip 23 to 26 and
+uv 0.13."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from remote_launch.core.environments.steps import Hints
+
+
+def install_hints(file: str, *, offline: bool) -> Hints:
+    """Given the file that a step installs from, return what its output means; the particular first."""
+    conflict = f"the requirements of {file} conflict: see the last lines"
+    mixed = f"{file} has hashes for some packages only: pip wants them for all, or for none"
+    unknown = f"no such package: check its name in {file}, and that an index of the server has it (index_url)"
+    version = f"no such version for that server's Python and platform: see {file}, and environment.python"
+    platform = f"no wheel for that server's platform or Python: see {file}, and environment.python"
+    build = f"no wheel fits, and it can't be built there: another version in {file}, or another Python"
+    changed = f"an index has another file than {file} names: find out why; if that is right, lock anew"
+    missing = f"what was sent for offline: true lacks a package of {file}: rl prepare --force sends it anew"
+    login = "the index wants another login: index_url or extra_index_url may hold one (https://user:token@…)"
+    certificate = (
+        "the server doesn't trust the index's certificate: env: names its own (SSL_CERT_FILE; pip: PIP_CERT)"
+    )
+    absent = ((missing, "No matching distribution"), (missing, "No solution found"), (missing, "the cache"))
+    rows = (
+        *(absent if offline else ()),
+        (changed, "DO NOT MATCH THE HASHES"),
+        (changed, "Hash mismatch"),
+        (mixed, "In --require-hashes mode"),
+        (login, "401 Error"),
+        (login, "401 Client Error"),
+        (login, "403 Client Error"),
+        (login, "401 Unauthorized"),
+        (login, "403 Forbidden"),
+        (certificate, "CERTIFICATE_VERIFY_FAILED"),
+        (certificate, "invalid peer certificate"),
+        (platform, "no wheels with a matching"),
+        (platform, "is not a supported wheel on this platform"),
+        (unknown, "was not found in the package registry"),
+        (unknown, "was not found in the provided package locations"),
+        (unknown, "(from versions: none)"),
+        (version, "requires a different Python"),
+        (version, "incompatible with the project's Python requirement"),
+        (version, "there is no version of"),
+        (version, "there are no versions of"),
+        (version, "No matching distribution"),
+        (conflict, "ResolutionImpossible"),
+        (conflict, "No solution found"),
+        (build, "metadata-generation-failed"),
+        (build, "subprocess-exited-with-error"),
+        (build, "Failed building wheel"),
+        (build, "Failed to build"),
+        (
+            "that Python belongs to the system: manager: venv or uv makes an environment of its own",
+            "externally-managed",
+        ),
+        ("that Python has no pip: manager: uv needs none", "No module named pip"),
+        (f"{file} was written by a newer uv: update uv on the server", "unsupported schema version"),
+        (f"{file} can't be read by uv: write it anew: uv lock", "Failed to parse `uv.lock`"),
+        (f"an old uv on the server can't read {file}: update it there", "unexpected argument"),
+    )
+    return tuple((words, hint) for hint, words in rows)
