@@ -28,6 +28,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "setup": ("prepare", "setup", "Only create the Python environment"),
         "rsync": ("prepare", "rsync", "Only send the project"),
         "update-packages": ("prepare", "update_packages", "Only install the packages"),
+        "env": ("environments", "env", "The Python environment of each server: versions, up to date?"),
+        "clean": ("environments", "clean", "Remove environments, code, ended jobs, caches; asks first"),
         "disconnect": ("setup", "disconnect", "End the kept ssh connections"),
     },
     "Run": {

@@ -144,7 +144,7 @@ def run_recipe(
     while True:
         followed = _Followed(fleet, server, recipe, tell)
         try:
-            body = {"op": "run", "who": _who(), "server": server.name, **_with_checksums(request, have)}
+            body = {"op": "run", "who": who(), "server": server.name, **_with_checksums(request, have)}
             done = stream(fleet, server, "prepare", body, followed.feed)
         finally:
             followed.close()
@@ -167,7 +167,8 @@ def _with_checksums(request: dict[str, Any], have: Mapping[str, str]) -> dict[st
     return {**request, "recipe": {**recipe, "parts": parts}}
 
 
-def _who() -> str:
+def who() -> str:
+    """Return the user and machine that others are told of."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError):

@@ -17,6 +17,7 @@ preflight       what a launch must know first: workdir, script, interpreter? add
 kill            stop jobs: TERM, grace, KILL, verified gone
 follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
+storage         what environment there is and how much rl keeps; remove environment, code, ended jobs, caches
 torchrun        (run by the environment's own python) torchrun, with its ChildFailedError written down
 
 The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by

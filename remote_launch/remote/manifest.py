@@ -99,6 +99,21 @@ class Manifest:
         os.unlink(self._pending)
         return {"deleted": deleted, "digest": digest}
 
+    def names(self) -> set[str]:
+        """Return all that any sync may have put there."""
+        return self._files(self._path, "files") | self._files(self._pending, "all")
+
+    def remove_all(self) -> int:
+        """Delete what syncs have sent, and then what they noted; return the number of files."""
+        names = sorted(self.names())
+        deleted = [name for name in names if self._delete(name)]
+        for folder in {os.path.dirname(name) for name in names}:
+            self._remove_empty(folder)
+        for path in (self._pending, self._path):
+            if os.path.lexists(path):
+                os.unlink(path)
+        return len(deleted)
+
     def _files(self, path: str, field: str) -> set[str]:
         """Return the paths that a manifest names, those that it must not name left out: the file may have
         been tampered with."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
-VERBS = ("start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "torchrun")
+VERBS = (
+    "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "torchrun",
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,6 +77,10 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import prepare
 
         return prepare.check(request)
+    if verb == "storage":
+        from . import storage
+
+        return storage.storage(request)
     from . import workspace
 
     return workspace.workspace(request)

@@ -1,0 +1,236 @@
+"""What rl keeps on this server, and its removal: the environment, the code that syncs have sent, the folders
+of ended jobs, caches. Nothing else is ever removed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import time
+
+from . import deletion, owned, states
+from .deletion import Amount
+from .jobdir import JobDir, Refusal, expand, jobs_folder, lock_if_free, safe_relative, text, workdir
+from .lease import Lease
+from .manifest import Manifest
+from .workspace import check as check_workspace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+KINDS = ("environment", "code", "jobs", "cache")
+# A job's folder says how it ended until the last moment.
+_JOB_LAST = ("exit.json", "spec.json", "started.json", "lock")
+_CACHES = ("cache", "wheelhouse", "downloads")  # in <workdir>/.rl
+_FRESH_S = 3600.0  # a download for all projects of this user: another one may be at it
+_OWN = ("workspace.json", "home.json", "visit.json", "bin")
+
+
+def storage(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"op": "describe", …}, return what ``owned.describe`` does.
+
+    Given {"op": "look" | "remove", "kinds", "project_id", "project", "server", "archive", "who"} and the
+    recipe's {"prefix", "python", "lock", "marks"}, return the amounts by kind, what runs, and what is left
+    alone and why. Raises Refusal."""
+    root = workdir(request)
+    if request.get("op") == "describe":
+        return owned.describe(request, root)
+    kinds = request.get("kinds")
+    if not isinstance(kinds, list) or any(kind not in KINDS for kind in kinds):
+        raise Refusal("RequestError", f"kinds are of {', '.join(KINDS)}")
+    asked = {"project_id": request.get("project_id"), "project": request.get("project")}
+    judged = check_workspace(asked, root)
+    if judged["status"] == "refused":
+        raise Refusal("WorkspaceError", f"{root} is left alone: {judged['reason']}")
+    here = _Storage(root, request)
+    if request.get("op") == "look":
+        return here.look(kinds)
+    if request.get("op") != "remove":
+        raise Refusal("RequestError", f"storage has no operation {request.get('op')!r}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the lease is given back
+    return here.remove(kinds)
+
+
+class _Storage:
+    def __init__(self, root: str, request: dict[str, Any]) -> None:
+        self.root = root
+        self.request = request
+        self.archive = os.path.basename(text(request, "archive") or "")
+        self.jobs_folder = jobs_folder(request)
+        self.manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
+        self.prefix = owned.Prefix(root, text(request, "prefix"), request.get("marks"))
+        probed = states.probe({**request, "job_ids": None, "specs": False})
+        self.jobs = probed["jobs"]
+        self.running = [job for job in self.jobs if _runs(job)]
+
+    def look(self, kinds: list[str]) -> dict[str, Any]:
+        """Say what there is."""
+        amounts: dict[str, Any] = {}
+        for kind in kinds:
+            amount = Amount()
+            getattr(self, f"_measure_{kind}")(amount)
+            amounts[kind] = amount.to_wire()
+        ended = len(self._ended())
+        return {
+            "amounts": amounts, "kept": self._kept(kinds), "ended_jobs": ended,
+            "running": [{"job_id": job["job_id"], "state": job["state"]} for job in self.running],
+            "environment": self.prefix.state(), "home": owned.home_id(self.root),
+        }
+
+    def remove(self, kinds: list[str]) -> dict[str, Any]:
+        """Remove what may be removed; say how much it was, and what is left alone and why."""
+        kept = self._kept(kinds)
+        amounts = {kind: Amount() for kind in kinds if kind not in {item["kind"] for item in kept}}
+        if os.path.isdir(os.path.join(self.root, ".rl")) and {"environment", "cache"} & amounts.keys():
+            lock = text(self.request, "lock")
+            who = text(self.request, "who") or "somebody"
+            lease = Lease(expand(lock or f"{self.root}/.rl/prepare.rl-lock"), who)
+            lease.acquire(_refuse)
+            with lease:
+                self._remove(amounts, kept)
+        else:
+            self._remove(amounts, kept)
+        if not kept and set(kinds) == set(KINDS):
+            self._remove_own()
+        return {"amounts": {kind: amount.to_wire() for kind, amount in amounts.items()}, "kept": kept}
+
+    def _remove(self, amounts: dict[str, Amount], kept: list[dict[str, str]]) -> None:
+        for kind, amount in amounts.items():
+            try:
+                getattr(self, f"_remove_{kind}")(amount)
+            except OSError as error:
+                where = f": {error.filename}" if error.filename else ""
+                kept.append({"kind": kind, "why": f"{error.strerror or error}{where}"})
+
+    def _kept(self, kinds: list[str]) -> list[dict[str, str]]:
+        """Say what of the kinds is not to be removed, and why."""
+        why: dict[str, str] = {}
+        if self.running:
+            count = len(self.running)
+            runs = "1 job still runs" if count == 1 else f"{count} jobs still run"
+            why = dict.fromkeys(("environment", "code"), f"{runs} with it")
+        if self.prefix.foreign:
+            why["environment"] = self.prefix.foreign
+        return [{"kind": kind, "why": why[kind]} for kind in kinds if kind in why]
+
+    # -- the environment
+
+    def _measure_environment(self, amount: Amount) -> None:
+        self.prefix.measure(amount)
+
+    def _remove_environment(self, amount: Amount) -> None:
+        self.prefix.remove(amount)
+
+    # -- the code
+
+    def _measure_code(self, amount: Amount) -> None:
+        for name in self.manifest.names():
+            try:
+                amount.add(os.lstat(os.path.join(self.root, name)))
+            except OSError:
+                continue
+
+    def _remove_code(self, amount: Amount) -> None:
+        self._measure_code(amount)
+        amount.files = self.manifest.remove_all()
+
+    # -- jobs
+
+    def _ended(self) -> list[str]:
+        """Return the ids of this machine's jobs that have ended, with all their processes."""
+        return [
+            job["job_id"] for job in self.jobs
+            if job["state"] in states.TERMINAL and not _runs(job) and not job.get("elsewhere")
+        ]
+
+    def _open_jobs(self) -> int | None:
+        name = os.path.relpath(self.jobs_folder, self.root)
+        return deletion.open_folder(self.root, name) if safe_relative(name) else None
+
+    def _measure_jobs(self, amount: Amount) -> None:
+        folder = self._open_jobs()
+        if folder is not None:
+            for job_id in self._ended():
+                deletion.measure(folder, job_id, amount)
+            os.close(folder)
+
+    def _remove_jobs(self, amount: Amount) -> None:
+        folder = self._open_jobs()
+        if folder is None:
+            return
+        for job_id in self._ended():
+            job = JobDir(os.path.join(self.jobs_folder, job_id))
+            lock = lock_if_free(job)
+            if lock is None and os.path.lexists(job.lock):
+                continue  # it is being started again
+            try:
+                deletion.remove_folder(folder, job_id, amount, _JOB_LAST)
+            finally:
+                if lock is not None:
+                    os.close(lock)
+        os.close(folder)
+
+    # -- caches
+
+    def _cached(self) -> list[tuple[str, str, str]]:
+        """Return (root, folder below it, name) of what can be had again. The programs of running jobs are
+        none of it."""
+        found = [(self.root, ".rl", name) for name in _CACHES]
+        folder = deletion.open_folder(self.root, ".rl/bin")
+        if folder is not None:
+            current = (self.archive, os.path.splitext(self.archive)[0])
+            names = [] if self.running or not self.archive else os.listdir(folder)
+            found += [(self.root, ".rl/bin", name) for name in names if name not in current]
+            os.close(folder)
+        return [*found, (os.path.expanduser("~"), ".rl", "downloads")]
+
+    def _measure_cache(self, amount: Amount) -> None:
+        for root, below, name in self._cached():
+            folder = deletion.open_folder(root, below)
+            if folder is not None:
+                deletion.measure(folder, name, amount)
+                os.close(folder)
+
+    def _remove_cache(self, amount: Amount) -> None:
+        fresh = time.time() - _FRESH_S
+        for root, below, name in self._cached():
+            folder = deletion.open_folder(root, below)
+            if folder is not None:
+                keep = None if root == self.root else (lambda found: found.st_mtime > fresh)
+                deletion.remove(folder, name, amount, keep)
+                os.close(folder)
+
+    def _remove_own(self) -> None:
+        """Remove what rl has made for itself, when nothing else is left in it, and the workdir if it is
+        empty."""
+        folder = deletion.open_folder(self.root, ".rl")
+        if folder is None:
+            return
+        names = os.listdir(folder)
+        jobs = os.path.isdir(self.jobs_folder) and os.listdir(self.jobs_folder)
+        if not jobs and all(name in _OWN or stat.S_ISREG(_mode(folder, name)) for name in names):
+            for name in names:
+                deletion.remove(folder, name, Amount())
+            for path in (self.jobs_folder, os.path.join(self.root, ".rl"), self.root):
+                try:
+                    os.rmdir(path)
+                except OSError:
+                    continue
+        os.close(folder)
+
+
+def _mode(folder: int, name: str) -> int:
+    return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+
+
+def _runs(job: dict[str, Any]) -> bool:
+    """True for a job that may still have processes. One of another machine that shares this home can't be
+    judged from here, and counts as running until it has ended."""
+    return job["state"] not in states.TERMINAL or bool(job.get("left_over"))
+
+
+def _refuse(holder: dict[str, Any]) -> None:
+    who, host = text(holder, "who") or "somebody", text(holder, "host") or "this server"
+    raise Refusal("WorkspaceError", f"{who} is preparing it on {host}", "try again when that has ended")
