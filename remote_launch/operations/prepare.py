@@ -17,6 +17,7 @@ from remote_launch.core.environments.conda import find_conda_file
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.downloads import Downloads
+from remote_launch.operations.offline import send_wheels
 from remote_launch.operations.provision import (
     Progress,
     StepResult,
@@ -33,6 +34,7 @@ from remote_launch.transport.rsync import rsync_push
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from remote_launch.core.environments.sources import Source
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
@@ -74,6 +76,7 @@ class PreparePlan:
     parts: tuple[str, ...]
     sync: SyncPlan
     recipes: dict[str, Recipe]
+    sources: dict[str, Source | None]  # what the packages come from
     force: bool = False
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,6 +112,7 @@ def plan_prepare(
         parts=tuple(parts),
         sync=sync,
         recipes={server.name: recipe_for(server, *sources[server.environment]) for server in servers},
+        sources={server.name: sources[server.environment][0] for server in servers},
         force=force,
     )
 
@@ -234,15 +238,29 @@ class _Run:
             done.append(self._sync(server, answer, tell))
         elif recipe.source_files:
             self._send_sources(server, recipe)
-        if self._parts(recipe):
+        parts = self._parts(recipe)
+        if parts:
             supply(self._fleet, server, recipe, answer, tell)
-            request = {"recipe": {**_head(recipe), "parts": self._parts(recipe)}, "files": dict(recipe.files)}
             sent = self._downloads.send_ahead(server, recipe, answer, tell.line)
-            request["force"] = plan.force
-            made = run_recipe(self._fleet, server, recipe, request, tell, self._downloads, sent)
-            done += made.steps
-            answer["versions"] = made.versions
+            rounds = [parts]
+            if server.environment.offline and len(parts) > 1:
+                # Wheels are chosen for the environment's own Python, so that has to be there first.
+                rounds = [parts[:1], [{**parts[0], "only_check": True}, parts[1]]]
+            for number, some in enumerate(rounds):
+                if number:
+                    self._send_wheels(server, answer, tell)
+                request = {"recipe": {**_head(recipe), "parts": some}, "files": dict(recipe.files)}
+                request["force"] = plan.force
+                made = run_recipe(self._fleet, server, recipe, request, tell, self._downloads, sent)
+                known = {step.name for step in done}
+                done += [step for step in made.steps if step.name not in known]
+                answer["versions"] = made.versions
         return done
+
+    def _send_wheels(self, server: Server, answer: dict[str, Any], tell: Tell) -> None:
+        source = self._plan.sources[server.name]
+        if source is not None:
+            send_wheels(self._fleet, server, source, answer, tell, refresh=self._plan.force)
 
     def _send_sources(self, server: Server, recipe: Recipe) -> None:
         """The files that the packages are read from, as they are now."""

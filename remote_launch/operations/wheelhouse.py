@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 from remote_launch.core.environments.platforms import pip_abis, pip_platforms, uv_platform
 from remote_launch.errors import CommandError, PrepareError
 from remote_launch.transport.command import mask_env, mask_urls
-from remote_launch.transport.pip import WheelTarget, download_wheels
+from remote_launch.transport.pip import WheelTarget, download_wheels, export_lock
 from remote_launch.transport.requirements import (
     absolute_includes,
     content_digest,
@@ -99,6 +99,15 @@ def build_wheelhouse(
                 f"on this machine: {error.filename or wheelhouse_cache_dir()}: {error.strerror}",
                 hint="packages are kept in ~/.cache/remote_launch; XDG_CACHE_HOME names another place",
             ) from error
+
+
+def exported_lock(fleet: Fleet, server: Server, words: Sequence[str]) -> str:
+    """Given uv's words, return what ``uv export`` prints in the project's folder. Raises PrepareError."""
+    try:
+        return export_lock(words, fleet.project.root, cancel=fleet.local_runs)
+    except CommandError as error:
+        message = f"on this machine: {error.message}"
+        raise PrepareError(server.name, STEP, message, tail=error.tail, hint=error.hint) from error
 
 
 def wheelhouse_cache_dir() -> Path:

@@ -113,6 +113,25 @@ def download_wheels(
     return sorted(destination.glob("*.whl"))
 
 
+def export_lock(words: Sequence[str], project_dir: Path, *, cancel: Cancel | None = None) -> str:
+    """Return what uv prints for ``words`` (of ``uv export``) in the project's folder. Raises CommandError."""
+    uv = uv_here()
+    if uv is None:
+        raise CommandError("uv.lock can only be read by uv, which is not on this machine", hint=INSTALL_UV)
+    programs = Programs({}, project_dir, lambda _line: None, cancel)
+    ended = programs.run([str(uv), *words], os.environ)
+    if ended.returncode != 0:
+        tail = last_lines(mask_urls(ended.stderr.decode("utf-8", "replace")))
+        raise CommandError(
+            f"uv export: exit code {ended.returncode}\n{tail}",
+            command="uv export",
+            exit_code_of_command=ended.returncode,
+            tail=tail,
+            hint="make the lock anew: uv lock",
+        )
+    return ended.stdout.decode("utf-8", "replace")
+
+
 def _resolve(job: _Download, requirements: Path, words: Sequence[str]) -> list[str]:
     """Return the lines to download: every package with its version, chosen for the target."""
     here, target = job.here, job.target

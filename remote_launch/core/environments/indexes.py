@@ -9,9 +9,10 @@ from remote_launch.errors import ConfigError
 from remote_launch.transport.command import mask_urls
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from remote_launch.core.inventory import Environment, Server
 
-WHEELHOUSE = ".rl/wheelhouse"  # steps run in the workdir
 # uv reads no "~" in it, as pip does.
 UV_HOME_LINKS = (
     'UV_FIND_LINKS=$(printf %s "$UV_FIND_LINKS" | sed -e "s|^~/|$HOME/|" -e "s|,~/|,$HOME/|g"); '
@@ -19,18 +20,20 @@ UV_HOME_LINKS = (
 )
 
 
-def index_env(server: Server, file: Indexes | None = None) -> dict[str, str]:
+def index_env(
+    server: Server, file: Indexes | None = None, wheel_folders: Sequence[str] = ()
+) -> dict[str, str]:
     """Return the variables for both installers. The inventory's settings go before the ``file``'s own, and
-    both before the server's ``env``. Raises ConfigError."""
+    both before the server's ``env``. ``wheel_folders``: of a server without internet. Raises ConfigError."""
     environment = server.environment
     check_urls(environment)
     if environment.offline:
         return {
             "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": WHEELHOUSE,
+            "PIP_FIND_LINKS": " ".join(wheel_folders),
             "PIP_EXTRA_INDEX_URL": "",
             "UV_OFFLINE": "1",
-            "UV_FIND_LINKS": WHEELHOUSE,
+            "UV_FIND_LINKS": ",".join(wheel_folders),
             "UV_INDEX": "",
             "UV_PYTHON_DOWNLOADS": "never",
         }

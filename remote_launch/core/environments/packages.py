@@ -13,7 +13,8 @@ from remote_launch.core.environments.choices import Choice, choose
 from remote_launch.core.environments.failures import install_hints
 from remote_launch.core.environments.indexes import UV_HOME_LINKS, index_env
 from remote_launch.core.environments.places import environment_prefix, environment_python
-from remote_launch.core.environments.steps import Hints, Part, Step, fingerprint_of
+from remote_launch.core.environments.steps import BROKEN_CONNECTION, Hints, Part, Step, fingerprint_of
+from remote_launch.core.environments.wheels import wheel_folder, wheelhouse_inputs
 from remote_launch.errors import ConfigError
 from remote_launch.transport.command import mask_urls
 
@@ -31,12 +32,15 @@ def packages_part(server: Server, source: Source | None) -> tuple[Part | None, d
     reads. Raises ConfigError."""
     environment = server.environment
     installer = installer_of(environment, source)
-    _check(environment, installer)
+    _check(server, installer)
     if source is None:
         return None, {}
-    choice = choose(source, environment)
     calls = _Calls(server, source, installer)
-    steps, files = _steps(calls, source, choice)
+    files: dict[str, str] = {}
+    if environment.offline:
+        steps = calls.from_wheelhouse()
+    else:
+        steps, files = _steps(calls, source, choose(source, environment))
     if not steps:
         return None, {}
     folder = environment_prefix(server) or f"{server.workdir}/.rl"
@@ -53,7 +57,8 @@ def installer_of(environment: Environment, source: Source | None) -> str:
     return "uv" if environment.manager == "uv" or (source and source.kind == "uv.lock") else "pip"
 
 
-def _check(environment: Environment, installer: str) -> None:
+def _check(server: Server, installer: str) -> None:
+    environment = server.environment
     for key, words in (("pip_args", environment.pip_args), ("packages", environment.packages)):
         if any(mask_urls(word) != word for word in words):
             raise ConfigError(
@@ -69,9 +74,15 @@ def _check(environment: Environment, installer: str) -> None:
             key="environment.packages",
             hint="options go in pip_args; a folder of the project in a requirements file (-e ./lib)",
         )
+    if environment.torch_backend is not None and environment.offline:
+        raise ConfigError(
+            "environment.torch_backend: not with offline: true, where packages are chosen on this machine",
+            key="environment.torch_backend",
+            hint="name torch's index: extra_index_url: https://download.pytorch.org/whl/cu126 (or cpu …)",
+        )
     if environment.torch_backend is not None and installer != "uv":
         raise ConfigError(
-            f"environment.torch_backend: only uv has it, and environment.manager is {environment.manager}",
+            f"{server.name}: environment.torch_backend is uv's, but the manager is {environment.manager}",
             key="environment.torch_backend",
             hint="set manager: uv, or name torch's index: extra_index_url:"
             " https://download.pytorch.org/whl/cu126 (or cpu …)",
@@ -125,7 +136,9 @@ class _Calls:
         self._environment = server.environment
         self.installer = installer
         self.python = environment_python(server)
-        self._env = {**server.env, **index_env(server, source.indexes)}
+        self._wheels = wheelhouse_inputs(source, self._environment) if self._environment.offline else ()
+        folders = [wheel_folder(number) for number in range(len(self._wheels))]
+        self._env = {**server.env, **index_env(server, source.indexes, folders)}
         self._file = source.path or "environment.packages"
 
     def install(self, what: str, *words: str, torch: bool = False, file: str | None = None) -> Step:
@@ -136,11 +149,19 @@ class _Calls:
         if self.installer == "pip":
             pip = (self.python, "-m", "pip", "install", "--disable-pip-version-check", "--no-input")
             argv = (*pip, *environment.pip_args, *words)
-            return Step(name=name, script='exec "$@"', args=argv, env=self._env, hints=self._hints(file))
+            return self._step(name, 'exec "$@"', argv, file=file)
         own: tuple[str, ...] = ("pip", "install", "--python", self.python)
         own += ("--no-index",) if environment.offline else ()
         own += ("--torch-backend", environment.torch_backend) if torch and environment.torch_backend else ()
         return self._uv(name, *own, *environment.pip_args, *words, file=file)
+
+    def from_wheelhouse(self) -> list[Step]:
+        """Return the calls for a server without internet: what was chosen and downloaded for it, no more."""
+        return [
+            self.install("packages", "--no-deps", "-r", f"{wheel_folder(number)}/requirements.txt")
+            for number, wheels in enumerate(self._wheels)
+            if not wheels.building
+        ] + self.project()
 
     def export(self, source: Source, choice: Choice) -> Step:
         """Return the step that writes what uv.lock says in pip's words: hashes kept, no development groups,
@@ -167,6 +188,17 @@ class _Calls:
     def _uv(self, name: str, *words: str, file: str | None = None) -> Step:
         home = any(link.startswith("~/") for link in self._environment.find_links)
         script = (UV_HOME_LINKS if home and not self._environment.offline else "") + 'exec "$UV" "$@"'
+        return self._step(name, script, words, needs=("uv",), file=file)
+
+    def _step(
+        self, name: str, script: str, args: tuple[str, ...], *, needs: tuple[str, ...] = (), file: str | None
+    ) -> Step:
         return Step(
-            name=name, script=script, args=words, env=self._env, needs=("uv",), hints=self._hints(file)
+            name=name,
+            script=script,
+            args=args,
+            env=self._env,
+            needs=needs,
+            hints=self._hints(file),
+            retry_on=BROKEN_CONNECTION,
         )
