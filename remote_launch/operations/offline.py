@@ -1,4 +1,4 @@
-"""Packages for a server without internet: chosen and downloaded here for its Python and platform, and sent."""
+"""Packages for a server without internet: chosen here for its Python and platform, downloaded and sent."""
 
 from __future__ import annotations
 
