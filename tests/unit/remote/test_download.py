@@ -309,7 +309,7 @@ def test_a_busy_server_is_asked_again(url: str, dest: Path, server: Web) -> None
     server.status = [503, 500]
     assert fetch(url, str(dest), DIGEST)["verified"]
     server.status = [503] * 9
-    error = failure(url.replace("//", "//ann:s3cret@"), dest, "1" * 64, attempts=3)
+    error = failure(url.replace("//", "//user:s3cret@"), dest, "1" * 64, attempts=3)
     assert (error.kind, error.status, len(server.status)) == ("http", 503, 6)
     assert "s3cret" not in str(error)
 
@@ -317,9 +317,9 @@ def test_a_busy_server_is_asked_again(url: str, dest: Path, server: Web) -> None
 def test_a_server_that_is_not_there(dest: Path, server: Web) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, never listening: refused
-        error = failure(f"http://ann:s3cret@127.0.0.1:{unused.getsockname()[1]}/f", dest)
+        error = failure(f"http://user:s3cret@127.0.0.1:{unused.getsockname()[1]}/f", dest)
     assert error.kind == "offline"
-    assert "ann" not in str(error)
+    assert "user" not in str(error)
     assert "refused" in str(error)
     assert failure("http://no-such-host.invalid/f", dest, attempts=1).kind == "offline"
 
@@ -347,26 +347,26 @@ def test_redirects_are_followed(url: str, dest: Path, server: Web) -> None:
 def test_no_redirect_leads_from_https_to_http() -> None:
     request = urllib.request.Request("https://example.org/f")
     with contextlib.closing(open(os.devnull, "rb")) as body, pytest.raises(DownloadError) as caught:
-        web._Redirects().redirect_request(request, body, 302, "Found", {}, "http://ann:s3cret@example.org/f")
+        web._Redirects().redirect_request(request, body, 302, "Found", {}, "http://user:s3cret@example.org/f")
     assert caught.value.kind == "http"
     assert "s3cret" not in str(caught.value)
 
 
 def test_a_login_goes_to_its_server_alone(url: str, dest: Path, server: Web) -> None:
-    server.login, server.redirects = "Basic YW5uOnMzY3JldC8=", {"/old": "/f", "/away": "http://localhost:1/f"}
+    server.login, server.redirects = "Basic dXNlcjpzM2NyZXQv", {"/old": "/f", "/away": "http://localhost:1/f"}
     for name in ("f", "old"):
-        place = url.replace("http://", "http://ann:s3cret%2F@").replace("/f", f"/{name}")
+        place = url.replace("http://", "http://user:s3cret%2F@").replace("/f", f"/{name}")
         assert fetch(place, str(dest.with_name(name)), DIGEST)["verified"]
     assert failure(url, dest, DIGEST).status == 401
     server.redirects["/away"] = url.replace("127.0.0.1", "localhost")
-    error = failure(url.replace("http://", "http://ann:s3cret%2F@").replace("/f", "/away"), dest, DIGEST)
+    error = failure(url.replace("http://", "http://user:s3cret%2F@").replace("/f", "/away"), dest, DIGEST)
     assert (error.kind, error.status) == ("http", 401)
     assert "s3cret" not in str(error)
 
 
 @pytest.mark.parametrize("address", [
-    "file:///etc/passwd", "ftp://h/f", "http://", "http://[::1", "http://ann:s3cret/x@host/f",
-    "http://ann:s3cret?x@host/f", "http://h:port/f", "http://ann:s3cret\n@host/f",
+    "file:///etc/passwd", "ftp://h/f", "http://", "http://[::1", "http://user:s3cret/x@host/f",
+    "http://user:s3cret?x@host/f", "http://h:port/f", "http://user:s3cret\n@host/f",
 ])
 def test_what_is_no_url(dest: Path, server: Web, address: str) -> None:
     error = failure(address, dest, DIGEST, attempts=1)
@@ -375,7 +375,7 @@ def test_what_is_no_url(dest: Path, server: Web, address: str) -> None:
 
 
 def test_a_proxy_of_the_environment(dest: Path, server: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", f"http://ann:s3cret@{server.address}")
+    monkeypatch.setenv("http_proxy", f"http://user:s3cret@{server.address}")
     server.files["http://files.invalid/f"] = BODY
     server.break_after = [150_000]
     assert fetch("http://files.invalid/f", str(dest), DIGEST)["verified"]

@@ -153,14 +153,14 @@ def test_a_stopped_owner_of_this_machine_keeps_it(lock: Path, start: Callable[..
 
 
 def test_another_machines_lease_is_broken_when_nothing_changes_for_long(lock: Path) -> None:
-    former = Lease(str(lock), "ann\x1b[31m", machine=ELSEWHERE, renew_every_s=NEVER_S)
+    former = Lease(str(lock), "one\x1b[31m", machine=ELSEWHERE, renew_every_s=NEVER_S)
     former.acquire(silent)
     clock, told = Ticking(), []
-    lease = Lease(str(lock), "bob", clock=clock)
+    lease = Lease(str(lock), "two", clock=clock)
     lease.acquire(told.append, poll_s=0.0)
     assert STALE_AFTER_S <= clock.now <= STALE_AFTER_S + 30
     assert told[0] == {
-        "who": "ann?[31m", "host": "elsewhere", "pid": os.getpid(),
+        "who": "one?[31m", "host": "elsewhere", "pid": os.getpid(),
         "since": pytest.approx(time.time(), abs=60),
     }
     assert len(told) == 6
@@ -173,7 +173,7 @@ def test_another_machines_lease_is_broken_when_nothing_changes_for_long(lock: Pa
 
 
 def test_an_owner_that_renews_is_never_broken(lock: Path) -> None:
-    owner = Lease(str(lock), "ann", machine=ELSEWHERE, renew_every_s=NEVER_S)
+    owner = Lease(str(lock), "one", machine=ELSEWHERE, renew_every_s=NEVER_S)
     owner.acquire(silent)
     clock = Ticking()
 
@@ -183,13 +183,13 @@ def test_an_owner_that_renews_is_never_broken(lock: Path) -> None:
             raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        Lease(str(lock), "bob", clock=clock).acquire(renew, poll_s=0.0)
+        Lease(str(lock), "two", clock=clock).acquire(renew, poll_s=0.0)
     assert owner.held
     owner.release()
 
 
 def test_a_thread_renews(lock: Path) -> None:
-    with Lease(str(lock), "ann", renew_every_s=0.01):
+    with Lease(str(lock), "one", renew_every_s=0.01):
         first, deadline = lock.read_text(), time.monotonic() + DEADLINE_S
         while lock.read_text() == first:
             assert time.monotonic() < deadline
@@ -302,9 +302,9 @@ def test_an_interrupted_wait_leaves_nothing(lock: Path) -> None:
     def interrupt(holder: dict[str, Any]) -> None:
         raise KeyboardInterrupt
 
-    with Lease(str(lock), "ann") as owner:
+    with Lease(str(lock), "one") as owner:
         with pytest.raises(KeyboardInterrupt):
-            Lease(str(lock), "bob").acquire(interrupt)
+            Lease(str(lock), "two").acquire(interrupt)
         assert left_in(lock.parent) == ["lock"]
         assert owner.held
     assert left_in(lock.parent) == []
@@ -323,7 +323,7 @@ def test_an_interrupted_take_leaves_nothing(
 
     monkeypatch.setattr(os, "link", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        Lease(str(lock), "bob").acquire(silent)
+        Lease(str(lock), "two").acquire(silent)
     assert left_in(lock.parent) == []
 
 
@@ -347,7 +347,7 @@ def test_a_filesystem_without_links(lock: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(os, "link", refuse)
     frozen(lock)
-    owner, follower = Lease(str(lock), "ann", clock=Ticking()), Lease(str(lock), "bob")
+    owner, follower = Lease(str(lock), "one", clock=Ticking()), Lease(str(lock), "two")
     owner.acquire(silent, poll_s=0.0)
     assert owner.renew()
     told: list[dict[str, Any]] = []
@@ -357,7 +357,7 @@ def test_a_filesystem_without_links(lock: Path, monkeypatch: pytest.MonkeyPatch)
         owner.release()
 
     follower.acquire(tell, poll_s=0.0)
-    assert told[0]["who"] == "ann"
+    assert told[0]["who"] == "one"
     stale = look(str(lock))
     assert follower.renew()
     assert stale is not None
@@ -368,7 +368,7 @@ def test_a_filesystem_without_links(lock: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_lock_that_changed_meanwhile_is_put_back(lock: Path) -> None:
-    with Lease(str(lock), "ann") as lease:
+    with Lease(str(lock), "one") as lease:
         stale, inode = look(str(lock)), lock.stat().st_ino
         assert stale is not None
         assert lease.renew()
@@ -379,7 +379,7 @@ def test_a_lock_that_changed_meanwhile_is_put_back(lock: Path) -> None:
 
 
 def test_a_lease_is_acquired_once(lock: Path) -> None:
-    with Lease(str(lock), "ann") as lease, pytest.raises(RuntimeError):
+    with Lease(str(lock), "one") as lease, pytest.raises(RuntimeError):
         lease.acquire(silent)
     assert not lease.held
     assert not lease.renew()
