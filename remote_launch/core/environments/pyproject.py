@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)")
 _OLD_BACKEND = ("setuptools>=40.8.0",)  # what pip builds with where nothing is said (PEP 518)
+# What backends ask for when they build an editable project (get_requires_for_build_editable of PEP 660).
+_ASKED_LATER = {"hatchling": ("editables~=0.3",), "setuptools": ("wheel",)}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +35,12 @@ class Pyproject:
 
     @property
     def build_requires(self) -> tuple[str, ...]:
-        """What must be there to build the project."""
-        wanted = table(self.told, "build-system").get("requires")
-        return tuple(str(word) for word in wanted) if isinstance(wanted, list) else _OLD_BACKEND
+        """What must be there to build the project, with what the backend itself asks for on the way."""
+        system = table(self.told, "build-system")
+        wanted = system.get("requires")
+        words = tuple(str(word) for word in wanted) if isinstance(wanted, list) else _OLD_BACKEND
+        backend = str(system.get("build-backend") or "setuptools").partition(":")[0].partition(".")[0]
+        return words + tuple(word for word in _ASKED_LATER.get(backend, ()) if word not in words)
 
     @property
     def is_dynamic(self) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _AT_LINE = re.compile(r" ?\(at (?:line (\d+), column \d+|end of document)\)")
+_WRITES = {"uv.lock": "uv", "poetry.lock": "poetry"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -28,7 +29,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         where = _AT_LINE.search(str(error))
         line = int(where[1]) if where and where[1] else text.count("\n") + 1
         message = _AT_LINE.sub("", str(error))
-        raise ConfigError(f"broken TOML: {message}", path=path, line=line, hint="mend the file") from error
+        program = _WRITES.get(path.name)
+        hint = f"write it anew: {program} lock" if program else "mend the line"
+        raise ConfigError(f"broken TOML: {message}", path=path, line=line, hint=hint) from error
     return found
 
 
