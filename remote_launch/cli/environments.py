@@ -71,27 +71,23 @@ def env(ctx: click.Context, servers: Sequence[str], sizes: bool, as_json: bool) 
 def _show_environments(reports: Sequence[EnvironmentReport], *, sizes: bool) -> None:
     from remote_launch.cli.prepared import torch_text
 
-    rows = output.Rows(
-        "server", "state", "python", "torch", "packages", "made", *(["size"] if sizes else []), "where"
-    )
+    size = ["size"] if sizes else []
+    rows = output.Rows("server", "state", "by", "python", "torch", "packages", *size, "made")
     for report in reports:
-        made = output.time_text(report.made_at)
-        if report.made_by and report.made_by != report.server:
-            made += f" by {report.made_by}"
-        where = f"{report.manager} {report.prefix}" if report.prefix else report.python
-        if report.shared_with:
-            where += f" (shared with {', '.join(report.shared_with)})"
         rows.add_row(
             report.server,
             output.Cell(*_STATES.get(report.state, (report.state, ""))),
+            report.manager,
             report.versions.get("python") or "–",
             torch_text(report.versions),
             "–" if report.packages is None else str(report.packages),
-            made,
             *([output.size_text(report.size_bytes)] if sizes else []),
-            where,
+            output.time_text(report.made_at),
         )
     rows.show()
+    for names in dict.fromkeys(tuple(sorted((one.server, *one.shared_with))) for one in reports):
+        if len(names) > 1:
+            output.say(f"{' and '.join(names)} share a home: they have one environment")
 
 
 @click.command(

@@ -171,8 +171,8 @@ def show_error(error: RemoteLaunchError, *, as_json: bool = False, command: str 
     say(f"error: {clean(error.message, colour=False)}", style="bold red")
     if several:
         show_failures(failed)
-    elif error.hint:
-        say(f"  → {clean(error.hint, colour=False)}")
+    else:
+        _show_hint(error)
 
 
 def show_failures(errors: Iterable[RemoteLaunchError]) -> None:
@@ -182,8 +182,12 @@ def show_failures(errors: Iterable[RemoteLaunchError]) -> None:
         say(f"✗ {first}", style="red")
         for line in rest:
             say(f"    {line}")
-        if error.hint:
-            say(f"  → {clean(error.hint, colour=False)}")
+        _show_hint(error)
+
+
+def _show_hint(error: RemoteLaunchError) -> None:
+    for line in clean(error.hint or "", colour=False).splitlines():
+        say(f"  → {line}")
 
 
 def state_cell(state: JobState, more: str = "") -> Cell:

@@ -110,13 +110,13 @@ class ServerProgress:
             )
             if self._live is None and not self._quiet:
                 same = known is not None and (known.name, known.text) == (step.name, step.text)
-                line = self._line(step, same=same)
+                line = self._line(progress.server, step, same=same)
                 if line:
                     click.echo(f"[{progress.server}] {line}", err=True)
 
-    def _line(self, step: _Step, *, same: bool) -> str:
+    def _line(self, server: str, step: _Step, *, same: bool) -> str:
         """Return what is worth a line where there is no terminal; "" for what is not."""
-        text = " ".join(output.clean(step.text, colour=False).split())
+        text = _one_line(server, step.text)
         if step.took_s is None:
             if step.name == WAITING:
                 return "" if same else f"waiting {text}"
@@ -171,7 +171,9 @@ class _Rows:
 
 
 def _title(step: _Step) -> str:
-    return step.text if step.state == "ready" else step.name
+    if step.name == WHOLE and step.took_s is not None:
+        return "failed" if step.failed else step.text
+    return step.name
 
 
 def _row(name: str, step: _Step, now: float, widths: tuple[int, int], width: int) -> Text:
@@ -180,7 +182,7 @@ def _row(name: str, step: _Step, now: float, widths: tuple[int, int], width: int
 
     mark, colour = _MARKS[step.state]
     took = output.duration_text(now - step.since if step.took_s is None else step.took_s)
-    text = "" if step.state == "ready" else " ".join(output.clean(step.text, colour=False).split())
+    text = "" if step.state == "ready" else _one_line(name, step.text)
     quiet = "dim" if step.state in ("ready", "connecting") else ""
     line = Text.assemble(
         (mark, colour), " ", (_fit(name, widths[0]), "bold"), "  ", (_fit(_title(step), widths[1]), quiet),
@@ -190,6 +192,11 @@ def _row(name: str, step: _Step, now: float, widths: tuple[int, int], width: int
     line.rstrip()
     line.truncate(width, overflow="ellipsis")
     return line
+
+
+def _one_line(server: str, text: str) -> str:
+    """Return what a server said (untrusted) on one line, without its name, which stands before it."""
+    return " ".join(output.clean(text, colour=False).split()).removeprefix(f"{server}: ")
 
 
 def _fit(text: str, width: int) -> str:

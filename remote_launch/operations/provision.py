@@ -7,6 +7,7 @@ import getpass
 import json
 import platform
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_launch.core.environments import Recipe, Step, hint_for
@@ -254,6 +255,14 @@ class _Followed:
             self._file.close()
             self._file = None
 
+    def _whole_output(self) -> str:
+        """Say where all that the step printed is."""
+        if not self._path:
+            return ""
+        root = self._fleet.project.root
+        path = Path(self._path)
+        return f"the whole output: {path.relative_to(root) if path.is_relative_to(root) else path}"
+
     def _log(self, seconds: float, code: int | None) -> None:
         self._fleet.log(
             self._server.name, self._step, exit_code=code, duration_s=round(seconds, 3), output=self._path
@@ -304,7 +313,7 @@ class _Followed:
             self._step,
             how + (f"\n{tail}" if tail and not message else ""),
             tail=last_lines(output),
-            hint="; ".join(filter(None, (known, f"the whole output: {self._path}" if self._path else ""))),
+            hint="\n".join(filter(None, (known, self._whole_output()))),
         )
 
 

@@ -82,8 +82,7 @@ class TestRows:
         first, second = shown(progress, 80)
         assert first.startswith(f"✗ gpu-a  {PIP}")
         assert first.endswith("No matching distribution")
-        assert second.startswith("✗ gpu-b")
-        assert second.endswith("gpu-b: why")
+        assert second.split() == ["✗", "gpu-b", "failed", "0.0", "s", "why"]
 
     def test_more_servers_than_lines_show_those_that_are_at_work(self) -> None:
         names = [f"gpu-{number:02}" for number in range(64)]
@@ -131,4 +130,4 @@ class TestPlainLines:
         failed = event("a", "No space left", ended=True, error=True)
         whole = event("a", "a: install packages: exit code 1", step="prepare", ended=True, error=True)
         assert self.said(capsys, failed, whole) == [f"[a] {PIP}: failed in 0.0 s: No space left"]
-        assert self.said(capsys, whole) == ["[a] failed in 0.0 s: a: install packages: exit code 1"]
+        assert self.said(capsys, whole) == ["[a] failed in 0.0 s: install packages: exit code 1"]
