@@ -89,7 +89,7 @@ def caches(env: dict[str, str], prefix: str | None, root: str) -> dict[str, str]
 
 
 def _conda_packages(conda: str, env: dict[str, str]) -> str:
-    """Return where a conda keeps packages: beside itself, or in the home folder where that isn't the user's."""
+    """Return where a conda keeps packages: beside itself, or in the home folder where that is read-only."""
     if os.path.basename(conda) == "micromamba":
         return os.path.join(expand(env.get("MAMBA_ROOT_PREFIX") or "~/micromamba"), "pkgs")
     base = os.path.dirname(os.path.dirname(os.path.realpath(conda)))

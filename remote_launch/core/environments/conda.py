@@ -79,8 +79,8 @@ _NO_INSTALLER = (
 _INSTALL_HINTS = (
     ("404", _NO_INSTALLER),
     (
-        "checksum",
-        "environment.sha256 is of another file than installer_url, or what came is not the real one",
+        "its sha256 is",
+        "what came is not the file that was meant: see environment.sha256 and installer_url, or try again",
     ),
 )
 _TERMS = (
