@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import locks
 from tests.support.cli import Rl
 
 if TYPE_CHECKING:
@@ -62,6 +63,47 @@ def test_only_what_changed_is_done(
     for host in hosts:
         assert [step.partition(" (")[0] for step in done(added[host.name])] == ["rsync", "install packages"]
         assert project.python(host, "import six, iniconfig; print(1)") == "1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "manager"),
+    [
+        ("uv.lock", "uv"),
+        ("uv.lock", "venv"),
+        ("poetry.lock", "venv"),
+        ("Pipfile.lock", "uv"),
+        ("Pipfile", "venv"),
+        ("pyproject.toml", "uv"),
+    ],
+)
+def test_packages_come_from_what_the_project_has(
+    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, kind: str, manager: str
+) -> None:
+    name = f"kind-{kind}-{manager}"
+    project = Prepared(tmp_path, hosts[:1], inventory, name=name, environment={"manager": manager})
+    locks.KINDS[kind](tmp_path)
+    project.prepare()
+    assert project.python(hosts[0], "import six, iniconfig; print(1)") == "1"
+    assert project.prepare()["host-0"]["unchanged"]
+
+
+@pytest.mark.parametrize(("kind", "manager"), [("requirements.txt", "venv"), ("uv.lock", "uv")])
+def test_a_host_without_internet_gets_its_packages_from_here(
+    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, kind: str, manager: str
+) -> None:
+    environment = {"manager": manager, "offline": True}
+    host, name = hosts[0], f"offline-{manager}"
+    project = Prepared(tmp_path, [host], inventory, name=name, environment=environment)
+    locks.KINDS[kind](tmp_path)
+    # It answers to this machine alone, and the packages that it sees otherwise are out of sight.
+    host.exec("mkdir -p /root/hidden; for f in /etc/pip.conf /etc/uv; do mv $f /root/hidden/ || true; done")
+    host.exec("iptables -w -A OUTPUT -p tcp ! --sport 22 ! -o lo -j DROP")
+    try:
+        project.prepare()
+        assert project.python(host, "import six, iniconfig; print(1)") == "1"
+        assert project.prepare()["host-0"]["unchanged"]
+    finally:
+        host.exec("mv /root/hidden/* /etc/ 2>/dev/null || true")
 
 
 def test_a_host_that_is_down_hides_no_other(
