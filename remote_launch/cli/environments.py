@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
+INTERRUPTED = 130
 _STATES = {
     "up_to_date": ("up to date", "green"),
     "changed": ("changed since", "yellow"),
@@ -149,9 +150,14 @@ def clean(
         if not _total(found, kinds) and not found.errors:
             output.say("there is nothing to remove")
             return 0
-        if not yes and found.values:
-            _confirm(found, kinds)
-    return _clean(fleet, chosen, kinds, found, as_json=as_json)
+        if not yes and found.values and not _confirmed(found, kinds):
+            output.say("nothing was removed")
+            return 1
+    try:
+        return _clean(fleet, chosen, kinds, found, as_json=as_json)
+    except KeyboardInterrupt:
+        output.say("stopped, on the servers too; rl clean again removes the rest")
+        return INTERRUPTED
 
 
 def _clean(
@@ -172,38 +178,40 @@ def _clean(
         output.emit_json("clean", data, status=status, errors=errors)
         return exit_code
     for name, stored in removed.values.items():
-        done = [_removed_text(kind, stored.amounts[kind]) for kind in kinds if kind in stored.amounts]
-        click.echo(f"{name}: removed {', '.join(done)}" if any(done) else f"{name}: nothing removed")
+        amounts = [(kind, stored.amounts[kind]) for kind in kinds if kind in stored.amounts]
+        done = [_removed_text(kind, amount) for kind, amount in amounts if amount.files]
+        click.echo(f"{name}: removed {', '.join(done)}" if done else f"{name}: nothing was removed")
     output.show_failures([*removed.errors.values(), *left])
     return exit_code
 
 
-def _confirm(found: Outcomes[Stored], kinds: Sequence[str]) -> None:
+def _confirmed(found: Outcomes[Stored], kinds: Sequence[str]) -> bool:
     names = list(found.values)
     where = ", ".join(names) if len(names) <= 4 else output.plural(len(names), "server")
     what = ", ".join(kinds) if len(kinds) < len(_WHAT) else "all of it"
-    if "jobs" in kinds:
+    if "jobs" in kinds and any(stored.jobs for stored in found.values.values()):
         output.say("the jobs' logs there go too: rl job-rsync brings them here first")
-    click.confirm(f"Remove {what} from {where}?", default=False, abort=True, err=True)
+    return click.confirm(f"Remove {what} from {where}?", default=False, err=True)
 
 
 def _show_stored(found: Outcomes[Stored], kinds: Sequence[str]) -> None:
-    if found.values:
-        rows = output.Rows("server", *kinds, *(["left alone"] if _kept(found) else []), "folder")
-        seen: set[str] = set()
-        for name, stored in found.values.items():
-            shared = stored.home is not None and stored.home in seen
-            seen.add(stored.home or name)
-            cells = [_stored_text(stored, kind) for kind in kinds]
-            kept = ["; ".join(f"{kind}: {why}" for kind, why in stored.kept.items())] if _kept(found) else []
-            rows.add_row(name, *cells, *kept, stored.workdir + (" (shared, counted above)" if shared else ""))
+    stored = list(found.values.values())
+    if stored:
+        rows = output.Rows("server", *kinds, "folder")
+        for one in stored:
+            rows.add_row(one.server, *(_stored_text(one, kind) for kind in kinds), one.workdir)
         rows.show()
+        homes: dict[str, list[str]] = {}
+        for one in stored:
+            homes.setdefault(one.home or one.server, []).append(one.server)
+        for names in homes.values():
+            if len(names) > 1:
+                output.say(f"{' and '.join(names)} share a home: what is there is counted once")
+        for one in stored:
+            if one.kept:
+                output.say(output.clean(f"{one.server}: {one.kept_text}", colour=False))
         output.say(f"{output.size_text(_total(found, kinds))} in all")
     output.show_failures(found.errors.values())
-
-
-def _kept(found: Outcomes[Stored]) -> bool:
-    return any(stored.kept for stored in found.values.values())
 
 
 def _total(found: Outcomes[Stored], kinds: Sequence[str]) -> int:
@@ -230,13 +238,10 @@ def _stored_text(stored: Stored, kind: str) -> str:
         return "; ".join(filter(None, (ended, running))) or "–"
     if not amount.files:
         return "–"
-    files = f" ({output.plural(amount.files, 'file')})" if kind == "code" else ""
-    return output.size_text(amount.size_bytes) + files
+    return output.size_text(amount.size_bytes)
 
 
 def _removed_text(kind: str, amount: Amount) -> str:
-    if not amount.files:
-        return f"no {kind}"
     linked = f", of it {output.size_text(amount.linked_bytes)} in a cache too" if amount.linked_bytes else ""
     return f"{kind} ({output.size_text(amount.size_bytes)}{linked})"
 

@@ -63,9 +63,19 @@ class Stored:
         """Return what was left alone as an error, None when nothing was."""
         if not self.kept:
             return None
-        why = "; ".join(f"the {kind} is left alone: {reason}" for kind, reason in self.kept.items())
         hint = "rl job-list shows the jobs, rl job-kill ends them" if self.running else None
-        return WorkspaceError(self.server, why, hint=hint)
+        return WorkspaceError(self.server, self.kept_text, hint=hint)
+
+    @property
+    def kept_text(self) -> str:
+        """Return what is left alone, and why."""
+        by_reason: dict[str, list[str]] = {}
+        for kind, reason in self.kept.items():
+            by_reason.setdefault(reason, []).append(kind)
+        return "; ".join(
+            f"{' and '.join(kinds)} {'stay' if len(kinds) > 1 else 'stays'}: {reason}"
+            for reason, kinds in by_reason.items()
+        )
 
 
 def measure(fleet: Fleet, servers: Sequence[Server], kinds: Collection[str] = KINDS) -> Outcomes[Stored]:

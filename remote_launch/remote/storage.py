@@ -74,8 +74,7 @@ class _Storage:
             amounts[kind] = amount.to_wire()
         ended = len(self._ended())
         return {
-            "amounts": amounts, "kept": self._kept(kinds), "ended_jobs": ended,
-            "running": [{"job_id": job["job_id"], "state": job["state"]} for job in self.running],
+            "amounts": amounts, "kept": self._kept(kinds), "ended_jobs": ended, "running": self._running(),
             "environment": self.prefix.state(), "home": owned.home_id(self.root),
         }
 
@@ -94,7 +93,11 @@ class _Storage:
             self._remove(amounts, kept)
         if not kept and set(kinds) == set(KINDS):
             self._remove_own()
-        return {"amounts": {kind: amount.to_wire() for kind, amount in amounts.items()}, "kept": kept}
+        told = {kind: amount.to_wire() for kind, amount in amounts.items()}
+        return {"amounts": told, "kept": kept, "running": self._running()}
+
+    def _running(self) -> list[dict[str, str]]:
+        return [{"job_id": job["job_id"], "state": job["state"]} for job in self.running]
 
     def _remove(self, amounts: dict[str, Amount], kept: list[dict[str, str]]) -> None:
         for kind, amount in amounts.items():
@@ -110,7 +113,7 @@ class _Storage:
         if self.running:
             count = len(self.running)
             runs = "1 job still runs" if count == 1 else f"{count} jobs still run"
-            why = dict.fromkeys(("environment", "code"), f"{runs} with it")
+            why = dict.fromkeys(("environment", "code"), runs)
         if self.prefix.foreign:
             why["environment"] = self.prefix.foreign
         return [{"kind": kind, "why": why[kind]} for kind in kinds if kind in why]
