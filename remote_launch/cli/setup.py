@@ -44,7 +44,9 @@ _T = TypeVar("_T")
 )
 @click.option("--key", metavar="FILE", help="The private key for --server.")
 @click.option(
-    "--manager", type=click.Choice(["venv", "uv", "none"]), help="What makes the Python environment."
+    "--manager",
+    type=click.Choice(["conda", "uv", "venv", "none"]),
+    help="What makes the Python environment [default: venv].",
 )
 @click.option("--force", is_flag=True, help="Replace an existing .remote/configs.yaml.")
 @json_option
@@ -66,9 +68,9 @@ def init(
     """
     import dataclasses
 
-    from remote_launch.core.inventory import DEFAULT_MANAGER
     from remote_launch.errors import UsageError
     from remote_launch.operations.init import (
+        FIRST_MANAGER,
         init_project,
         local_servers,
         parse_server,
@@ -92,7 +94,7 @@ def init(
         refuse_second(root, force=force)
         name, draft = _ask(root, name)
         drafts = [draft]
-    result = init_project(root, name=name, servers=drafts, manager=manager or DEFAULT_MANAGER, force=force)
+    result = init_project(root, name=name, servers=drafts, manager=manager or FIRST_MANAGER, force=force)
     if as_json:
         written, kept = [str(path) for path in result.written], [str(path) for path in result.kept]
         output.emit_json(

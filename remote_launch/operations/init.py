@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from remote_launch.core.drafts import ServerDraft, local_servers, parse_server, servers_from_ssh_config
 from remote_launch.core.files import write_atomic, write_new
-from remote_launch.core.inventory import DEFAULT_MANAGER, parse_inventory
+from remote_launch.core.inventory import parse_inventory
 from remote_launch.core.kinds import safe_folder_name
 from remote_launch.core.project import Project
 from remote_launch.core.templates import EXCLUDE_TEMPLATE, read_template, render_config
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "FIRST_MANAGER",
     "InitResult",
     "ServerDraft",
     "check_name",
@@ -29,6 +30,10 @@ __all__ = [
     "servers_from_ssh_config",
     "suggest_name",
 ]
+
+# Written out, so that the file says it: with no manager conda is meant, which downloads 100 MB first. This
+# one takes the Python that servers have.
+FIRST_MANAGER = "venv"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ def init_project(
     *,
     name: str | None = None,
     servers: Sequence[ServerDraft] = (),
-    manager: str = DEFAULT_MANAGER,
+    manager: str = FIRST_MANAGER,
     force: bool = False,
 ) -> InitResult:
     """Write ``.remote/configs.yaml`` and ``.remote/exclude.txt`` in ``root``.
