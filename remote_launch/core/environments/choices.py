@@ -24,8 +24,8 @@ _VERSIONED = re.compile(r"[<>=~!@]")
 class Choice:
     """What goes to the installer, in pip's format."""
 
-    indexed: str  # from an index
-    direct: str  # from git, URLs and folders
+    hashed: str  # of an unlocked source: all
+    unhashed: str
     lines: tuple[str, ...]  # of the inventory, and what stands in for a lock's
     left_out: tuple[str, ...] = ()  # names that the lock has
 
@@ -35,7 +35,7 @@ def choose(source: Source, environment: Environment) -> Choice:
     packages = environment.packages
     lines = source.lines or ()
     if not source.locked:
-        return Choice(indexed=_text(lines, direct=False), direct=_text(lines, direct=True), lines=packages)
+        return Choice(hashed="".join(f"{line.text}\n" for line in lines), unhashed="", lines=packages)
     named = {requirement_name(line) for line in packages if _VERSIONED.search(line.partition(";")[0])}
     out = {line.name for line in lines} & named
     more: tuple[str, ...] = ()
@@ -47,8 +47,8 @@ def choose(source: Source, environment: Environment) -> Choice:
         out |= _brought(source)
     kept = [line for line in lines if line.name not in out]
     return Choice(
-        indexed=_text(kept, direct=False),
-        direct=_text(kept, direct=True),
+        hashed=_text(kept, unhashed=False),
+        unhashed=_text(kept, unhashed=True),
         lines=(*packages, *more),
         left_out=tuple(sorted(name for name in out if name)),
     )
@@ -71,5 +71,5 @@ def _brought(source: Source) -> set[str]:
     return found
 
 
-def _text(lines: list[Line] | tuple[Line, ...], *, direct: bool) -> str:
-    return "".join(f"{line.text}\n" for line in lines if line.direct is direct and line.text)
+def _text(lines: list[Line], *, unhashed: bool) -> str:
+    return "".join(f"{line.text}\n" for line in lines if line.unhashed is unhashed and line.text)

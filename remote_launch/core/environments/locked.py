@@ -22,12 +22,12 @@ _SCP = re.compile(r"([\w.-]+@[\w.-]+):(?!//)(.+)\Z")  # git@host:owner/name.git
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One package. ``direct``: from git, a URL or a folder, and not from an index."""
+    """One package. ``unhashed``: what comes from git or a folder, mostly."""
 
     name: str  # normalized
     text: str
     version: str | None = None
-    direct: bool = False
+    unhashed: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 
 PYPROJECT = "pyproject.toml"
 FILE = "requirements.txt"  # in <workdir>/.rl
-DIRECT_FILE = "requirements-direct.txt"
+UNHASHED_FILE = "requirements-unhashed.txt"
+# $1 is the folder of a uv.lock, from which uv writes paths; installers read them from the workdir.
+_IN_FOLDER = f"""
+folder=$1; shift
+"$UV" "$@" || exit
+sed -e "s|^-e \\.|-e ./$folder/.|" -e "s|^\\.|./$folder/.|" .rl/{FILE}.uv > .rl/{FILE}
+"""
 
 
 def packages_part(server: Server, source: Source | None) -> tuple[Part | None, dict[str, str]]:
@@ -91,7 +97,7 @@ def _check(server: Server, installer: str) -> None:
 
 def _steps(calls: _Calls, source: Source, choice: Choice) -> tuple[list[Step], dict[str, str]]:
     """Return the calls, in order. What has hashes, what can't have any (git, folders), and the project itself
-    are calls of their own: a hash on one line makes pip want one on every line."""
+    are calls of their own: one hash makes pip want a hash of all."""
     steps: list[Step] = []
     files: dict[str, str] = {}
     if source.kind == "uv.lock":
@@ -99,8 +105,8 @@ def _steps(calls: _Calls, source: Source, choice: Choice) -> tuple[list[Step], d
     elif source.locked:
         deps = ("--no-deps",)
         for file, text, what in (
-            (FILE, choice.indexed, "packages"),
-            (DIRECT_FILE, choice.direct, "packages from git and folders"),
+            (FILE, choice.hashed, "packages"),
+            (UNHASHED_FILE, choice.unhashed, "packages without hashes"),
         ):
             if text:
                 files[file] = text
@@ -108,7 +114,7 @@ def _steps(calls: _Calls, source: Source, choice: Choice) -> tuple[list[Step], d
     else:
         words = _file_words(source, calls.installer)
         if words[-1:] == (f".rl/{FILE}",):
-            files[FILE] = choice.indexed + choice.direct
+            files[FILE] = choice.hashed
         if source.hashed and words:
             steps.append(calls.install("packages", *words, torch=True))
         elif words or choice.lines:
@@ -168,10 +174,13 @@ class _Calls:
         without what the inventory puts in a package's place."""
         folder = posixpath.dirname(source.path)
         words = ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "--no-header"]
-        words += ["--no-annotate", "--python", self.python, "--output-file", f".rl/{FILE}"]
-        words += ["--project", folder] if folder else []
+        words += ["--no-annotate", "--python", self.python]
         words += [word for name in choice.left_out for word in ("--no-emit-package", name)]
-        return self._uv("read uv.lock (uv)", *words)
+        name, script = "read uv.lock (uv)", 'exec "$UV" "$@"'
+        if not folder:
+            return self._step(name, script, (*words, "--output-file", f".rl/{FILE}"), needs=("uv",))
+        own = ("--project", folder, "--output-file", f".rl/{FILE}.uv")
+        return self._step(name, _IN_FOLDER, (folder, *words, *own), needs=("uv",))
 
     def project(self) -> list[Step]:
         """Return the step that installs the project itself, where that is wanted."""
@@ -191,7 +200,13 @@ class _Calls:
         return self._step(name, script, words, needs=("uv",), file=file)
 
     def _step(
-        self, name: str, script: str, args: tuple[str, ...], *, needs: tuple[str, ...] = (), file: str | None
+        self,
+        name: str,
+        script: str,
+        args: tuple[str, ...],
+        *,
+        needs: tuple[str, ...] = (),
+        file: str | None = None,
     ) -> Step:
         return Step(
             name=name,

@@ -77,12 +77,12 @@ def _line(name: str, told: dict[str, Any], file: Path, folder: str) -> Line:
     normal = normal_name(name)
     for key in ("git", "path", "file"):
         if told.get(key):
-            text = _direct(key, name, told, file, folder)
-            text += f" ; {markers}" if markers else ""
-            return Line(name=normal, text=text, direct=True)
+            where = _direct(key, name, told, file, folder)
+            text = requirement(where, "", markers=markers, hashes=hashes)
+            return Line(name=normal, text=text, unhashed=not hashes)
     version = "" if version == "*" else version
     text = requirement(name, version, markers=markers, extras=extras, hashes=hashes)
-    return Line(name=normal, text=text, version=version.removeprefix("==") or None)
+    return Line(name=normal, text=text, version=version.removeprefix("==") or None, unhashed=not hashes)
 
 
 def _direct(key: str, name: str, told: dict[str, Any], file: Path, folder: str) -> str:

@@ -70,25 +70,26 @@ def _line(package: dict[str, Any], file: Path, folder: str) -> Line:
     name, version, source = str(package["name"]), str(package["version"]), table(package, "source")
     markers = _markers(package)
     hashes = [str(one["hash"]) for one in package.get("files") or ()]
-    kind = source.get("type", "legacy")
+    kind, url = source.get("type", "legacy"), str(source.get("url"))
     if kind == "legacy":
         text = requirement(name, f"=={version}", markers=markers, hashes=hashes)
-        return Line(name=normal_name(name), text=text, version=version)
-    url = str(source["url"])
-    if kind in ("directory", "file"):
-        text = project_path(url, file, folder, name)
-        text = f"-e {text}" if package.get("develop") else text
-        text = f"{text} ; {markers}" if markers else text
-        text = " \\\n    ".join([text, *(f"--hash={one}" for one in hashes)])
+    elif kind == "directory":
+        # Editable whatever the lock says: a sync brings new code, and a copy of the old would be run. pip
+        # takes no markers for it.
+        path = project_path(url, file, folder, name)
+        text, hashes = (f"{path} ; {markers}" if markers else f"-e {path}"), []
+    elif kind == "file":
+        text = requirement(project_path(url, file, folder, name), "", markers=markers, hashes=hashes)
     elif kind == "git":
         ref = source.get("resolved_reference") or source.get("reference")
-        text = requirement(name, f"@ {git_url(url, ref, source.get('subdirectory'))}", markers=markers)
+        url = git_url(url, ref, source.get("subdirectory"))
+        text, hashes = requirement(name, f"@ {url}", markers=markers), []
     elif kind == "url":
         text = requirement(name, f"@ {url}", markers=markers, hashes=hashes)
     else:
         message = f"{name} comes from a source that rl doesn't know: {kind}"
         raise ConfigError(message, path=file, hint="poetry export -o requirements.txt makes a file of pip's")
-    return Line(name=normal_name(name), text=text, version=version, direct=True)
+    return Line(name=normal_name(name), text=text, version=version, unhashed=not hashes)
 
 
 def _markers(package: dict[str, Any]) -> str:

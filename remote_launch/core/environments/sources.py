@@ -148,7 +148,7 @@ def _converted(
         content=content_of(root, files),
         lines=lock.lines,
         locked=locked,
-        hashed=any("--hash=" in line.text for line in lock.lines if not line.direct),
+        hashed=locked and any(not line.unhashed for line in lock.lines),
         indexes=lock.indexes,
         depends=lock.depends,
     )
@@ -170,7 +170,7 @@ def _uv_lock(root: Path, path: str, sent: frozenset[str], environment: Environme
         name, source = normal_name(str(package["name"])), table(package, "source")
         registry = source.get("registry")
         version = str(package.get("version") or "") or None
-        lines.append(Line(name=name, text="", version=version, direct=registry is None))
+        lines.append(Line(name=name, text="", version=version))
         depends[name] = tuple(
             normal_name(str(one.get("name")))
             for one in package.get("dependencies") or ()

@@ -43,9 +43,9 @@ def wheelhouse_inputs(source: Source, environment: Environment) -> tuple[WheelSe
         words += [word for name in choice.left_out for word in ("--no-emit-package", name)]
         sets.append(WheelSet(export=tuple(words)))
     elif source.locked:
-        sets += [WheelSet(requirements=text) for text in (choice.indexed, choice.direct)]
+        sets += [WheelSet(requirements=text) for text in (choice.hashed, choice.unhashed)]
     else:
-        text = f"-r {source.path}\n" if source.kind == "requirements" else choice.indexed + choice.direct
+        text = f"-r {source.path}\n" if source.kind == "requirements" else choice.hashed
         if source.hashed:
             sets.append(WheelSet(requirements=text))
         else:
