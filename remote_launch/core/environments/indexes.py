@@ -9,7 +9,7 @@ from remote_launch.errors import ConfigError
 from remote_launch.transport.command import mask_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from remote_launch.core.inventory import Environment, Server
 
@@ -23,8 +23,9 @@ UV_HOME_LINKS = (
 def index_env(
     server: Server, file: Indexes | None = None, wheel_folders: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Return the variables for both installers. The inventory's settings go before the ``file``'s own, and
-    both before the server's ``env``. ``wheel_folders``: of a server without internet. Raises ConfigError."""
+    """Return the variables for both installers. The inventory's settings go before the server's ``env``,
+    and that before what the ``file`` says. ``wheel_folders``: for a server without internet. Raises
+    ConfigError."""
     environment = server.environment
     check_urls(environment)
     if environment.offline:
@@ -37,9 +38,16 @@ def index_env(
             "UV_INDEX": "",
             "UV_PYTHON_DOWNLOADS": "never",
         }
-    if environment.index_url or environment.extra_index_url or file is None:
-        file = Indexes(index_url=environment.index_url, extra=environment.extra_index_url)
-    main, extra, hosts = file.index_url, file.extra, file.insecure_hosts
+    own = Indexes(index_url=environment.index_url, extra=environment.extra_index_url)
+    env = _variables(own, environment.find_links, server.env)
+    if file is not None and own == Indexes():
+        files = _variables(file, (), server.env)
+        env.update({name: value for name, value in files.items() if name not in server.env})
+    return env
+
+
+def _variables(indexes: Indexes, links: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    main, extra, hosts = indexes.index_url, indexes.extra, indexes.insecure_hosts
     env: dict[str, str] = {}
     if main:
         env.update(PIP_INDEX_URL=main, UV_DEFAULT_INDEX=main)
@@ -47,10 +55,9 @@ def index_env(
         env.update(PIP_EXTRA_INDEX_URL=" ".join(extra), UV_INDEX=" ".join(extra))
         # uv would take a package from the first index that has any version of it, an extra one first:
         # torch's own index has old versions of much besides torch. pip takes the best of all.
-        if "UV_INDEX_STRATEGY" not in server.env:
+        if "UV_INDEX_STRATEGY" not in given:
             env["UV_INDEX_STRATEGY"] = "unsafe-best-match"
-    if environment.find_links:
-        links = environment.find_links
+    if links:
         env.update(PIP_FIND_LINKS=" ".join(links), UV_FIND_LINKS=",".join(links))
     if hosts:
         env.update(PIP_TRUSTED_HOST=" ".join(hosts), UV_INSECURE_HOST=" ".join(hosts))

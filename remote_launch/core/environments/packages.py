@@ -144,7 +144,9 @@ class _Calls:
         self.python = environment_python(server)
         self._wheels = wheelhouse_inputs(source, self._environment) if self._environment.offline else ()
         folders = [wheel_folder(number) for number in range(len(self._wheels))]
-        self._env = {**server.env, **index_env(server, source.indexes, folders)}
+        indexes = index_env(server, source.indexes, folders)
+        own = f"{installer.upper()}_"
+        self._env = {**server.env, **{name: indexes[name] for name in indexes if name.startswith(own)}}
         self._file = source.path or "environment.packages"
 
     def install(self, what: str, *words: str, torch: bool = False, file: str | None = None) -> Step:
