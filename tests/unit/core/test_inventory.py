@@ -95,7 +95,7 @@ class TestValues:
         ) * 5
         assert (server.workdir, server.transport, server.connection) == ("~/proj", "openssh", "ssh")
         assert server.connect_timeout_s == 10
-        assert inventory.environment == Environment(manager=DEFAULT_MANAGER)
+        assert server.environment == Environment(manager=DEFAULT_MANAGER, name="proj_env")
         assert inventory.sync == Sync()
         assert inventory.path == project.config
 
@@ -141,7 +141,7 @@ sync:
         }
         assert server.properties == {"rack": 3, "tags": ["a", "b"]}
         assert server.python == "3.10"
-        assert inventory.environment == Environment(
+        assert server.environment == Environment(
             manager="uv",
             python="3.10",
             requirements="req.txt",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
 from remote_launch.errors import TopologyError
@@ -33,7 +33,6 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     inventory = Inventory(
         name="p",
         servers={name: Server(name=name, workdir="~/w", nproc_per_node=2) for name in "ab"},
-        environment=Environment(),
         sync=Sync(),
         path=project.config,
         project=project,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.jobs import JobState
 from remote_launch.core.project import Project
 from remote_launch.core.verdict import verdict_of
@@ -37,7 +37,6 @@ def fleet(tmp_path: Path) -> Fleet:
     inventory = Inventory(
         name="p",
         servers=servers,
-        environment=Environment(),
         sync=Sync(),
         path=project.config,
         project=project,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.inventory import Environment, Inventory, Server, Sync
+from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.programs import pack
 from remote_launch.core.project import Project
 from remote_launch.errors import (
@@ -70,7 +70,6 @@ def ask(tmp_path: Path) -> Any:
         inventory = Inventory(
             name="proj",
             servers={"s": server},
-            environment=Environment(),
             sync=Sync(),
             path=project.config,
             project=project,
@@ -88,6 +87,7 @@ class TestCall:
         transport, fleet, server = ask(b'{"jobs": []}\n')
         assert call(fleet, server, "probe", {"job_ids": ["x"]}) == {"jobs": []}
         assert json.loads(transport.stdins[0]) == {
+            "server": "s",
             "workdir": "~/proj",
             "jobs_folder": ".jobs",
             "job_ids": ["x"],
@@ -99,7 +99,7 @@ class TestCall:
         call(fleet, server, "start", {"spec": {"secret_env": {"KEY": "hunter2"}}})
         [command] = transport.commands
         assert "hunter2" not in repr(command) + command.remote() + command.masked()
-        assert command.argv[1:] == ["start", "/opt/python", "python3", "~/proj/.rl/env/bin/python"]
+        assert command.argv[1:] == ["start", "/opt/python", "python3"]
 
     def test_noise_of_the_login_shell_is_skipped(self, ask: Any) -> None:
         _, fleet, server = ask(b'Welcome!\n{"not": "it"}\n{"jobs": [1]}\n\n')
@@ -135,9 +135,14 @@ class TestCall:
             call(fleet, server, "start", {})
 
     def test_no_python_is_said_with_what_was_tried(self, ask: Any) -> None:
-        _, fleet, server = ask(NO_PYTHON)
-        with pytest.raises(MissingProgramError, match=r"s: no Python 3\.8 .*/opt/python, python3"):
+        _, fleet, server = ask(NO_PYTHON, NO_PYTHON)
+        with pytest.raises(MissingProgramError, match=r"s: no Python 3\.8 .*/opt/python, python3, ~/proj"):
             call(fleet, server, "probe", {})
+
+    def test_a_server_without_python3_has_the_environments_own(self, ask: Any) -> None:
+        transport, fleet, server = ask(NO_PYTHON, b"{}\n")
+        call(fleet, server, "probe", {})
+        assert transport.commands[1].argv[2:] == ["/opt/python", "python3", "~/proj/.rl/rl_env/bin/python"]
 
     @pytest.mark.parametrize(
         "noise", [b"", b"hello\n", b"[1]\n", b"3\n", b"{\n", b"[" * 100_000 + b"\n", b"\xff\n"]
