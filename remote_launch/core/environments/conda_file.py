@@ -28,7 +28,7 @@ NAMES = ("environment.yml", "environment.yaml")
 CONDA_FORGE = "conda-forge"
 _KEYS = ("name", "channels", "dependencies", "prefix", "variables", "category", "platforms")
 _TOKEN = re.compile(r"/t/[^/]+/")  # anaconda.org's logins stand in the path
-_NAME = re.compile(r"(?:[^:\s\[]*::?(?:[^:\s\[]*:)?)?([A-Za-z0-9_][A-Za-z0-9._-]*)")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _REQUIREMENTS = ("-r", "--requirement", "-c", "--constraint")
 
 
@@ -73,8 +73,8 @@ def find_conda_file(root: Path, files: Sequence[str], environment: Environment) 
 
 def spec_name(spec: str) -> str:
     """Given what conda is asked for, return the package's name."""
-    match = _NAME.match(spec)
-    return match.group(1).lower() if match else spec
+    match = _NAME.match(spec.rpartition("::")[2])
+    return match.group().lower() if match else ""
 
 
 class _Reader:
@@ -140,7 +140,7 @@ class _Reader:
                 pip += self._texts(item.fields["pip"], "pip")
                 continue
             spec = self._text_of(item, "dependencies")
-            if spec.startswith("-") or not _NAME.match(spec):
+            if spec.startswith("-") or not spec_name(spec):
                 raise self._error(item.line, f"dependencies: {spec!r} is no package", "as numpy>=1.26")
             specs.append(spec)
         return tuple(specs), pip
