@@ -105,7 +105,8 @@ def _plan_lines(plan: PreparePlan, recipe: Recipe) -> list[str]:
         lines.append(f"code         {output.plural(len(plan.sync.files), 'file')}, {size}")
     if "update-packages" in plan.parts:
         names = ", ".join(recipe.source_files)
-        lines.append(f"packages     {f'as {names} says' if names else 'none: no file names any'}")
+        none = "none: no file names any" if recipe.packages is None else "as the inventory says"
+        lines.append(f"packages     {f'as {names} says' if names else none}")
         for step in recipe.packages.steps if recipe.packages else ():
             lines += _step_lines(step)
     return lines
