@@ -27,7 +27,7 @@ FILE = "requirements.txt"  # in <workdir>/.rl
 UNHASHED_FILE = "requirements-unhashed.txt"
 # $1 is the folder of a uv.lock, from which uv writes paths; installers read them from the workdir.
 _IN_FOLDER = f"""
-folder=$1; shift
+folder=$(printf %s "$1" | sed 's/[&|\\\\]/\\\\&/g'); shift
 "$UV" "$@" || exit
 sed -e "s|^-e \\.|-e ./$folder/.|" -e "s|^\\.|./$folder/.|" .rl/{FILE}.uv > .rl/{FILE}
 """

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,10 +10,17 @@ from remote_launch.core.environments.sources import Source, find_source
 from remote_launch.core.inventory import Environment
 from remote_launch.errors import ConfigError
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 SIX = "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 INICONFIG = "9121e2c1fdb355232495be3194c8dfe87ccc2d5dee45947b78e68f499790d7a7"
 BUILT = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
-PROJECT = '[project]\nname = "demo"\nversion = "1"\ndependencies = ["six>=1", "numpy; python_version>\'3.8\'"]\n'
+PROJECT = """[project]
+name = "demo"
+version = "1"
+dependencies = ["six>=1", "numpy; python_version>'3.8'"]
+"""
 UV_LOCK = """version = 1
 [[package]]
 name = "demo"
@@ -38,14 +44,18 @@ version = "1.17.0"
 optional = false
 groups = ["main", "dev"]
 markers = {{main = "python_version < \\"3.12\\"", dev = "python_version < \\"3.13\\""}}
-files = [{{file = "six-1.17.0-py2.py3-none-any.whl", hash = "sha256:{SIX}"}}, {{file = "s.tar.gz", hash = "sha256:00"}}]
+files = [
+    {{file = "six-1.17.0-py2.py3-none-any.whl", hash = "sha256:{SIX}"}},
+    {{file = "six-1.17.0.tar.gz", hash = "sha256:00"}},
+]
 
 [metadata]
 lock-version = "2.1"
 """
 PIPFILE_LOCK = f"""{{
   "_meta": {{"sources": [{{"name": "pypi", "url": "https://pypi.org/simple", "verify_ssl": true}}]}},
-  "default": {{"six": {{"version": "==1.17.0", "hashes": ["sha256:{SIX}"], "markers": "python_version < '3.12'"}}}},
+  "default": {{"six": {{
+    "version": "==1.17.0", "hashes": ["sha256:{SIX}"], "markers": "python_version < '3.12'"}}}},
   "develop": {{"iniconfig": {{"version": "==2.3.1"}}}}
 }}"""
 
@@ -268,7 +278,8 @@ class TestPipenv:
             '[[source]]\nurl = "https://h:1/simple"\nverify_ssl = false\nname = "x"\n'
             "[packages]\nsix = '*'\nrequests = {version = '>=2', extras = ['socks', 'x']}\n"
             "w = {version = '*', sys_platform = \"== 'linux'\", markers = \"python_version > '3'\"}\n"
-            "g = {git = 'https://h/g.git', ref = 'v1', editable = true}\nl = {path = './lib', editable = true}\n"
+            "g = {git = 'https://h/g.git', ref = 'v1', editable = true}\n"
+            "l = {path = './lib', editable = true}\n"
             "u = {file = 'https://h/u.whl'}\n[dev-packages]\npytest = '*'\n",
         )
         assert tree.texts() == [
