@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcome, Outcomes
     from remote_launch.operations.prepare import PreparePlan, PrepareResult
 
-_SHORT_SCRIPT_LINES = 3
+# Scripts that are no more than their arguments: what is run, in front of these.
+_DIRECT = {'exec "$@"': "", 'exec "$UV" "$@"': "uv ", 'exec "$CONDA" "$@"': "conda "}
 
 
 def show_results(plan: PreparePlan, outcomes: Outcomes[PrepareResult]) -> None:
@@ -86,7 +87,7 @@ def show_plan(plan: PreparePlan) -> None:
         click.echo(f"{', '.join(names)}:")
         for line in lines:
             click.echo(f"  {output.clean(line, colour=False)}".rstrip())
-    output.say("no server was asked: what is done there already will be left as it is")
+    output.say("no server was asked: what is done there already is left as it is; --json has the scripts too")
     if plan.sync.warning:
         output.warn(plan.sync.warning)
 
@@ -117,19 +118,14 @@ def _step_lines(step: Step) -> list[str]:
     lines = [f"  - {step.name}" + (f", where there is no {step.provides}" if step.provides else "")]
     if "download" in told:
         lines.append(f"      downloads {told['download']}")
-    args, script = told["args"], step.script.strip()
-    words = shlex.join(str(word) for word in args) if isinstance(args, list) else ""
-    direct = {'exec "$@"': "", 'exec "$UV" "$@"': "uv ", 'exec "$CONDA" "$@"': "conda "}
-    if script in direct:
-        lines.append(f"      {direct[script]}{words}")
+    args = told["args"] if isinstance(told["args"], list) else []
+    words = shlex.join(str(word) for word in args if word)
+    script = step.script.strip()
+    if script in _DIRECT:
+        lines.append(f"      {_DIRECT[script]}{words}")
     elif script:
-        short = script.splitlines()
-        if len(short) <= _SHORT_SCRIPT_LINES:
-            lines += [f"      {line}" for line in short]
-        else:
-            lines.append(f"      a script of {len(short)} lines (--json prints it)")
-        if words:
-            lines.append(f"      with {words}")
+        size = output.plural(len(script.splitlines()), "line")
+        lines.append(f"      a script of {size}" + (f" for {words}" if words else ""))
     env = told["env"]
     if isinstance(env, dict) and env:
         lines.append(f"      env  {' '.join(f'{name}={value}' for name, value in env.items())}")

@@ -23,6 +23,7 @@ name: proj
 servers:
   a: {connection: local, nproc_per_node: 2}
   b: {connection: local, nproc_per_node: 2}
+environment: {manager: venv}
 """
 # DESIGN 3: what --json of job-list promises of each job.
 JOB_KEYS = {
