@@ -76,6 +76,18 @@ def home_id(root: str) -> str | None:
         return None
 
 
+def former(root: str, current: Prefix) -> list[Prefix]:
+    """Return rl's other environments in a workdir: those that the inventory has named before."""
+    own = os.path.join(root, ".rl")
+    found = []
+    for mark in sorted(glob.glob(os.path.join(glob.escape(own), "*", ENV_MARK))):
+        path = os.path.dirname(mark)
+        if path != current.path:
+            names = (".rl-packages", ".rl-environment")
+            found.append(Prefix(root, path, [os.path.join(path, name) for name in names]))
+    return [prefix for prefix in found if not prefix.foreign]
+
+
 class Prefix:
     """The folder of an environment; ``path`` None where an interpreter that was there is used. ``foreign``
     says why it is not rl's own to remove, None when it is."""

@@ -61,6 +61,7 @@ class _Storage:
         self.jobs_folder = jobs_folder(request)
         self.manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
         self.prefix = owned.Prefix(root, text(request, "prefix"), request.get("marks"))
+        self.former = owned.former(root, self.prefix)
         probed = states.probe({**request, "job_ids": None, "specs": False})
         self.jobs = probed["jobs"]
         self.running = [job for job in self.jobs if _runs(job)]
@@ -75,7 +76,7 @@ class _Storage:
         ended = len(self._ended())
         return {
             "amounts": amounts, "kept": self._kept(kinds), "ended_jobs": ended, "running": self._running(),
-            "environment": self.prefix.state(), "home": owned.home_id(self.root),
+            "environment": "there" if self.former else self.prefix.state(), "home": owned.home_id(self.root),
         }
 
     def remove(self, kinds: list[str]) -> dict[str, Any]:
@@ -121,10 +122,16 @@ class _Storage:
     # -- the environment
 
     def _measure_environment(self, amount: Amount) -> None:
-        self.prefix.measure(amount)
+        for prefix in (self.prefix, *self.former):
+            prefix.measure(amount)
 
     def _remove_environment(self, amount: Amount) -> None:
         self.prefix.remove(amount)
+        for prefix in self.former:
+            lease = Lease(f"{prefix.path}.rl-lock", text(self.request, "who") or "somebody")
+            lease.acquire(_refuse)
+            with lease:
+                prefix.remove(amount)
 
     # -- the code
 

@@ -87,6 +87,19 @@ class TestEnvironment:
         assert not os.path.lexists(f"{prefix}.rl-lock")
         assert ask(served, "remove", "environment")["amounts"]["environment"]["files"] == 0  # said twice
 
+    def test_one_that_the_inventory_no_longer_names_goes_too(self, served: Served, tmp_path: Path) -> None:
+        former = make_environment(served.workdir / ".rl" / "env")
+        link = served.workdir / ".rl" / "link"
+        link.symlink_to(real := make_environment(tmp_path / "real"))
+        prefix = served.workdir / ".rl" / "mine_env"
+        looked = ask(served, "look", "environment", prefix=prefix)
+        assert looked["environment"] == "there"
+        assert looked["amounts"]["environment"]["files"] == 5
+        ask(served, "remove", "environment", prefix=prefix)
+        assert not former.exists()
+        assert (real / "lib").exists()
+        assert sorted(path.name for path in former.parent.iterdir()) == ["bin", "link", "workspace.json"]
+
     def test_a_folder_of_the_users_stays(self, served: Served, tmp_path: Path) -> None:
         prefix = make_environment(tmp_path / "venvs" / "mine", own=False)
         answer = ask(served, "remove", "environment", prefix=prefix)
