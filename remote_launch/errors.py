@@ -26,7 +26,6 @@ catches. A bug keeps its traceback: it is never one of these."""
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -257,6 +256,8 @@ class ServersFailedError(RemoteLaunchError):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Given a wrong word and the right ones, return ", did you mean X?" or an empty string."""
+    import difflib
+
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f", did you mean {near[0]!r}?" if near else ""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections import deque
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from remote_launch.errors import RemoteLaunchError, ServersFailedError
 
@@ -85,41 +86,62 @@ def fanout(
     A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C
     nothing new is started, ``on_interrupt`` is called (it ends what runs) until the threads are back, and
     KeyboardInterrupt goes on."""
-    names = list(dict.fromkeys(names))
-    started: dict[str, float] = {}
-    ended: dict[str, float] = {}
-
-    def timed(name: str) -> T:
-        started[name] = time.monotonic()
-        try:
-            return function(name)
-        finally:
-            ended[name] = time.monotonic()
-
-    with ThreadPoolExecutor(max_workers=max(1, min(limit, len(names))), thread_name_prefix="rl") as pool:
-        futures: dict[str, Future[T]] = {name: pool.submit(timed, name) for name in names}
-        try:
-            pending: set[Future[Any]] = set(futures.values())
-            while pending:  # in slices: a bare wait can't be interrupted everywhere
-                _, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        except KeyboardInterrupt:
-            for future in futures.values():
-                future.cancel()
-            while on_interrupt is not None and (going := [one for one in futures.values() if not one.done()]):
+    crew = _Crew(dict.fromkeys(names), function, limit)
+    try:
+        crew.start()
+        while not crew.wait(0.5):  # in slices: a bare wait can't be interrupted everywhere
+            pass
+    except KeyboardInterrupt:
+        crew.waiting.clear()
+        while not crew.wait(0.0):
+            if on_interrupt is not None:
                 on_interrupt()  # again and again: one may be between two commands, or still connecting
-                wait(going, timeout=_INTERRUPT_EVERY_S)
-            raise
-    outcomes = []
-    for name, future in futures.items():
-        error = future.exception()
-        if error is not None and not isinstance(error, RemoteLaunchError):
-            raise error
-        outcomes.append(
-            Outcome(
-                name,
-                None if error else future.result(),
-                error if isinstance(error, RemoteLaunchError) else None,
-                ended.get(name, 0.0) - started.get(name, 0.0),
-            )
-        )
-    return Outcomes(outcomes)
+            crew.wait(_INTERRUPT_EVERY_S)
+        raise
+    for bug in crew.bugs:
+        raise bug
+    return Outcomes(crew.outcomes[name] for name in crew.names)
+
+
+class _Crew(Generic[T]):
+    """Threads that take names from a queue until it is empty. (concurrent.futures takes 5 ms to import.)"""
+
+    def __init__(self, names: Iterable[str], function: Callable[[str], T], limit: int) -> None:
+        self.names = tuple(names)
+        self.waiting = deque(self.names)
+        self.outcomes: dict[str, Outcome[T]] = {}
+        self.bugs: list[BaseException] = []
+        self._function = function
+        self._threads = [
+            threading.Thread(target=self._work, name=f"rl_{number}")
+            for number in range(max(1, min(limit, len(self.names))))
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the threads' end; True when all have ended."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:  # an interrupt may come before all are started
+                thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                name = self.waiting.popleft()
+            except IndexError:
+                return
+            started = time.monotonic()
+            value: T | None = None
+            failure: RemoteLaunchError | None = None
+            try:
+                value = self._function(name)
+            except RemoteLaunchError as error:
+                failure = error
+            except BaseException as error:  # noqa: BLE001 - raised by the caller's thread, once all have ended
+                self.bugs.append(error)
+            self.outcomes[name] = Outcome(name, value, failure, time.monotonic() - started)

@@ -33,6 +33,7 @@ _NO_PYTHON, _NO_PROGRAM = 96, 97
 _RUN = f"""
 [ -f "$1" ] || exit {_NO_PROGRAM}
 a=$1; v=$2; shift 2
+[ -f "${{a%.pyz}}/__main__.py" ] && a=${{a%.pyz}}/__main__.py  # the archive was unpacked (core/programs.py)
 # What stops a command finds it by this variable: a supervisor must outlive the command that starts it.
 [ "$v" = start ] && unset RL_COMMAND_ID
 for p in "$@"; do

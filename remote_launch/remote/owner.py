@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 
 from . import procs
 from .jobdir import SPEC_LIMIT_BYTES, CorruptError, JobDir, read_object, text
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 @functools.lru_cache(maxsize=1)
 def this_machine() -> dict[str, str]:
     """Return what tells this machine, its boot and its pid namespace from others; "" for what is unknown."""
-    machine = {"hostname": socket.gethostname(), "boot_id": "", "pid_namespace": "", "machine_id": ""}
+    machine = {"hostname": os.uname().nodename, "boot_id": "", "pid_namespace": "", "machine_id": ""}
     with contextlib.suppress(OSError):
         machine["boot_id"] = procs.boot_id()
     with contextlib.suppress(OSError):

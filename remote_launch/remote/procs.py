@@ -9,7 +9,6 @@ parent's: an orphan's parent is pid 1, and that tree is the whole machine.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 
@@ -167,6 +166,8 @@ def die_with_parent(parent: int) -> None:
 
 
 def _prctl(option: int, argument: int) -> None:
+    import ctypes  # a probe, the most frequent of all calls, needs none of it
+
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)  # prctl is variadic: without the type, upper halves of registers are undefined
     if libc.prctl(ctypes.c_int(option), ctypes.c_ulong(argument), zero, zero, zero):

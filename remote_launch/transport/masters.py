@@ -12,7 +12,6 @@ import os
 import socket
 import stat
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -193,6 +192,8 @@ class Master:
         limit_s = 2 * self.target.connect_timeout_s + 10
         # A file, not a pipe: the master in the background would hold a pipe open, and reading it would
         # never end.
+        import tempfile  # 4 ms that a master which is there already saves
+
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 argv,

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import random
+import os
 import re
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import ConnectError, UsageError
@@ -24,6 +22,7 @@ from remote_launch.transport.ssh_errors import connect_error, lost_error, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from remote_launch.transport.base import Forward, Target
     from remote_launch.transport.command import Command
@@ -110,9 +109,13 @@ class OpensshTransport:
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[Path]:
-        """A file for ssh's own words; removed afterwards."""
-        with tempfile.NamedTemporaryFile(dir=self._master.folder, prefix="log-") as file:
-            yield Path(file.name)
+        """A file for ssh's own words; removed afterwards. Its folder is closed to others."""
+        path = self._master.folder / f"log-{os.urandom(8).hex()}"
+        path.touch(mode=0o600, exist_ok=False)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
 
     def _exit_code(self, ended: Ended, log: Path) -> int:
         """Return the command's exit code, or raise when there is none: 255 is ssh's own failure or the
@@ -161,6 +164,8 @@ class OpensshTransport:
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
+        import random
+
         self.connect()
         # With port 0 the server would choose, but the master takes equal requests for one: whoever closes
         # first closes for all.
