@@ -321,4 +321,4 @@ def _holder(holder: dict[str, Any]) -> str:
     """Given who holds the lock, say for whom we wait."""
     who, host, since = text(holder.get("who")), text(holder.get("host")), number(holder.get("since"))
     clock = time.strftime("%H:%M", time.localtime(since)) if since else "?"
-    return f"for {who or 'somebody'}, who prepares it on {host or 'the server'} since {clock}"
+    return f"for {who or 'somebody'}, who is at it since {clock} (on {host or 'the server'})"
