@@ -18,4 +18,6 @@ def steps(server: Server) -> tuple[Step, ...]:
     """Return the steps that make the environment."""
     prefix = environment_prefix(server) or ""
     args = (prefix, server.python or server.environment.python or "")
-    return (Step(name="create environment (uv)", script=_SCRIPT, args=args, env=server.env, needs=("uv",)),)
+    alone = {"UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"} if server.environment.offline else {}
+    env = {**server.env, **alone}
+    return (Step(name="create environment (uv)", script=_SCRIPT, args=args, env=env, needs=("uv",)),)
