@@ -65,9 +65,10 @@ trap 'exit 143' HUP INT TERM
 rm -f "$prefix/.rl-env"
 rmdir "$prefix" 2>/dev/null
 unset PYTHONPATH PYTHONHOME
-export CONDA_REPORT_ERRORS=false CONDA_NOTIFY_OUTDATED_CONDA=false
+export CONDA_REPORT_ERRORS=false CONDA_NOTIFY_OUTDATED_CONDA=false CONDA_NUMBER_CHANNEL_NOTICES=0
 "$CONDA" create -y -p "$prefix" "$@" || exit
 [ -x "$prefix/bin/python" ] || { echo "conda made no python in $prefix" >&2; exit 1; }
+"$prefix/bin/python" --version
 """
 # $1 the folder of environment.yml, which relative paths in it start from; then the command.
 _PIP = 'cd "$1" && shift && exec "$@"'
@@ -99,7 +100,7 @@ _CREATE_HINTS = (
         "these packages or versions don't go together on that server's platform: see the last lines",
     ),
     (
-        "PackagesNotFoundError",
+        "packages are not available from current channels",
         "no such package or version in these channels: see environment.python, environment.yml and channels:",
     ),
     ("ResolvePackageNotFound", "no such package or version in these channels"),

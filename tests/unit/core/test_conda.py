@@ -85,7 +85,7 @@ class TestSteps:
         ("output", "hint"),
         [
             ("CondaToSNonInteractiveError: Terms of Service have not been accepted", "conda tos accept"),
-            ("PackagesNotFoundError: The following packages are not available", "environment.python"),
+            ("The following packages are not available from current channels", "environment.python"),
             ("CondaHTTPError: HTTP 000 CONNECTION FAILED", "https_proxy"),
             ("error    libmamba Could not solve for environment specs", "don't go together"),
         ],
