@@ -28,7 +28,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "setup": ("prepare", "setup", "Only create the Python environment"),
         "rsync": ("prepare", "rsync", "Only send the project"),
         "update-packages": ("prepare", "update_packages", "Only install the packages"),
-        "env": ("environments", "env", "The Python environment of each server: versions, up to date?"),
+        "env": ("environments", "env", "Each server's Python environment: is it up to date?"),
         "clean": ("environments", "clean", "Remove environments, code, ended jobs, caches; asks first"),
         "disconnect": ("setup", "disconnect", "End the kept ssh connections"),
     },

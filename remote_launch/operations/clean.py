@@ -35,10 +35,6 @@ class Amount:
     size_bytes: int
     linked_bytes: int
 
-    @property
-    def freed_bytes(self) -> int:
-        return self.size_bytes - self.linked_bytes
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
@@ -54,9 +50,15 @@ class Stored:
     home: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        told = dataclasses.asdict(self)
-        del told["home"]
-        return {**told, "jobs_ended": told.pop("jobs"), "jobs_running": told.pop("running")}
+        return {
+            "server": self.server,
+            "workdir": self.workdir,
+            "environment": self.environment,
+            "amounts": {kind: dataclasses.asdict(amount) for kind, amount in self.amounts.items()},
+            "jobs_ended": self.jobs,
+            "jobs_running": self.running,
+            "kept": self.kept,
+        }
 
     @property
     def error(self) -> RemoteLaunchError | None:

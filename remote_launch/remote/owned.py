@@ -36,7 +36,6 @@ def describe(request: dict[str, Any], root: str) -> dict[str, Any]:
         "parts": [_state(part, mark) for part, mark in zip(parts, marks)],  # noqa: B905 - Python 3.8
         "made_at": number(marks[0], "made_at") if marks else None,
         "made_by": text(marks[0], "server") if marks else None,
-        "packages_at": number(marks[1], "made_at") if len(marks) > 1 else None,
         "versions": environment.versions(python), "packages": _packages(interpreter), "size": size,
         "home": home_id(root),
     }

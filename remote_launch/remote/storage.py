@@ -194,7 +194,9 @@ class _Storage:
             names = [] if self.running or not self.archive else os.listdir(folder)
             found += [(self.root, ".rl/bin", name) for name in names if name not in current]
             os.close(folder)
-        return [*found, (os.path.expanduser("~"), ".rl", "downloads")]
+        found.append((os.path.expanduser("~"), ".rl", "downloads"))
+        # One that the user has led to another disk stays with its link.
+        return [place for place in found if not os.path.islink(os.path.join(*place))]
 
     def _measure_cache(self, amount: Amount) -> None:
         for root, below, name in self._cached():

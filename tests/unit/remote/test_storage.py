@@ -286,6 +286,13 @@ class TestCache:
         assert not [path for path in (*old, fetched) if path.exists()]
         assert [path for path in (served.program, at_it, conda) if not path.exists()] == []
 
+    def test_a_cache_that_was_led_to_another_disk_stays(self, served: Served, tmp_path: Path) -> None:
+        real = write(tmp_path / "scratch" / "uv" / "wheel")
+        (served.workdir / ".rl" / "cache").symlink_to(tmp_path / "scratch")
+        ask(served, "remove", "cache")
+        assert real.exists()
+        assert (served.workdir / ".rl" / "cache").is_symlink()
+
     def test_what_a_cache_links_is_counted_once_and_said(self, served: Served) -> None:
         own = served.workdir / ".rl"
         wheel = write(own / "cache" / "six.py", "x" * 8192)
