@@ -62,12 +62,11 @@ _MARKS = {
 
 class ServerProgress:
     """Shows the step, its time and the last line of every server. ``on_progress`` may be called from any
-    thread. ``quiet``: where stderr is no terminal nothing is said."""
+    thread."""
 
-    def __init__(self, servers: Sequence[str], *, show_output: bool = False, quiet: bool = False) -> None:
+    def __init__(self, servers: Sequence[str], *, show_output: bool = False) -> None:
         self._servers = list(servers)
         self._show_output = show_output
-        self._quiet = quiet
         self._now: dict[str, _Step] = {}
         self._started = time.monotonic()
         self._lock = threading.Lock()
@@ -108,7 +107,7 @@ class ServerProgress:
                 took_s=now - since if progress.ended else None,
                 failed=progress.error,
             )
-            if self._live is None and not self._quiet:
+            if self._live is None:
                 same = known is not None and (known.name, known.text) == (step.name, step.text)
                 line = self._line(progress.server, step, same=same)
                 if line:
