@@ -234,7 +234,7 @@ class _Runner:
 
     def _step(self, step: dict[str, Any], *, shared: bool = False) -> None:
         name = step["name"]
-        if step.get("provides") and programs.find(step["provides"], self.root):
+        if step.get("provides") and programs.find(step["provides"], self.root, step.get("env")):
             _tell({"same": name})
             return
         if step.get("lock") and not shared:
@@ -306,7 +306,7 @@ class _Runner:
     def _env_of(self, step: dict[str, Any]) -> dict[str, str]:
         env = {**self.env, **(step.get("env") or {})}
         for name in [*(step.get("needs") or []), *(step.get("wants") or [])]:
-            path = programs.find(name, self.root)
+            path = programs.find(name, self.root, env)
             if path is None and name in (step.get("needs") or []):
                 raise Refusal("MissingProgramError", f"{step['name']}: there is no {name} on the server")
             env[name.upper()] = path or ""

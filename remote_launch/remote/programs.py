@@ -27,21 +27,24 @@ _PLACES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "uv": (_UV_PLACES, ("uv",)),
     "conda": (_CONDA_PLACES, ("conda", "mamba", "micromamba")),
 }
+_VARIABLES = {"conda": ("CONDA_EXE", "MAMBA_EXE"), "uv": ()}
 _found: dict[tuple[str, str], str | None] = {}
 
 
-def find(name: str, root: str) -> str | None:
-    """Return the path of "uv" or "conda" (or mamba, micromamba) that runs here; None without one."""
-    key = (name, root)
+def find(name: str, root: str, env: dict[str, str] | None = None) -> str | None:
+    """Return the path of "uv" or "conda" (or mamba, micromamba) that runs here; None without one. ``env`` is
+    what the inventory sets on this server."""
+    given = [(env or {}).get(variable) for variable in _VARIABLES[name]]
+    wanted = next((expand(path) for path in given if path), "")
+    key = (name, wanted)
     if key not in _found or _found[key] is None:
-        _found[key] = next((path for path in _candidates(name, root) if _runs(path)), None)
+        _found[key] = next((path for path in _candidates(name, root, wanted) if _runs(path)), None)
     return _found[key]
 
 
-def _candidates(name: str, root: str) -> list[str]:
+def _candidates(name: str, root: str, wanted: str) -> list[str]:
     places, names = _PLACES[name]
-    variables = ("CONDA_EXE", "MAMBA_EXE") if name == "conda" else ()
-    named = [os.environ.get(variable) or "" for variable in variables]
+    named = [wanted] + [os.environ.get(variable) or "" for variable in _VARIABLES[name]]
     on_path = [path for path in (shutil.which(word) for word in names) if path]
     usual = [path for place in places for path in glob.glob(os.path.expanduser(place))]
     sent = [os.path.join(root, ".rl", "bin", name)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +95,46 @@ class TestSteps:
     )
     def test_what_to_do_when_conda_fails(self, output: str, hint: str) -> None:
         assert hint in str(hint_for(steps(server())[1], output))
+
+
+class TestScript:
+    """The step that creates, with programs in conda's place."""
+
+    def start(self, tmp_path: Path, conda: str) -> subprocess.Popen[str]:
+        program = tmp_path / "conda"
+        program.write_text(f"#!/bin/sh\n{conda}\n")
+        program.chmod(0o755)
+        prefix = tmp_path / "envs/x"
+        prefix.mkdir(parents=True)
+        (prefix / ".rl-env").touch()
+        script = steps(server())[1].script
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, "rl", str(prefix), "", "python=3.11"],
+            env={**os.environ, "CONDA": str(program), "PYTHONPATH": "/user's"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    @pytest.mark.parametrize(("code", "said"), [(7, ""), (0, "conda made no python")])
+    def test_a_failure_leaves_the_folder_ours(self, tmp_path: Path, code: int, said: str) -> None:
+        process = self.start(tmp_path, f'ls -A "$4" && exit 9; echo "[$PYTHONPATH] $*"; exit {code}')
+        out, _ = process.communicate(timeout=30)
+        assert process.returncode == (code or 1)
+        assert f"[] create -y -p {tmp_path}/envs/x python=3.11" in out
+        assert said in out
+        assert [path.name for path in (tmp_path / "envs/x").iterdir()] == [".rl-env"]
+
+    def test_one_that_is_stopped_too(self, tmp_path: Path) -> None:
+        process = self.start(tmp_path, 'mkdir -p "$4/conda-meta"; echo going; exec sleep 600')
+        assert process.stdout is not None
+        while process.stdout.readline() != "going\n":
+            assert process.poll() is None
+        os.killpg(process.pid, signal.SIGTERM)
+        process.communicate(timeout=30)
+        assert process.returncode == 143
+        assert {path.name for path in (tmp_path / "envs/x").iterdir()} == {".rl-env", "conda-meta"}
 
 
 class Project:

@@ -62,6 +62,15 @@ def test_what_the_user_names_goes_first(home: Path, tmp_path: Path, monkeypatch:
     assert find(tmp_path) == named
 
 
+def test_what_the_inventory_names_goes_before_all(home: Path, tmp_path: Path) -> None:
+    on_path = program(tmp_path / "bin/conda")
+    mine = program(home / "scratch/bin/conda")
+    work = str(tmp_path / "work")
+    assert programs.find("conda", work, {"CONDA_EXE": "~/scratch/bin/conda"}) == mine
+    assert programs.find("conda", work, {"CONDA_EXE": "/not/there"}) == on_path
+    assert programs.find("conda", work) == on_path
+
+
 def test_one_that_does_not_run_is_passed_over(home: Path, tmp_path: Path) -> None:
     program(tmp_path / "bin/conda", code=1)
     there = program(home / ".local/bin/micromamba")
