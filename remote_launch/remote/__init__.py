@@ -38,5 +38,6 @@ exit.json       state (SUCCEEDED|FAILED|KILLED), exit_code, signal, reason, ende
                 server, rank, exit_code, signal, tail, message, time, lost)
 job.out job.err stdout and stderr of the command (of torchrun itself for a launch)
 ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
+logs.index      when the logs had which sizes, a line a look (see logindex.py)
 supervisor.log  what the supervisor did, for people
 """

@@ -1,7 +1,7 @@
 """Stream log files as they grow, from given offsets, until their jobs end. Frames: one JSON line, then
 ``length`` raw bytes.
 
-Files are polled (fstat only, 20 to 50 ms): inotify is silent on NFS, and the cost is some microseconds a
+Files are polled (fstat only, 10 to 30 ms): inotify is silent on NFS, and the cost is some microseconds a
 file.
 """
 
@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import select
+import stat
 import time
 
-from . import jobdir
+from . import jobdir, logindex
 from .jobdir import SPEC_LIMIT_BYTES, CorruptError, JobDir, Refusal
+from .logfiles import LogFile, log_files, start_of_last_lines, start_of_line
 from .states import TERMINAL, state_of
 
 TYPE_CHECKING = False
@@ -21,12 +23,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 CHUNK_BYTES = 65536
-TAIL_SEARCH_BYTES = 4 << 20  # a line longer than this is cut: nobody waits for 5 GB of progress bar
 LIST_EVERY_S = 0.2
 STATE_EVERY_S = 1.0  # for what leaves no exit.json: a dead supervisor
 PING_EVERY_S = 5.0
-POLL_S = (0.02, 0.05)
-_STREAMS = {"stdout.log": "stdout", "stderr.log": "stderr"}
+QUIET_S = 0.5  # then the reader is told once that no more is coming just now
+POLL_S = (0.01, 0.03)
 
 
 class _Closed(Exception):  # noqa: N818 - the normal end
@@ -34,9 +35,13 @@ class _Closed(Exception):  # noqa: N818 - the normal end
 
 
 def follow(request: dict[str, Any]) -> int:
-    """Given {"jobs": [{"job_id", "ranks", "launcher", "offsets", "lines"}], "follow"}, write frames to stdout
-    until all jobs have ended (or, without "follow", to the ends that the files have now). ``ranks`` are
-    global ranks, null all of them."""
+    """Given {"jobs": [{"job_id", "ranks", "launcher", "offsets", "lines", "since_age_s", "attempt",
+    "first_attempt"}], "follow"}, write frames to stdout until all jobs have ended (or, without "follow", to
+    the ends that the files have now).
+
+    ``ranks`` are global ranks, null all of them. Without an ``attempt`` it is the newest (or, for who
+    resumes, the ``first_attempt`` that was shown) and those that come. With ``since_age_s``, files begin at
+    what was written that long ago instead of at their last ``lines``: an age, for clocks differ."""
     folder = jobdir.jobs_folder(request)
     items = request.get("jobs")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -58,6 +63,7 @@ def _stream(jobs: list[_Job], live: bool) -> None:
     watcher = select.poll()
     watcher.register(1, 0)  # errors and hang-ups only: the reader is gone
     pinged_at = busy_at = time.monotonic()
+    quiet = True
     while True:
         wrote = False
         for job in jobs:
@@ -67,9 +73,10 @@ def _stream(jobs: list[_Job], live: bool) -> None:
             return
         now = time.monotonic()
         if wrote:
-            busy_at = now
-        if live and now - pinged_at >= PING_EVERY_S:
-            pinged_at = now
+            busy_at, quiet = now, False
+        falls_quiet = not quiet and now - busy_at >= QUIET_S
+        if live and (falls_quiet or now - pinged_at >= PING_EVERY_S):
+            pinged_at, quiet = now, True
             put({"ping": time.time()})
         pause_s = 0.0 if wrote else POLL_S[0] if now - busy_at < 1.0 else POLL_S[1]
         if watcher.poll(pause_s * 1000):
@@ -86,12 +93,18 @@ def put(header: dict[str, Any], content: bytes = b"") -> None:
 class _File:
     """One log file that is being read."""
 
-    def __init__(self, path: str, name: str, stream: str, rank: int | None, offset: int) -> None:
+    def __init__(self, folder: str, log: LogFile, rank: int | None, offset: int) -> None:
         self.offset = offset
         self._was_emptied = False
         self.limit: int | None = None  # how far to read; None: as far as it grows
-        self._header = {"file": name, "stream": stream, "rank": rank}
-        self.fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        self._header = {"file": log.name, "stream": log.stream, "rank": rank, "attempt": log.attempt}
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW
+        self.fd = os.open(os.path.join(folder, log.name), flags)
+        status = os.fstat(self.fd)
+        self.size, self.written_at = status.st_size, status.st_mtime
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self.fd)
+            raise OSError("no file")
 
     def chunk(self, job_id: str) -> bool:
         """Send what is new, at most CHUNK_BYTES of it; False when nothing is."""
@@ -138,9 +151,13 @@ class _Job:
         self._ranks: list[int] | None = ranks
         self._launcher = bool(item.get("launcher"))
         self._lines = lines
+        self._since_age_s = jobdir.number(item, "since_age_s")
+        self._attempt = _whole(item, "attempt")
+        self._first_attempt = _whole(item, "first_attempt")
         self._files: dict[str, _File] = {}
         self._spec: dict[str, Any] | None = None
         self._fresh = True  # nothing was listed yet
+        self._complete = False  # what there is was listed after the job's end
         self._listed_at = self._looked_at = -1e9
         self._state: dict[str, Any] | None = None  # once terminal
 
@@ -154,7 +171,8 @@ class _Job:
         # The state first, then the list, then the bytes: what a job wrote before its end is so never missed.
         if self._state is None:
             self._look(now)
-        if self._fresh or self._state is not None or now - self._listed_at >= LIST_EVERY_S:
+        if self._fresh or now - self._listed_at >= LIST_EVERY_S or (self._state and not self._complete):
+            self._complete = self._state is not None
             self._list(now)
         wrote = False
         for file in list(self._files.values()):
@@ -193,33 +211,68 @@ class _Job:
                 self._spec = {}
         if self._spec is None:
             return  # a start that is just under way
-        torchrun = self._spec.get("torchrun") is not None
-        if not torchrun or self._launcher:
-            self._open(self._job.out, "stdout", None)
-            self._open(self._job.err, "stderr", None)
-        if torchrun:
-            first_rank = int(jobdir.number(self._spec, "first_rank", 0) or 0)
-            for path, stream, local_rank in rank_files(self._job):
-                if self._ranks is None or first_rank + local_rank in self._ranks:
-                    self._open(path, stream, first_rank + local_rank)
+        found = log_files(self._job)
+        if self._first_attempt is None:
+            self._first_attempt = max((log.attempt for log in found), default=None)
+        self._open_new([log for log in found if self._is_wanted(log)])
         self._fresh = False
 
-    def _open(self, path: str, stream: str, rank: int | None) -> None:
-        name = os.path.relpath(path, self._job.path)
-        if name in self._files:
+    def _is_wanted(self, log: LogFile) -> bool:
+        if self._attempt is not None and log.attempt != self._attempt:
+            return False
+        if self._attempt is None and log.attempt < (self._first_attempt or 0):
+            return False
+        if (self._spec or {}).get("torchrun") is None or log.local_rank is None:
+            # What a command that is not torchrun writes below ranks/ is its own business.
+            return log.local_rank is None and (self._launcher or (self._spec or {}).get("torchrun") is None)
+        return self._ranks is None or self._global_rank(log) in self._ranks
+
+    def _global_rank(self, log: LogFile) -> int | None:
+        first = int(jobdir.number(self._spec or {}, "first_rank", 0) or 0)
+        return None if log.local_rank is None else first + log.local_rank
+
+    def _open_new(self, logs: list[LogFile]) -> None:
+        """At the first look a file starts at its last lines, or where it stood at a time; a later one, and
+        that of who resumes, at 0 or its offset."""
+        opened = []
+        for log in logs:
+            if log.name not in self._files:
+                try:
+                    file = _File(self._job.path, log, self._global_rank(log), self._offsets.get(log.name, 0))
+                except OSError:
+                    continue
+                if not self._live:
+                    file.limit = file.size
+                self._files[log.name] = file
+                opened.append((log.name, file))
+        if not self._fresh or self._offsets:
             return
-        try:
-            file = _File(path, name, stream, rank, self._offsets.get(name, 0))
-        except OSError:
-            return
-        if not self._live:
-            file.limit = os.fstat(file.fd).st_size
-        if self._fresh and not self._offsets:
-            file.offset = start_of_last_lines(file.fd, self._lines)
+        starts = self._starts(opened)
+        for name, file in opened:
+            file.offset = starts[name]
             if file.offset:
                 # Said without bytes too: who resumes must know where the file stood.
                 file.put(self._job.job_id)
-        self._files[name] = file
+
+    def _starts(self, opened: list[tuple[str, _File]]) -> dict[str, int]:
+        """Return the offset at which each file is to begin."""
+        if self._since_age_s is None:
+            return {name: start_of_last_lines(file.fd, self._lines) for name, file in opened}
+        since = time.time() - self._since_age_s
+        rows = logindex.read_rows(logindex.index_path(self._job))
+        sizes = logindex.sizes_at(rows, since)
+        starts = {}
+        for name, file in opened:
+            if file.written_at < since:
+                starts[name] = file.size
+            elif rows or file.size <= CHUNK_BYTES:
+                starts[name] = start_of_line(file.fd, min(sizes.get(name, 0), file.size))
+            else:
+                starts[name] = start_of_last_lines(file.fd, self._lines)
+        if not rows and any(0 < starts[name] < file.size for name, file in opened):
+            note = "when its lines were written isn't known (it was started by an older rl)"
+            put({"job": self._job.job_id, "note": note})
+        return starts
 
     def close(self) -> None:
         for file in self._files.values():
@@ -227,57 +280,6 @@ class _Job:
         self._files = {}
 
 
-def rank_files(job: JobDir) -> list[tuple[str, str, int]]:
-    """Return (path, stream, local rank) of torchrun's logs: ranks/<run>/attempt_<n>/<local
-    rank>/<stream>.log."""
-    found = []
-    for attempt in _folders(job.ranks, depth=2):
-        for entry in _scan(attempt):
-            if entry.name.isdigit() and entry.is_dir(follow_symlinks=False):
-                found += [
-                    (os.path.join(entry.path, name), stream, int(entry.name))
-                    for name, stream in _STREAMS.items() if os.path.lexists(os.path.join(entry.path, name))
-                ]
-    return sorted(found)
-
-
-def _folders(path: str, depth: int) -> list[str]:
-    if depth == 0:
-        return [path]
-    return [
-        found for entry in _scan(path) if entry.is_dir(
-            follow_symlinks=False
-        ) for found in _folders(entry.path, depth - 1)
-    ]
-
-
-def _scan(path: str) -> list[os.DirEntry[str]]:
-    try:
-        return list(os.scandir(path))
-    except OSError:
-        return []
-
-
-def start_of_last_lines(fd: int, lines: int) -> int:
-    """Given an open file, return the offset at which its last ``lines`` lines start; 0 for -1. Reads blocks
-    from the end."""
-    size = os.fstat(fd).st_size
-    if lines < 0:
-        return 0
-    if lines == 0:
-        return size
-    at = size
-    wanted = lines + 1  # the newline at the very end closes the last line, it does not start one
-    while at > 0 and size - at < TAIL_SEARCH_BYTES:
-        block = os.pread(fd, min(CHUNK_BYTES, at), max(0, at - CHUNK_BYTES))
-        at = max(0, at - CHUNK_BYTES)
-        if size - at <= CHUNK_BYTES and not block.endswith(b"\n"):
-            wanted = lines  # an unfinished last line
-        count = block.count(b"\n")
-        if count >= wanted:
-            place = len(block)
-            for _ in range(wanted):
-                place = block.rindex(b"\n", 0, place)
-            return at + place + 1
-        wanted -= count
-    return at
+def _whole(item: dict[str, Any], name: str) -> int | None:
+    value = jobdir.number(item, name)
+    return None if value is None else int(value)

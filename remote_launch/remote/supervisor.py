@@ -18,6 +18,7 @@ from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
 from .jobdir import CorruptError, JobDir, number, read_object, text, write_atomic
+from .logindex import LogIndex
 from .member import Member
 from .tree import JobTree
 
@@ -113,10 +114,11 @@ class Supervisor:
         """Supervise until nothing of the job is left and the launch's verdict is known; then write
         exit.json."""
         told_ended = told_gone = False
+        log_index = LogIndex(self.job)
         self.tree.reap()  # it may have ended before the signal handler's pipe was looked at
         while True:
             now = time.monotonic()
-            for key, events in self.selector.select(self._wait_s(now)):
+            for key, events in self.selector.select(self._wait_s(now, log_index.wait_s(now))):
                 key.data(events)
             self.tree.reap()
             if not self.tree.child_alive and not told_ended:
@@ -127,6 +129,7 @@ class Supervisor:
                 self._stop_as_asked()
             now = time.monotonic()
             self.tree.tick(now)
+            log_index.tick(now)
             if self.gang:
                 if self.tree.gone and not told_gone:
                     told_gone = True
@@ -136,10 +139,9 @@ class Supervisor:
                 break
         self._finish()
 
-    def _wait_s(self, now: float) -> float | None:
+    def _wait_s(self, now: float, most_s: float) -> float:
         waits = [self.tree.wait_s(now), self.gang.wait_s(now) if self.gang else None]
-        known = [wait for wait in waits if wait is not None]
-        return min(known) if known else None
+        return min([most_s, *(wait for wait in waits if wait is not None)])
 
     def _tell_child_ended(self) -> None:
         if self.gang:

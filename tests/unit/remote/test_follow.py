@@ -9,7 +9,7 @@ import time
 import uuid
 from typing import IO, TYPE_CHECKING, Any
 
-from remote_launch.remote import follow
+from remote_launch.remote import logfiles
 from tests.support.served import until
 
 if TYPE_CHECKING:
@@ -198,5 +198,5 @@ def test_where_the_last_lines_start(tmp_path) -> None:
         fd = os.open(path, os.O_RDONLY)
         for lines in (0, 1, 2, 3, 39999, 40001):
             expected = b"".join(content.splitlines(keepends=True)[-lines:]) if lines else b""
-            assert content[follow.start_of_last_lines(fd, lines):] == expected, (content[:20], lines)
+            assert content[logfiles.start_of_last_lines(fd, lines):] == expected, (content[:20], lines)
         os.close(fd)
