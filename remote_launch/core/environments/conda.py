@@ -105,7 +105,7 @@ _CREATE_HINTS = (
     ),
     ("ResolvePackageNotFound", "no such package or version in these channels"),
     ("nothing provides", "no such package or version in these channels: see environment.python, channels:"),
-    ("does not exist (perhaps a typo", "no such package or version in these channels"),
+    ("does not exist (perhaps", "no such package or version in these channels"),
     ("UnsatisfiableError", "these packages can't be installed together: see the last lines"),
     ("CondaHTTPError", _NO_INTERNET),
     ("CondaConnectionError", _NO_INTERNET),
