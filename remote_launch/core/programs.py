@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 
 # An archive's modules are compiled anew in every process; unpacked beside it once, they leave their bytecode
-# there (10 ms a call), and its __main__.py needs no runpy and no zipimport (5 ms more). torchrun's verb runs
+# there (10 ms a call), and its __main__.py needs no runpy (5 ms more). torchrun's verb runs
 # in the environment's python, whatever that is, and stays in the archive. Old syntax: python 2 may read it.
 _MAIN = b"""import sys
 

@@ -13,6 +13,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
+from remote_launch.core.programs import archive_name
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
 from remote_launch.operations.verbs import call
 
@@ -68,6 +69,7 @@ def refresh(
             answer.synced = _pull_logs(fleet, server, [*answer.changed, *answer.adopted.sure], synced)
         return answer.summary
 
+    archive_name()  # once, here: the threads would all read and hash the programs at the same time
     outcomes = fleet.map(chosen, ask)
     _record(fleet, [told[server.name] for server in chosen if server.name in told], heard=told.keys())
     for name in outcomes.errors.keys() - told.keys():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from remote_launch.core import programs
 from remote_launch.core.programs import pack
+from remote_launch.operations.verbs import _NO_PROGRAM, _RUN
 
 SOURCES = Path(__file__).parents[3] / "remote_launch" / "remote"
 
@@ -53,3 +55,45 @@ def test_an_unknown_verb_says_what_there_is(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, name, "dance"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2
     assert re.search(r"start\|probe\|", done.stderr)
+
+
+def ask(program: Path, tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    request = json.dumps({"workdir": str(tmp_path), "server": "s", "job_ids": None})
+    argv = [sys.executable, *options, "-I", "-S", str(program), "probe"]
+    return subprocess.run(argv, input=request, capture_output=True, text=True)
+
+
+def test_the_archive_unpacks_itself_and_both_answer(tmp_path: Path) -> None:
+    name, content = pack()
+    (tmp_path / name).write_bytes(content)
+    first = ask(tmp_path / name, tmp_path)
+    unpacked = tmp_path / name.removesuffix(".pyz") / "__main__.py"
+    assert unpacked.is_file()
+    second = ask(unpacked, tmp_path)
+    for done in (first, second):
+        assert (json.loads(done.stdout)["jobs"], done.stderr) == ([], "")
+    assert {path.name for path in tmp_path.iterdir()} == {name, unpacked.parent.name}, "nothing is left aside"
+
+
+def test_the_unpacked_programs_are_what_a_call_runs(tmp_path: Path) -> None:
+    """And the archive, where they are not there: the folder may not be writable."""
+    archive = tmp_path / "rl-0.pyz"
+    archive.write_text("import sys; print('archive', sys.argv[1])")
+    argv = ["/bin/sh", "-c", _RUN, "sh", str(archive), "probe", sys.executable]
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == "archive probe\n"
+    (tmp_path / "rl-0").mkdir()
+    (tmp_path / "rl-0" / "__main__.py").write_text("import sys; print('unpacked', sys.argv[1])")
+    assert subprocess.run(argv, capture_output=True, text=True).stdout == "unpacked probe\n"
+    archive.unlink()
+    assert subprocess.run(argv, capture_output=True, text=True).returncode == _NO_PROGRAM
+
+
+def test_a_probe_starts_light(tmp_path: Path) -> None:
+    """It is what every look at the jobs waits for, on every server."""
+    name, content = pack()
+    (tmp_path / name).write_bytes(content)
+    ask(tmp_path / name, tmp_path)
+    said = ask(tmp_path / name.removesuffix(".pyz") / "__main__.py", tmp_path, "-X", "importtime").stderr
+    loaded = {line.rpartition("|")[2].strip() for line in said.splitlines()}
+    assert "rl_remote.states" in loaded
+    assert loaded.isdisjoint({"ctypes", "socket", "subprocess", "threading", "runpy", "rl_remote.facts"})
