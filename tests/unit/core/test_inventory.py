@@ -522,7 +522,7 @@ def _documented(heading: str) -> set[str]:
     """The keys of the table under a heading of docs/inventory.md."""
     text = (ROOT / "docs" / "inventory.md").read_text(encoding="utf-8")
     section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    return set(re.findall(r"(?m)^\| `([a-z_]+)` \|", section))
+    return set(re.findall(r"(?m)^\| `([a-z0-9_]+)` \|", section))
 
 
 class TestDocs:
