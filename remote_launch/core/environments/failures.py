@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from remote_launch.core.environments.steps import Hints
 
+_BUILD = ("metadata-generation-failed", "subprocess-exited-with-error", "Failed building", "Failed to build")
 
-def install_hints(file: str, *, offline: bool) -> Hints:
-    """Given the file that a step installs from, return what its output means; the particular first."""
+
+def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
+    """Given the file that a step installs from, return what its output means; the particular first.
+    ``project``: the step installs the project itself."""
     conflict = f"the requirements of {file} conflict: see the last lines"
     mixed = f"{file} has hashes for some packages only: pip wants them for all, or for none"
     unknown = f"no such package: check its name in {file}, and that an index of the server has it (index_url)"
     version = f"no such version for that server's Python and platform: see {file}, and environment.python"
     platform = f"no wheel for that server's platform or Python: see {file}, and environment.python"
     build = f"no wheel fits, and it can't be built there: another version in {file}, or another Python"
+    if project:
+        build = "the project can't be built there: see the last lines; install_project: false leaves it out"
     changed = f"an index has another file than {file} names: find out why; if that is right, lock anew"
     missing = f"what was sent for offline: true lacks a package of {file}: rl prepare --force sends it anew"
     login = "the index wants another login: index_url or extra_index_url may hold one (https://user:token@…)"
@@ -48,10 +53,7 @@ def install_hints(file: str, *, offline: bool) -> Hints:
         (version, "No matching distribution"),
         (conflict, "ResolutionImpossible"),
         (conflict, "No solution found"),
-        (build, "metadata-generation-failed"),
-        (build, "subprocess-exited-with-error"),
-        (build, "Failed building wheel"),
-        (build, "Failed to build"),
+        *((build, words) for words in _BUILD),
         (
             "that Python belongs to the system: manager: venv or uv makes an environment of its own",
             "externally-managed",

@@ -194,7 +194,8 @@ class _Calls:
         return [self.install("the project", *words, torch=source.dynamic, file=PYPROJECT)]
 
     def _hints(self, file: str | None) -> Hints:
-        return install_hints(file or self._file, offline=self._environment.offline)
+        offline = self._environment.offline
+        return install_hints(file or self._file, offline=offline, project=file == PYPROJECT)
 
     def _uv(self, name: str, *words: str, file: str | None = None) -> Step:
         home = any(link.startswith("~/") for link in self._environment.find_links)
