@@ -20,6 +20,7 @@ import time
 import traceback
 
 from . import child, owner
+from .guardian import guard
 from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
 from .supervisor import Supervisor
 
@@ -177,6 +178,7 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
             if int(name) > 2 and int(name) not in keep:
                 with contextlib.suppress(OSError):  # the listing's own is closed already
                     os.close(int(name))
+        guard(spec, job, keep[1])
         supervisor = Supervisor(spec, job, root, login, umask)
         try:
             report = supervisor.start()

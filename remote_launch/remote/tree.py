@@ -10,7 +10,9 @@ from . import procs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from typing import Any, Callable
+
+    from .oom import OomWatch
 
 SWEEP_GRACE_S = 2.0  # for what a child leaves behind when it ends by itself
 KILL_PATIENCE_S = 5.0  # after KILL: what is left then sits in the kernel (a dead disk, a hung driver)
@@ -35,6 +37,8 @@ class JobTree:
         self.killed_hard = False  # KILL had to be sent
         self.gone = False
         self.left_over = 0
+        self.oom: OomWatch | None = None  # says what a KILL was
+        self.stalled: dict[str, Any] | None = None  # the failure for which it was stopped
         self._log = log
         self._told = 0  # the last signal that a stop sent
         self._deadline: float | None = None  # when KILL goes out
@@ -59,6 +63,18 @@ class JobTree:
             self._deadline = min(self._deadline, deadline)
         self._next_look = now
         self._log(f"stop: signal {procs.signal_name(number)}, grace {grace_s:g} s")
+
+    def orphaned(self, grace_s: float) -> None:
+        """Go on where the supervisor died: the child, if it lives, was sent TERM by that."""
+        now = time.monotonic()
+        self.asked = True
+        self._told = signal.SIGTERM
+        if self.child_alive:
+            self._deadline = now + max(0.0, grace_s)
+        else:
+            procs.signal_all(procs.members(self.job_id, os.getpid()), signal.SIGTERM)
+            self._deadline = now + SWEEP_GRACE_S
+        self._next_look = now
 
     def reap(self) -> bool:
         """Collect ended children, orphans included (we are a subreaper); True when the child itself was among

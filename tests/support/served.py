@@ -123,6 +123,14 @@ class Served:
         path = self.folder(job_id) / "supervisor.log"
         return path.read_text() if path.exists() else ""
 
+    def kill_supervisor(self, job_id: str, *, guardian: bool = False) -> None:
+        """kill -9 of the job's supervisor; before it of its guardian, which would end what is left."""
+        pid = self.read(job_id, "started.json")["supervisor_pid"]
+        if guardian:
+            with open(f"/proc/{pid}/stat") as file:
+                os.kill(int(file.read().rpartition(")")[2].split()[1]), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+
     def pids(self, job_id: str) -> list[int]:
         """The job's live processes, found by its mark."""
         return sorted(procs.members(job_id))
@@ -134,7 +142,7 @@ class Served:
                 started = self.read(job_id, "started.json")
                 if procs.is_alive(started["supervisor_pid"], started["supervisor_ticks"]):
                     processes = procs.members(job_id, started["supervisor_pid"])
-                    os.kill(started["supervisor_pid"], signal.SIGKILL)
+                    self.kill_supervisor(job_id, guardian=True)
                     procs.signal_all(processes, signal.SIGKILL)
             procs.signal_all(procs.members(job_id), signal.SIGKILL)
 

@@ -80,7 +80,7 @@ def test_a_job_whose_supervisor_died_is_killed_all_the_same(served: Served) -> N
         "trap '' TERM; sh -c 'trap \"\" TERM; touch up; sleep 76' & while :; do sleep 0.1; done"
     )
     _is_up(served)
-    os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
+    served.kill_supervisor(job_id, guardian=True)
     lost = until(lambda: (found := served.probe(job_id))["state"] == "LOST" and found, "the job is lost")
     assert lost["left_over"] >= 2
     assert "its supervisor died" in lost["reason"]
@@ -115,9 +115,9 @@ def test_a_stop_that_rl_did_not_ask_for_is_no_kill(served: Served) -> None:
     assert "not by rl" in end["reason"]
 
 
-def test_the_supervisors_death_ends_the_child(served: Served) -> None:
+def test_the_death_of_supervisor_and_guardian_ends_the_child(served: Served) -> None:
     job_id = served.start("exec sleep 60")
-    os.kill(served.read(job_id, "started.json")["supervisor_pid"], signal.SIGKILL)
+    served.kill_supervisor(job_id, guardian=True)
     until(lambda: served.pids(job_id) == [], "the child ends")
     job = served.probe(job_id)
     assert (
