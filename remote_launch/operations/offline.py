@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.environments.indexes import with_indexes
 from remote_launch.core.environments.platforms import read_platform
 from remote_launch.core.environments.wheels import wheel_folder, wheelhouse_inputs
 from remote_launch.operations.told import mapping
@@ -25,6 +26,7 @@ def send_wheels(
     told = {**mapping(answer.get("machine")), "python_version": mapping(answer.get("versions")).get("python")}
     platform = read_platform(server.name, told)
     tell.begin(STEP)
+    server = with_indexes(server, source.indexes)
     for number, wheels in enumerate(wheelhouse_inputs(source, server.environment)):
         lines = exported_lock(fleet, server, wheels.export) if wheels.export else ""
         folder = build_wheelhouse(

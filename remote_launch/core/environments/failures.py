@@ -16,7 +16,8 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
     ``project``: the step installs the project itself."""
     conflict = f"the requirements of {file} conflict: see the last lines"
     mixed = f"{file} has hashes for some packages only: pip wants them for all, or for none"
-    unknown = f"no such package: check its name in {file}, and that an index of the server has it (index_url)"
+    # pip says nothing of an index that refused its login.
+    unknown = f"no such package: check its name in {file}, and that the index has it (index_url, its login)"
     version = f"no such version for that server's Python and platform: see {file}, and environment.python"
     platform = f"no wheel for that server's platform or Python: see {file}, and environment.python"
     build = f"no wheel fits, and it can't be built there: another version in {file}, or another Python"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from remote_launch.core.environments.locked import Indexes
@@ -44,6 +45,18 @@ def index_env(
         files = _variables(file, (), server.env)
         env.update({name: value for name, value in files.items() if name not in server.env})
     return env
+
+
+def with_indexes(server: Server, file: Indexes) -> Server:
+    """Return the server with what a file says of indexes in its inventory's place, where that names none: for
+    programs of this machine that download for it."""
+    environment = server.environment
+    if environment.index_url or environment.extra_index_url or file == Indexes():
+        return server
+    main = None if {"PIP_INDEX_URL", "UV_DEFAULT_INDEX"} & server.env.keys() else file.index_url
+    extra = () if {"PIP_EXTRA_INDEX_URL", "UV_INDEX"} & server.env.keys() else file.extra
+    found = dataclasses.replace(environment, index_url=main, extra_index_url=extra)
+    return dataclasses.replace(server, environment=found)
 
 
 def _variables(indexes: Indexes, links: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:

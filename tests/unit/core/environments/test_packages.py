@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 from remote_launch.core.environments.failures import install_hints
-from remote_launch.core.environments.indexes import UV_HOME_LINKS, index_env
+from remote_launch.core.environments.indexes import UV_HOME_LINKS, index_env, with_indexes
 from remote_launch.core.environments.locked import Indexes, Line
 from remote_launch.core.environments.packages import packages_part
 from remote_launch.core.environments.sources import Source
@@ -256,6 +256,16 @@ class TestIndexes:
         assert index_env(server(extra_index_url=("https://a",)), own) == index_env(
             server(extra_index_url=("https://a",))
         )
+
+    def test_and_for_what_is_downloaded_here(self) -> None:
+        own = Indexes(index_url="https://lock", extra=("https://more",))
+        found = with_indexes(server(offline=True), own).environment
+        assert (found.index_url, found.extra_index_url) == ("https://lock", ("https://more",))
+        for given in (server(index_url="https://mine"), server(extra_index_url=("https://mine",))):
+            assert with_indexes(given, own) is given
+        env = {"PIP_INDEX_URL": "https://mine", "UV_INDEX": "https://mine"}
+        found = with_indexes(server(env=env), own).environment
+        assert (found.index_url, found.extra_index_url) == (None, ())
 
     def test_one_index_needs_no_strategy(self) -> None:
         assert "UV_INDEX_STRATEGY" not in index_env(server(index_url="https://h"))
