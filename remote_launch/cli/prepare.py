@@ -158,7 +158,7 @@ def _prepare(
         if as_json:
             output.emit_json(command, plan.to_dict())
         else:
-            prepared.show_plan(plan)
+            prepared.show_plan(plan, {server.name: server.workdir for server in chosen})
         return 0
     warnings = [plan.sync.warning] if plan.sync.warning and "rsync" in plan.parts else []
     if warnings and not as_json:

@@ -78,11 +78,11 @@ def difference_texts(differences: Sequence[Difference]) -> list[str]:
     return [f"{difference.text} ({difference.why})" for difference in differences]
 
 
-def show_plan(plan: PreparePlan) -> None:
+def show_plan(plan: PreparePlan, workdirs: Mapping[str, str]) -> None:
     """Print what would be done: servers with the same plan together."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name, recipe in plan.recipes.items():
-        groups.setdefault(tuple(_plan_lines(plan, recipe)), []).append(name)
+        groups.setdefault(tuple(_plan_lines(plan, recipe, workdirs[name])), []).append(name)
     for lines, names in groups.items():
         click.echo(f"{', '.join(names)}:")
         for line in lines:
@@ -92,7 +92,7 @@ def show_plan(plan: PreparePlan) -> None:
         output.warn(plan.sync.warning)
 
 
-def _plan_lines(plan: PreparePlan, recipe: Recipe) -> list[str]:
+def _plan_lines(plan: PreparePlan, recipe: Recipe, workdir: str) -> list[str]:
     lines: list[str] = []
     if "setup" in plan.parts:
         if recipe.prefix:
@@ -103,7 +103,7 @@ def _plan_lines(plan: PreparePlan, recipe: Recipe) -> list[str]:
             lines += _step_lines(step)
     if "rsync" in plan.parts:
         size = output.size_text(plan.sync.size_bytes)
-        lines.append(f"code         {output.plural(len(plan.sync.files), 'file')}, {size}")
+        lines.append(f"code         {output.plural(len(plan.sync.files), 'file')}, {size}, to {workdir}")
     if "update-packages" in plan.parts:
         names = ", ".join(recipe.source_files)
         none = "none: no file names any" if recipe.packages is None else "as the inventory says"

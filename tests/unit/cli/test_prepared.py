@@ -68,7 +68,7 @@ class TestPlan:
         lines = shown.out.splitlines()
         assert [line for line in lines if not line.startswith(" ")] == ["a, b:", "c:"]
         assert "  environment  by venv, in /w/.rl/env" in lines
-        assert "  code         1 file, 6 B" in lines
+        assert "  code         1 file, 6 B, to /w" in lines
         assert "  packages     as requirements.txt says" in lines
         assert "uv pip install" in shown.out
         assert "WANDB_API_KEY=" in shown.out
