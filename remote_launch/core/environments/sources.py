@@ -230,13 +230,14 @@ def _pyproject(root: Path, path: str, sent: frozenset[str], environment: Environ
 def _with_project(root: Path, source: Source, sent: frozenset[str], environment: Environment) -> Source:
     """The project itself too, where the source is of a pyproject.toml that says how it is built, or where
     the inventory asks for it."""
-    folder = posixpath.dirname(source.path)
+    own = source.kind in ("uv.lock", "poetry.lock", PYPROJECT)
+    wanted = environment.install_project
+    if wanted is False or (wanted is None and not own):
+        return source
+    folder = posixpath.dirname(source.path) if own else ""
     beside = posixpath.join(folder, PYPROJECT)
     found: Pyproject | None = read_pyproject(root / beside) if beside in sent else None
-    wanted = environment.install_project
-    if wanted is None:
-        wanted = source.kind in ("uv.lock", "poetry.lock", PYPROJECT) and bool(found and found.is_package)
-    if not wanted and not source.dynamic:
+    if wanted is None and not source.dynamic and not (found and found.is_package):
         return source
     if found is None and posixpath.join(folder, "setup.py") not in sent:
         raise ConfigError(

@@ -387,6 +387,18 @@ class TestPyproject:
         assert source.build_requires == ("hatchling", "editables~=0.3")
         assert source.content != tree.source().content
 
+    def test_the_project_is_at_the_top_wherever_the_requirements_are(self, tree: Tree) -> None:
+        tree.write("requirements/gpu.txt", "six\n")
+        tree.write("pyproject.toml", PROJECT + BUILT)
+        assert tree.source(requirements="requirements/gpu.txt", install_project=True).project == "."
+        tree.write("sub/pyproject.toml", PROJECT + BUILT)
+        assert tree.source(requirements="sub/pyproject.toml").project == "./sub"
+
+    def test_a_broken_file_that_is_not_needed_is_not_read(self, tree: Tree) -> None:
+        tree.write("requirements.txt", "six\n")
+        tree.write("pyproject.toml", "[project\n")
+        assert tree.source().kind == "requirements"
+
     def test_a_project_without_a_build_file(self, tree: Tree) -> None:
         tree.write("requirements.txt", "six\n")
         assert tree.refused(install_project=True).key == "environment.install_project"
