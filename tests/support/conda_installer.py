@@ -73,7 +73,8 @@ def create(args):
     missing = [spec for spec, (_, version) in zip(args.specs, found) if version is None]
     if missing:
         fail(
-            "PackagesNotFoundInChannelsError: The following packages are not available from current channels:\\n\\n"
+            "PackagesNotFoundInChannelsError: The following packages are not available from current "
+            "channels:\\n\\n"
             + "".join("  - %s\\n" % spec for spec in missing)
             + "\\nCurrent channels:\\n\\n" + "".join("  - %s\\n" % channel for channel in channels)
         )
