@@ -18,7 +18,7 @@ from remote_launch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fanout import Outcomes
@@ -49,19 +49,17 @@ def job_list(
     States are as the servers last told; --rsync asks them now.
     """
     del hidden
-    from remote_launch.core.registry import select_by_tags
-
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
     outcomes = _refresh(fleet, chosen) if ask else None
-    jobs = fleet.registry.all() if show_all or stopped else fleet.registry.unfinished()
+    jobs = _recorded(fleet, tags, ended=show_all or stopped)
+    if fleet.registry.was_set_aside and outcomes is None:  # what it held is on the servers
+        outcomes = _refresh(fleet, chosen)
+        jobs = _recorded(fleet, tags, ended=show_all or stopped)
     if stopped:
         jobs = [job for job in jobs if job.state.is_terminal]
-    jobs = select_by_tags(jobs, tags)
     if servers:
         jobs = [job for job in jobs if job.server in set(servers)]
-    for text in fleet.registry.skipped:
-        output.warn(text)
     if as_json:
         data = [job.to_dict() for job in jobs]
         if outcomes is not None:
@@ -69,7 +67,7 @@ def job_list(
         output.emit_json("job-list", data)
         return 0
     if jobs:
-        _print_jobs(jobs)
+        _print_jobs(jobs, fleet.inventory.servers)
     else:
         click.echo(
             "no jobs"
@@ -82,6 +80,14 @@ def job_list(
     return 0
 
 
+def _recorded(fleet: Fleet, tags: Sequence[str], *, ended: bool) -> list[JobRecord]:
+    from remote_launch.core.registry import select_by_tags
+
+    if not ended:
+        return select_by_tags(fleet.registry.unfinished(), tags)
+    return fleet.registry.tagged(tags) if tags else fleet.registry.all()
+
+
 def _refresh(fleet: Fleet, servers: Sequence[Any]) -> Outcomes[Any]:
     from remote_launch.operations.refresh import refresh
 
@@ -92,25 +98,21 @@ def _refresh(fleet: Fleet, servers: Sequence[Any]) -> Outcomes[Any]:
     return outcomes
 
 
-def _print_jobs(jobs: Sequence[JobRecord]) -> None:
+def _print_jobs(jobs: Sequence[JobRecord], servers: Container[str]) -> None:
     rows = output.Rows(
         "key", "name", "server", "node", "state", "exit", "started", "duration", "tags", "command"
     )
-    shown: set[str] = set()
-    for first in jobs:
-        group = (
-            [first] if first.launch_id is None else [job for job in jobs if job.launch_id == first.launch_id]
-        )
-        if (first.launch_id or first.job_id) in shown:
-            continue
-        shown.add(first.launch_id or first.job_id)
+    groups: dict[str, list[JobRecord]] = {}
+    for job in jobs:
+        groups.setdefault(job.launch_id or job.job_id, []).append(job)
+    for group in groups.values():
         for number, job in enumerate(sorted(group, key=lambda one: (one.node_rank or 0, one.key))):
             rows.add_row(
                 str(job.key),
                 output.clean(job.name, colour=False) if number == 0 else "└",
                 job.server,
                 _node_text(job),
-                _state_cell(job),
+                _state_cell(job, servers),
                 exit_text(job),
                 output.time_text(job.started_at),
                 output.duration_text(job.duration_s),
@@ -124,9 +126,11 @@ def _node_text(job: JobRecord) -> str:
     return "" if job.node_rank is None else f"{job.node_rank}/{job.nnodes}"
 
 
-def _state_cell(job: JobRecord) -> output.Cell:
+def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
     more = ""
-    if job.unreachable_since and not job.state.is_terminal:
+    if job.server not in servers and not job.state.is_terminal:
+        more = " (server no longer in the inventory)"
+    elif job.unreachable_since and not job.state.is_terminal:
         from remote_launch.core.jobs import now
 
         more = f" (unreachable for {output.duration_text(now() - job.unreachable_since)})"
@@ -174,7 +178,7 @@ def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
 
     jobs = [fleet.registry.get(key) for key in keys]
     if not keys:
-        jobs = fleet.registry.all()[-1:]
+        jobs = fleet.registry.newest(1)
         if not jobs:
             raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
     groups: dict[str, list[JobRecord]] = {}

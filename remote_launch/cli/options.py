@@ -87,8 +87,17 @@ def load_fleet(ctx: click.Context) -> Fleet:
     fleet = Fleet.load((root.obj or {}).get("project"))
     root.call_on_close(fleet.close)
     if not ctx.resilient_parsing:  # a completion says nothing
+        root.call_on_close(lambda: _warn_of_registry(fleet))
         _warn_of_password(fleet)
     return fleet
+
+
+def _warn_of_registry(fleet: Fleet) -> None:
+    """Say, at the command's end, what of the index of jobs could not be read."""
+    for text in fleet.notices:
+        from remote_launch.cli import output
+
+        output.warn(output.clean(text, colour=False))
 
 
 def _warn_of_password(fleet: Fleet) -> None:
@@ -113,7 +122,7 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
     try:
         return [
             str(job.key)
-            for job in load_fleet(ctx).registry.all()[-100:]
+            for job in load_fleet(ctx).registry.newest(100)
             if str(job.key).startswith(incomplete)
         ]
     except Exception:  # noqa: BLE001
@@ -122,7 +131,7 @@ def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> l
 
 def _complete_tags(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     try:
-        tags = {tag for job in load_fleet(ctx).registry.all() for tag in job.tags}
+        tags = {tag for job in load_fleet(ctx).registry.newest(1000) for tag in job.tags}
         return sorted(tag for tag in tags if tag and tag.startswith(incomplete))
     except Exception:  # noqa: BLE001
         return []
@@ -176,18 +185,16 @@ def single_server(fleet: Fleet, name: str | None) -> Any:
 def choose_jobs(fleet: Fleet, keys: Iterable[str], tags: Iterable[str]) -> list[JobRecord]:
     """Given keys or tags, return the jobs meant. Raises UnknownJobError for a key, or tags that match
     nothing."""
-    from remote_launch.core.registry import select_by_tags
     from remote_launch.errors import UnknownJobError, did_you_mean
 
     keys, tags = list(keys), list(tags)
     if keys:
         return list({job.job_id: job for job in (fleet.registry.get(key) for key in keys)}.values())
-    jobs = fleet.registry.all()
     if not tags:
-        return jobs
-    found = select_by_tags(jobs, tags)
+        return fleet.registry.all()
+    found = fleet.registry.tagged(tags)
     if not found:
-        known = {tag for job in jobs for tag in job.tags}
+        known = {tag for job in fleet.registry.all() for tag in job.tags}
         near = "".join(did_you_mean(tag, known) for tag in tags if tag not in known)
         raise UnknownJobError(
             f"no job is tagged {' and '.join(tags)}{near}", hint="rl job-list --all shows the tags"

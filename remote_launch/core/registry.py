@@ -6,101 +6,89 @@ SQLite's default (no WAL: it needs shared memory, which network home folders lac
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import sqlite3
 from typing import TYPE_CHECKING
 
+from remote_launch.core.job_rows import dump_record, load_record
 from remote_launch.core.jobs import JobRecord, JobState
-from remote_launch.errors import RegistryError, UnknownJobError, did_you_mean
+from remote_launch.core.registry_file import RegistryFile
+from remote_launch.errors import UnknownJobError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    import sqlite3
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job_id TEXT PRIMARY KEY,
-    key INTEGER NOT NULL UNIQUE,
-    launch_id TEXT,
-    server TEXT NOT NULL,
-    state TEXT NOT NULL,
-    record TEXT NOT NULL,
-    synced_bytes INTEGER NOT NULL DEFAULT -1
-);
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state);
-CREATE INDEX IF NOT EXISTS jobs_by_launch ON jobs (launch_id);
-PRAGMA user_version = 1;
-"""
-_LOCK_TIMEOUT_S = 30.0
-_FIELDS = frozenset(field.name for field in dataclasses.fields(JobRecord))
 _TERMINAL = [state.value for state in JobState if state.is_terminal]
+_NEWEST = "(SELECT MAX(key) FROM jobs WHERE typeof(key) = 'integer')"
 
 
 class Registry:
-    """Jobs by key and id. Raises RegistryError when the file can't be used."""
+    """Jobs by key and id. Raises RegistryError when the file can't be used.
+
+    A row that can't be read is skipped; a file that is no database any more is set aside, and the registry
+    begins anew. ``notices`` says so in plain words, each once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.skipped: list[str] = []  # rows that could not be read, in plain words
+        self._file = RegistryFile(path)
+        self._skipped: dict[str, None] = {}
 
-    @contextlib.contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(self.path, timeout=_LOCK_TIMEOUT_S, isolation_level=None)
-            try:
-                connection.execute("PRAGMA synchronous = NORMAL")
-                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    connection.executescript(_SCHEMA)
-                yield connection
-            finally:
-                connection.close()
-        except (sqlite3.Error, OSError) as error:
-            raise RegistryError(
-                f"{self.path}: {error}",
-                hint="the index can be rebuilt: move the file away, then run rl job-list --rsync --all",
-            ) from error
+    @property
+    def was_set_aside(self) -> bool:
+        """True when the file was found damaged: what it held must be asked of the servers."""
+        return self._file.set_aside is not None
 
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+    @property
+    def notices(self) -> list[str]:
+        """What the user must know of the file, in plain words."""
+        aside = self._file.set_aside
+        damage = f"{self.path} was damaged and is set aside as {aside and aside.name}; "
+        damage += "rl job-list --rsync --all brings the jobs back from the servers"
+        return [*([damage] if aside else []), *self._skipped]
 
     def add(self, records: Iterable[JobRecord]) -> list[JobRecord]:
         """Given new jobs, return them with their keys (1, 2, 3 …). One transaction: all or none. A known
         job_id keeps its row."""
-        added = []
-        with self._transaction() as connection:
-            next_key = connection.execute("SELECT COALESCE(MAX(key), 0) FROM jobs").fetchone()[0] + 1
+        records = list(records)
+
+        def insert(connection: sqlite3.Connection) -> list[JobRecord]:
+            next_key = _next_key(connection)
+            added = []
             for record in records:
                 known = connection.execute(
                     "SELECT key, record FROM jobs WHERE job_id = ?", (record.job_id,)
-                ).fetchone()
-                if known:
-                    added.extend(self._read([known]))
+                ).fetchall()
+                readable = self._read(known)
+                if readable:
+                    added.extend(readable)
                     continue
-                keyed = dataclasses.replace(record, key=next_key)
-                next_key += 1
+                if known:  # a row that can't be read: what the server told takes its place
+                    connection.execute("DELETE FROM jobs WHERE job_id = ?", (record.job_id,))
+                old_key = known[0][0] if known else None
+                keyed = dataclasses.replace(record, key=old_key if isinstance(old_key, int) else next_key)
+                next_key += keyed.key == next_key
                 connection.execute(
                     "INSERT INTO jobs (job_id, key, launch_id, server, state, record)"
                     " VALUES (?, ?, ?, ?, ?, ?)",
-                    (keyed.job_id, keyed.key, keyed.launch_id, keyed.server, keyed.state.value, _dump(keyed)),
-                )
+                    (
+                        keyed.job_id, keyed.key, keyed.launch_id, keyed.server, keyed.state.value,
+                        dump_record(keyed),
+                    ),
+                )  # fmt: skip
                 added.append(keyed)
-        return added
+            connection.execute("REPLACE INTO counters (name, value) VALUES ('next_key', ?)", (next_key,))
+            return added
+
+        return self._file.write(insert)
 
     def update(self, records: Iterable[JobRecord]) -> None:
         """Write changed records. A terminal state that is already there stays: an older answer can't undo
         it."""
-        with self._transaction() as connection:
+        records = list(records)
+
+        def write(connection: sqlite3.Connection) -> None:
             for record in records:
                 row = connection.execute(
                     "SELECT state FROM jobs WHERE job_id = ?", (record.job_id,)
@@ -115,12 +103,35 @@ class Registry:
                     continue
                 connection.execute(
                     "UPDATE jobs SET state = ?, record = ? WHERE job_id = ?",
-                    (record.state.value, _dump(record), record.job_id),
+                    (record.state.value, dump_record(record), record.job_id),
                 )
+
+        self._file.write(write)
+
+    def remove(self, job_ids: Collection[str]) -> None:
+        """Forget these jobs. Their keys are never given out again."""
+        self._file.write(
+            lambda connection: connection.executemany(
+                "DELETE FROM jobs WHERE job_id = ?", [(job_id,) for job_id in job_ids]
+            )
+        )
 
     def all(self) -> list[JobRecord]:
         """Return every job, by key."""
         return self._select("SELECT key, record FROM jobs ORDER BY key")
+
+    def newest(self, count: int) -> list[JobRecord]:
+        """Return the newest jobs, by key."""
+        return self._select("SELECT key, record FROM jobs ORDER BY key DESC LIMIT ?", [count])[::-1]
+
+    def tagged(self, tags: Iterable[str]) -> list[JobRecord]:
+        """Return the jobs that carry every one of these tags, by key."""
+        tags = list(tags)
+        # Read those alone that hold the tags' texts somewhere.
+        holds = "".join(" AND instr(record, ?)" for _ in tags)
+        words = [json.dumps(tag) for tag in tags]
+        jobs = self._select(f"SELECT key, record FROM jobs WHERE 1{holds} ORDER BY key", words)  # noqa: S608
+        return select_by_tags(jobs, tags)
 
     def unfinished(self) -> list[JobRecord]:
         """Return the jobs whose state isn't terminal, by key."""
@@ -135,8 +146,8 @@ class Registry:
 
     def ids(self) -> set[str]:
         """Return the ids of all jobs."""
-        with self._connection() as connection:
-            return {row[0] for row in connection.execute("SELECT job_id FROM jobs")}
+        rows = self._file.read(lambda connection: connection.execute("SELECT job_id FROM jobs").fetchall())
+        return {row[0] for row in rows}
 
     def get(self, word: str) -> JobRecord:
         """Given a key, a job_id or its beginning (4 digits or more), return the job. Raises UnknownJobError,
@@ -157,10 +168,12 @@ class Registry:
         raise self._unknown(word)
 
     def _unknown(self, word: str) -> UnknownJobError:
-        with self._connection() as connection:
-            keys = [
-                str(row[0]) for row in connection.execute("SELECT key FROM jobs ORDER BY key DESC LIMIT 200")
-            ]
+        rows = self._file.read(
+            lambda connection: connection.execute(
+                "SELECT key FROM jobs ORDER BY key DESC LIMIT 200"
+            ).fetchall()
+        )
+        keys = [str(row[0]) for row in rows]
         if not keys:
             return UnknownJobError(
                 f"unknown job {word!r}: there are no jobs yet", hint="start one: rl job-run, rl torch-launch"
@@ -172,51 +185,45 @@ class Registry:
 
     def synced_bytes(self) -> dict[str, int]:
         """Return, by job_id, how many bytes of logs the last log sync saw; -1 for none yet."""
-        with self._connection() as connection:
-            return dict(connection.execute("SELECT job_id, synced_bytes FROM jobs").fetchall())
+        rows = self._file.read(
+            lambda connection: connection.execute("SELECT job_id, synced_bytes FROM jobs").fetchall()
+        )
+        return {job_id: size for job_id, size in rows if isinstance(size, int)}
 
     def set_synced_bytes(self, sizes: dict[str, int]) -> None:
         """Note the log sizes that a sync brought."""
-        with self._transaction() as connection:
-            connection.executemany(
+        self._file.write(
+            lambda connection: connection.executemany(
                 "UPDATE jobs SET synced_bytes = ? WHERE job_id = ?", [(v, k) for k, v in sizes.items()]
             )
+        )
 
     def _select(self, sql: str, values: Sequence[object] = ()) -> list[JobRecord]:
-        with self._connection() as connection:
-            rows = connection.execute(sql, tuple(values)).fetchall()
+        rows = self._file.read(lambda connection: connection.execute(sql, tuple(values)).fetchall())
         return self._read(rows)
 
-    def _read(self, rows: Iterable[tuple[int, str]]) -> list[JobRecord]:
-        """Given rows, return their records; a row that can't be read is skipped and noted in ``skipped``."""
+    def _read(self, rows: Iterable[tuple[object, object]]) -> list[JobRecord]:
+        """Given rows, return their records; a row that can't be read is skipped and noted."""
         records = []
         for key, text in rows:
             try:
-                records.append(_load(key, text))
-            except (ValueError, TypeError, KeyError) as error:
-                self.skipped.append(f"job {key} in {self.path.name} can't be read ({error})")
+                records.append(load_record(key, text))
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                self._skipped[
+                    f"job {key} in {self.path.name} can't be read and is left out ({error}); "
+                    "rl job-list --rsync brings it back where its server has it"
+                ] = None
         return records
+
+
+def _next_key(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT value FROM counters WHERE name = 'next_key'").fetchone()
+    newest = connection.execute(f"SELECT {_NEWEST}").fetchone()[0] or 0
+    counted = row[0] if row and isinstance(row[0], int) else 1
+    return int(max(newest + 1, counted))
 
 
 def select_by_tags(jobs: Iterable[JobRecord], tags: Iterable[str]) -> list[JobRecord]:
     """Given jobs, return those that carry every one of ``tags``."""
     wanted = set(tags)
     return [job for job in jobs if wanted <= set(job.tags)]
-
-
-def _dump(record: JobRecord) -> str:
-    data = dataclasses.asdict(record)
-    data["state"] = record.state.value
-    return json.dumps(data, separators=(",", ":"))
-
-
-def _load(key: int, text: str) -> JobRecord:
-    data = json.loads(text)
-    if not isinstance(data, dict):
-        raise TypeError("not a record")
-    # A column of a newer version is left out rather than refused.
-    known = {name: value for name, value in data.items() if name in _FIELDS}
-    known["state"] = JobState(known["state"])
-    known["tags"] = tuple(known.get("tags") or ())
-    known["key"] = key
-    return JobRecord(**known)

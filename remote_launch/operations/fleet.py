@@ -65,6 +65,11 @@ class Fleet:
             self._registry = Registry(self.project.registry)
         return self._registry
 
+    @property
+    def notices(self) -> list[str]:
+        """What the user must know of the index of jobs, if it was used."""
+        return [] if self._registry is None else self._registry.notices
+
     def server(self, name: str) -> Server:
         """Given a name, return its entry. Raises UnknownServerError."""
         return self.inventory.select([name])[0]

@@ -16,6 +16,7 @@ from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.programs import archive_name
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
 from remote_launch.operations.verbs import call
+from remote_launch.transport.command import MASK, mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -55,12 +56,11 @@ def refresh(
     chosen = list(servers) if servers is not None else fleet.select()
     unfinished: dict[str, list[JobRecord]] = defaultdict(list)
     synced = registry.synced_bytes()
-    for job in registry.all():
-        if job.state in UNSETTLED or (
-            logs and int(job.details.get("log_bytes", 0)) != synced.get(job.job_id, -1)
-        ):
+    recorded = registry.all()
+    for job in recorded:
+        if job.state in UNSETTLED or (logs and _log_bytes(job) != synced.get(job.job_id, -1)):
             unfinished[job.server].append(job)
-    known = frozenset(synced)
+    known = frozenset(job.job_id for job in recorded)  # a row that can't be read is written anew
     told: dict[str, _Told] = {}
 
     def ask(server: Server) -> Refreshed:
@@ -112,6 +112,7 @@ class _Adopted:
     named_otherwise: list[tuple[str, JobRecord]] = dataclasses.field(default_factory=list)
     # Started under that server's name, on another machine (the name was given anew, say).
     moved: list[JobRecord] = dataclasses.field(default_factory=list)
+    bad: list[str] = dataclasses.field(default_factory=list)  # folders that can't be read, in plain words
 
 
 def _settle(answers: Sequence[_Told], heard: Collection[str]) -> list[JobRecord]:
@@ -127,7 +128,17 @@ def _settle(answers: Sequence[_Told], heard: Collection[str]) -> list[JobRecord]
     for answer in answers:
         for job in answer.adopted.moved:
             settled.setdefault(job.job_id, job)
-    return sorted(settled.values(), key=lambda job: (job.created_at, job.node_rank or 0))
+    # In the order of their starts, the nodes of a launch next to each other.
+    begun: dict[str, float] = {}
+    for job in settled.values():
+        launch = job.launch_id or job.job_id
+        begun[launch] = min(begun.get(launch, job.created_at), job.created_at)
+
+    def order(job: JobRecord) -> tuple[float, str, int]:
+        launch = job.launch_id or job.job_id
+        return begun[launch], launch, job.node_rank or 0
+
+    return sorted(settled.values(), key=order)
 
 
 def _record(fleet: Fleet, answers: Sequence[_Told], heard: Collection[str] = ()) -> None:
@@ -167,11 +178,16 @@ def _ask(
         unknown = [word for word in texts(answer.get("others")) if word not in known and _JOB_ID.match(word)]
         adopted = _adopt(fleet, server, unknown) if unknown else adopted
     moved = sum(1 for job in changed if job.state != by_id[job.job_id].state)
-    bad = [f"{item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad"))]
+    bad = [*_bad(answer), *adopted.bad]
     unjudged = {job_id: item for job_id, item in told.items() if _is_unjudged(item)}
     bad += [f"job {by_id[job_id].key} {text(item.get('reason'))}" for job_id, item in unjudged.items()]
     summary = Refreshed(changed=moved, adopted=len(adopted.sure), bad=tuple(bad))
     return _Told(changed=changed, adopted=adopted, summary=summary)
+
+
+def _bad(answer: Mapping[str, Any]) -> list[str]:
+    """Given an answer of the probe, return which folders there can't be read, and why."""
+    return [f"job folder {item.get('name')}: {item.get('reason')}" for item in mappings(answer.get("bad"))]
 
 
 def _jobs(answer: Mapping[str, Any], asked: Collection[str]) -> list[dict[str, Any]]:
@@ -235,7 +251,7 @@ def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
     answer = call(
         fleet, server, "probe", {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
     )
-    adopted = _Adopted()
+    adopted = _Adopted(bad=_bad(answer))
     for item in _jobs(answer, set(job_ids)):
         record = _adopted(server, item)
         name = text(mapping(item.get("spec")).get("server"))
@@ -251,20 +267,26 @@ def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
 
 def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
     spec = mapping(told.get("spec"))
+    env = {name: value for name, value in mapping(spec.get("env")).items() if isinstance(value, str)}
     record = JobRecord(
         job_id=told["job_id"],
         server=server.name,
-        command=text(spec.get("command")) or "?",
+        command=mask_urls(text(spec.get("command")) or "?"),
         name=text(spec.get("name")) or "",
         launch_id=text(spec.get("launch_id")),
         run_id=text(spec.get("run_id")),
         node_rank=number(spec.get("node_rank")),
         nnodes=number(spec.get("nnodes")),
         tags=tuple(texts(spec.get("tags"))),
+        env=mask_env(env) | dict.fromkeys(texts(spec.get("secret_names")), MASK),
         workdir=server.workdir,
         created_at=epoch_s(spec.get("created_at")) or epoch_s(told.get("started_at")) or 0.0,
     )
     return _updated(record, told)
+
+
+def _log_bytes(job: JobRecord) -> int:
+    return number(job.details.get("log_bytes")) or 0
 
 
 def _pull_logs(
@@ -272,7 +294,7 @@ def _pull_logs(
 ) -> dict[str, int]:
     """Bring the log files of those jobs that have grown since the last time, in one rsync; return their
     sizes."""
-    sizes = {job.job_id: int(job.details.get("log_bytes", 0)) for job in jobs}
+    sizes = {job.job_id: _log_bytes(job) for job in jobs}
     grown = [job_id for job_id, size in sizes.items() if size != synced.get(job_id, -1)]
     if not grown:
         return {}

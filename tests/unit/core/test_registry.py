@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -10,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.core import registry_file
+from remote_launch.core.job_rows import dump_record
 from remote_launch.core.jobs import JobRecord, JobState
 from remote_launch.core.registry import Registry, select_by_tags
 from remote_launch.errors import RegistryError, UnknownJobError
 from tests.support.records import new_record
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 ADD_FIFTY = """
@@ -30,6 +34,24 @@ for number in range(50):
     [record] = registry.add([JobRecord(job_id=new_id(), server="s", command=f"{sys.argv[2]}-{number}")])
     print(record.key)
 """
+
+
+@contextlib.contextmanager
+def adder(registry: Registry, number: int) -> Iterator[subprocess.Popen[str]]:
+    """A process that adds 50 jobs once it gets a line, and prints their keys."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", ADD_FIFTY, str(registry.path), str(number)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture
@@ -65,34 +87,26 @@ class TestKeys:
         assert add(registry).key == 1
 
     def test_ten_processes_lose_nothing_and_give_no_key_twice(self, registry: Registry) -> None:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, "-c", ADD_FIFTY, str(registry.path), str(number)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for number in range(10)
-        ]
-        try:
-            for process in processes:
-                assert process.stdout is not None
-                assert process.stdout.readline() == "ready\n"
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(adder(registry, number)) for number in range(10)]
             for process in processes:  # now all at once
                 assert process.stdin is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
             answers = [process.communicate(timeout=120)[0] for process in processes]
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
         assert [process.returncode for process in processes] == [0] * 10
         told = sorted(int(line) for answer in answers for line in answer.split())
         assert told == list(range(1, 501))
         jobs = registry.all()
         assert [job.key for job in jobs] == told
         assert {job.command for job in jobs} == {f"{p}-{n}" for p in range(10) for n in range(50)}
+
+    def test_a_removed_jobs_key_is_not_given_out_again(self, registry: Registry) -> None:
+        add(registry)
+        job = add(registry)
+        registry.remove([job.job_id])
+        assert [job.key for job in registry.all()] == [1]
+        assert add(registry).key == 3
 
 
 def test_ten_thousand_jobs(registry: Registry) -> None:
@@ -201,8 +215,8 @@ class TestDamage:
         add(registry, command="good")
         self.write(registry, 1, record)
         assert [job.command for job in registry.all()] == ["good"]
-        assert len(registry.skipped) == 1
-        assert "job 1" in registry.skipped[0]
+        assert len(registry.notices) == 1
+        assert "job 1" in registry.notices[0]
         assert add(registry).key == 3
 
     def test_a_newer_versions_columns_are_left_out(self, registry: Registry) -> None:
@@ -212,16 +226,166 @@ class TestDamage:
         assert registry.get("1").state is JobState.RUNNING
 
     @pytest.mark.parametrize(
-        "content", [b"not a database, but long enough to look at it" * 40, b"SQLite format 3\0" + b"x" * 500]
-    )
-    def test_a_broken_file_is_an_error_that_says_how_to_rebuild(
-        self, registry: Registry, content: bytes
+        "fields",
+        [
+            {"job_id": "../../etc"}, {"job_id": 5}, {"server": None}, {"tags": "x"}, {"tags": [1]},
+            {"details": []}, {"created_at": "yesterday"}, {"started_at": float("nan")}, {"ended_at": 1e300},
+            {"node_rank": "0"}, {"attempt": None}, {"env": []}, {"exit_code": 10**30}, {"state": "DANCING"},
+        ],
+    )  # fmt: skip
+    def test_fields_of_another_shape_are_a_damaged_row(
+        self, registry: Registry, fields: dict[str, Any]
     ) -> None:
+        job = add(registry)
+        add(registry, command="good")
+        self.write(registry, 1, json.dumps({**json.loads(dump_record(job)), **fields}))
+        assert [job.command for job in registry.all()] == ["good"]
+        assert [job.command for job in registry.unfinished()] == ["good"]
+        [notice] = registry.notices  # read twice, said once
+        assert "job 1" in notice
+
+    def test_a_damaged_row_is_replaced_by_what_its_server_told(self, registry: Registry) -> None:
+        job = add(registry, command="lost")
+        self.write(registry, 1, "{")
+        [again] = registry.add([new_record(job_id=job.job_id, server="s", command="told")])
+        assert (again.key, again.command) == (1, "told")
+        assert registry.all() == [again]
+        assert add(registry).key == 2
+
+    @pytest.mark.parametrize("key", ["x", b"\0\xff", 2**62])
+    def test_a_damaged_key_does_not_stop_the_count(self, registry: Registry, key: object) -> None:
+        add(registry)
+        add(registry, command="good")
+        with sqlite3.connect(registry.path) as connection:
+            connection.execute("UPDATE jobs SET key = ? WHERE key = 1", (key,))
+        connection.close()
+        assert "good" in [job.command for job in registry.all()]
+        assert add(registry).key in (3, 2**62 + 1)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"not a database, but long enough to look at it" * 40,
+            b"SQLite format 3\0" + b"x" * 500,
+            b"SQLite format 3\0" + b"x" * 50_000,
+            b"\0" * 4096,
+        ],
+    )
+    def test_a_file_that_is_no_database_is_set_aside(self, registry: Registry, content: bytes) -> None:
         registry.path.parent.mkdir()
         registry.path.write_bytes(content)
-        with pytest.raises(RegistryError, match=r"jobs\.sqlite3") as caught:
+        assert registry.all() == []
+        assert registry.was_set_aside
+        [notice] = registry.notices
+        assert "rl job-list --rsync" in notice
+        [aside] = registry.path.parent.glob("jobs.sqlite3.corrupt-*")
+        assert aside.read_bytes() == content
+        assert aside.name in notice
+        assert add(registry).key == 1
+        assert not Registry(registry.path).notices
+
+    @pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+    def test_a_file_that_was_cut_off_is_set_aside(self, registry: Registry, part: float) -> None:
+        registry.add([new_record(server="s", command="c") for _ in range(200)])
+        content = registry.path.read_bytes()
+        registry.path.write_bytes(content[: int(len(content) * part)])
+        registry = Registry(registry.path)
+        assert add(registry).key == 1
+        assert registry.was_set_aside
+        assert len(registry.all()) == 1
+
+    def test_another_programs_tables_are_set_aside(self, registry: Registry) -> None:
+        registry.path.parent.mkdir()
+        with sqlite3.connect(registry.path) as connection:
+            connection.executescript("CREATE TABLE notes (text TEXT); PRAGMA user_version = 2")
+        connection.close()
+        assert registry.all() == []
+        assert registry.was_set_aside
+
+    def test_several_find_the_damage_and_one_sets_it_aside(self, registry: Registry) -> None:
+        registry.path.parent.mkdir()
+        registry.path.write_bytes(b"rubbish" * 1000)
+        with contextlib.ExitStack() as stack:
+            processes = [stack.enter_context(adder(registry, number)) for number in range(4)]
+            for process in processes:
+                assert process.stdin is not None
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            for process in processes:
+                process.communicate(timeout=60)
+                assert process.returncode == 0
+        assert [job.key for job in registry.all()] == list(range(1, 201))
+        assert len(list(registry.path.parent.glob("*.corrupt-*"))) == 1
+
+    def test_a_newer_format_is_left_alone(self, registry: Registry) -> None:
+        add(registry)
+        with sqlite3.connect(registry.path) as connection:
+            connection.execute("PRAGMA user_version = 9")
+        connection.close()
+        before = registry.path.read_bytes()
+        with pytest.raises(RegistryError, match=r"newer rl .*format is 9") as caught:
             registry.all()
-        assert "rebuilt" in str(caught.value.hint)
+        assert "update rl" in str(caught.value.hint)
+        assert registry.path.read_bytes() == before
+
+    def test_an_older_format_is_brought_up(self, registry: Registry) -> None:
+        add(registry)
+        with sqlite3.connect(registry.path) as connection:
+            connection.executescript("DROP TABLE counters; PRAGMA user_version = 1")
+        connection.close()
+        assert [job.key for job in registry.all()] == [1]
+        assert add(registry).key == 2
+
+
+class TestWhereItCannotBeWritten:
+    def connect(self, monkeypatch: pytest.MonkeyPatch, *pragmas: str, mode: str = "rw") -> None:
+        real = sqlite3.connect
+
+        def connect(path: Path, **options: Any) -> sqlite3.Connection:
+            connection: sqlite3.Connection = real(f"file:{path}?mode={mode}", uri=True, **options)
+            for pragma in pragmas:
+                connection.execute(pragma)
+            return connection
+
+        monkeypatch.setattr(sqlite3, "connect", connect)
+
+    @pytest.mark.parametrize("version", [1, 2])
+    def test_a_disk_that_can_only_be_read(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch, version: int
+    ) -> None:
+        job = add(registry)
+        with sqlite3.connect(registry.path) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        connection.close()
+        self.connect(monkeypatch, mode="ro")
+        assert registry.all() == [job]
+        with pytest.raises(RegistryError, match="readonly") as caught:
+            add(registry)
+        assert "writable" in str(caught.value.hint)
+        assert not registry.was_set_aside
+
+    def test_a_full_disk(self, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+        job = add(registry)
+        self.connect(monkeypatch, "PRAGMA max_page_count = 10")
+        with pytest.raises(RegistryError, match="full") as caught:
+            registry.add(new_record(server="s", command="x" * 1000) for _ in range(100))
+        assert "free some space" in str(caught.value.hint)
+        assert registry.all() == [job]
+
+    def test_a_file_that_is_locked_for_long(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add(registry)
+        monkeypatch.setattr(registry_file, "_LOCK_TIMEOUT_S", 0.1)
+        holder = sqlite3.connect(registry.path, isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        for use in (registry.all, lambda: add(registry)):
+            with pytest.raises(RegistryError, match="locked") as caught:
+                use()
+            assert "another program" in str(caught.value.hint)
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert add(registry).key == 2
 
     def test_a_place_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
