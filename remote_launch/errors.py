@@ -17,6 +17,7 @@ RemoteLaunchError(hint, exit_code)
 ├── TopologyError
 ├── JobError
 │   ├── UnknownJobError               nearest keys; exit code 2
+│   ├── StartUnderWayError
 │   ├── JobStateError
 │   └── RegistryError
 └── ServersFailedError(outcomes)      every server's outcome kept
@@ -227,6 +228,10 @@ class UnknownJobError(JobError):
     """No job with that key, id or tags."""
 
     exit_code = 2
+
+
+class StartUnderWayError(JobError):
+    """Another start of the same job is at it: this one did nothing, and the job may run."""
 
 
 class JobStateError(JobError):

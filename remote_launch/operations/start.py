@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,9 @@ from remote_launch.errors import (
     CommandError,
     ConnectError,
     ConnectionLostError,
+    RegistryError,
     RemoteLaunchError,
+    StartUnderWayError,
     UsageError,
 )
 from remote_launch.operations.told import epoch_s
@@ -103,12 +106,14 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
             failed = dataclasses.replace(record, reason=str(error).removeprefix(f"{name}: "))
             if not _may_run(error):
                 failed = dataclasses.replace(failed, state=JobState.FAILED, ended_at=now())
-            fleet.registry.update([failed])
+            with contextlib.suppress(RegistryError):  # the server's word matters more
+                fleet.registry.update([failed])
             raise
         running = dataclasses.replace(
             record, state=JobState.RUNNING, started_at=epoch_s(answer.get("started_at")), seen_at=now()
         )
-        fleet.registry.update([running])
+        with contextlib.suppress(RegistryError):  # it runs: the next refresh writes that down
+            fleet.registry.update([running])
         fleet.log(name, f"start {record.command}", job_id=spec.job_id)
         return running
 
@@ -117,8 +122,8 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
 
 def _may_run(error: RemoteLaunchError) -> bool:
     """True when a start came to this and the server may run the job all the same: it got the request and gave
-    no answer to it."""
-    return isinstance(error, ConnectionLostError | CommandError)
+    no answer to it, or an earlier try of it is still at work there."""
+    return isinstance(error, ConnectionLostError | CommandError | StartUnderWayError)
 
 
 def _start_once(fleet: Fleet, server: Any, spec: JobSpec) -> dict[str, Any]:

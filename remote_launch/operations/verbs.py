@@ -15,6 +15,7 @@ from remote_launch.errors import (
     JobError,
     MissingProgramError,
     RemoteLaunchError,
+    StartUnderWayError,
     WorkspaceError,
     last_lines,
 )
@@ -161,6 +162,7 @@ def refusal(server: str, error: object) -> RemoteLaunchError:
     hint = _hint_when_full(message) if told.get("hint") is None else str(told["hint"])
     if str(told.get("type", "")).startswith("Workspace"):
         return WorkspaceError(server, message, hint=hint)
-    refused = JobError(f"{server}: {message}", hint=hint)
+    is_rival = told.get("type") == "StartUnderWayError"
+    refused = (StartUnderWayError if is_rival else JobError)(f"{server}: {message}", hint=hint)
     refused.server = server  # type: ignore[attr-defined]
     return refused

@@ -7,7 +7,7 @@ on stdin and prints one JSON object as one line on stdout (``follow`` prints fra
 ``start``'s names "workdir" and may name "jobs_folder" (".jobs") and "server", what the
 inventory calls the server. A refusal is ``{"error": {"type": …,
 "message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError, MissingProgramError,
-PortTakenError, StartError or ServerError; a bug is a traceback on stderr and exit code 1.
+PortTakenError, StartError, StartUnderWayError or ServerError; a bug is a traceback on stderr and exit code 1.
 
 verb            does
 --------------  ----------------------------------------------------------------------------------------------
@@ -18,6 +18,7 @@ kill            stop jobs: TERM, grace, KILL, verified gone
 follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
 storage         what environment there is and how much rl keeps; remove environment, code, ended jobs, caches
+removal         how much ended jobs keep; remove their folders
 torchrun        (run by the environment's own python) torchrun, with its ChildFailedError written down
 
 The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by
@@ -26,7 +27,7 @@ The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written
 file            content
 --------------  ----------------------------------------------------------------------------------------------
 lock            flocked by the supervisor for its life
-spec.json       the spec as received, without "secret_env" and "gang.token"; "machine": hostname, boot_id,
+spec.json       the spec as received, without "secret_env" (but its "secret_names") and "gang.token"; "machine": hostname, boot_id,
                 pid_namespace, machine_id
 started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks, started_at (epoch seconds), attempt,
                 server (its name), and what spec.json has as "machine" (see owner.py)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 JOB_ID = re.compile(r"[0-9a-f]{32}\Z")
+TRASH = re.compile(r"\.trash-[0-9a-f]{32}(-[0-9a-f]{8})?\Z")  # the folder of a removed job (removal.py)
 STATE_LIMIT_BYTES = 1 << 20
 SPEC_LIMIT_BYTES = 16 << 20
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")

@@ -88,7 +88,7 @@ def _claim(job: JobDir, server: str | None) -> int | None:
             return None
         if rival is not None:
             if time.monotonic() > deadline:
-                raise Refusal("StartError", rival, "try again")
+                raise Refusal("StartUnderWayError", rival, "rl job-list --rsync shows what came of it")
             time.sleep(0.01)
 
 
@@ -124,6 +124,7 @@ def _clear_remains(job: JobDir) -> None:
 
 def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
     public = {name: value for name, value in spec.items() if name != "secret_env"}
+    public["secret_names"] = sorted(spec.get("secret_env") or {})
     public["machine"] = owner.this_machine()
     if isinstance(public.get("gang"), dict):
         public["gang"] = {name: value for name, value in public["gang"].items() if name != "token"}

@@ -9,6 +9,7 @@ from . import owner, procs
 from .jobdir import (
     JOB_ID,
     SPEC_LIMIT_BYTES,
+    TRASH,
     CorruptError,
     JobDir,
     job_dir,
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 START_PATIENCE_S = 60.0  # a start takes less than a second
 TERMINAL = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
 SPEC_FIELDS = (
-    "server", "workdir", "command", "name", "cwd", "env", "tags", "launch_id", "run_id", "node_rank",
-    "nnodes", "first_rank", "nproc",
+    "server", "workdir", "command", "name", "cwd", "env", "secret_names", "tags", "launch_id",
+    "run_id", "node_rank", "nnodes", "first_rank", "nproc",
     "attempt", "created_at",
 )
 
@@ -76,6 +77,8 @@ def _listing(folder: str) -> tuple[list[str], list[dict[str, str]]]:
         return [], []
     for entry in entries:
         name = entry.name.encode("utf-8", "replace").decode()[:200]
+        if TRASH.match(entry.name):
+            continue  # a removed job, not all gone yet
         if not JOB_ID.match(entry.name):
             bad.append({"name": name, "reason": "not a job id"})
         elif not entry.is_dir(follow_symlinks=False):
@@ -205,7 +208,14 @@ def log_bytes(job: JobDir) -> int:
         for name in files:
             if name.endswith(".log"):
                 total += _size(os.path.join(folder, name))
-    return total
+    return total + _stacks_bytes(job)
+
+
+def _stacks_bytes(job: JobDir) -> int:
+    try:
+        return sum(_size(entry.path) for entry in os.scandir(os.path.join(job.path, "stacks")))
+    except OSError:
+        return 0
 
 
 def _size(path: str) -> int:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = (
-    "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "torchrun",
+    "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "removal",
+    "torchrun",
 )
 
 
@@ -77,6 +78,10 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import prepare
 
         return prepare.check(request)
+    if verb == "removal":
+        from . import removal
+
+        return removal.removal(request)
     if verb == "storage":
         from . import storage
 
