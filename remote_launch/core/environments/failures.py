@@ -59,7 +59,7 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
             "that Python belongs to the system: manager: venv or uv makes an environment of its own",
             "externally-managed",
         ),
-        ("that Python has no pip: its -m ensurepip brings one; manager: uv needs none", "No module named pip"),
+        ("that Python has no pip: -m ensurepip brings one; manager: uv needs none", "No module named pip"),
         (f"{file} was written by a newer uv: update uv on the server", "unsupported schema version"),
         (f"{file} can't be read by uv: write it anew: uv lock", "Failed to parse `uv.lock`"),
         (f"an old uv on the server can't read {file}: update it there", "unexpected argument"),
