@@ -19,6 +19,8 @@ follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
 storage         what environment there is and how much rl keeps; remove environment, code, ended jobs, caches
 removal         how much ended jobs keep; remove their folders
+prepare         what a server lacks of its environment; make it by a recipe (frames, see prepare.py)
+fetch           download one file, on this machine or on a server (frames, see downloads.py)
 torchrun        (run by the environment's own python) torchrun, with its ChildFailedError written down
 
 The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by
