@@ -153,6 +153,8 @@ class JobSpec:
     attempt: int = 0
     grace_s: float = 15.0
     gang: GangSpec | None = None
+    stall_timeout_s: float | None = None  # no output for so long: its stacks are written, and it is stopped
+    notify: str | None = dataclasses.field(default=None, repr=False)  # shell; run on the server after the end
     created_at: float = 0.0
 
     def to_wire(self) -> dict[str, Any]:
@@ -167,6 +169,7 @@ class JobSpec:
         data["shell"] = data["shell"] and mask_urls(data["shell"])
         data["command"] = mask_urls(data["command"])
         data["env"] = {**mask_env(self.env), **dict.fromkeys(self.secret_env, MASK)}
+        data["notify"] = self.notify and MASK  # a webhook's address is a secret
         data.pop("secret_env")
         if data["gang"]:
             data["gang"].pop("token")

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 
-from . import procs
+from . import procs, stall
 from .jobdir import JobDir, Refusal, expand, is_env_name
 
 TYPE_CHECKING = False
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _OURS = (
-    "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR"
+    "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR",
+    "RL_HEARTBEAT_FILE",
 )
 
 
@@ -40,6 +41,7 @@ def environment(spec: dict[str, Any], workdir: str, job: JobDir, login: dict[str
     prefix = os.path.dirname(os.path.dirname(expand(spec["python"]))) if "/" in spec.get("python", "") else ""
     if prefix and os.path.isfile(os.path.join(prefix, "pyvenv.cfg")):
         env["VIRTUAL_ENV"] = prefix
+    stall.prepare(env, spec, job)
     return env
 
 

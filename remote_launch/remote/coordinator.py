@@ -81,6 +81,14 @@ class Coordinator:
         """A person killed this node's job (or told a member so): kill the launch."""
         self._begin_stop(killed=kill)
 
+    def ask_for_stacks(self) -> None:
+        """The launch has stalled: each node is to write down what its processes are doing."""
+        self._broadcast("stacks", {})
+
+    def stalled(self, failure: dict[str, Any]) -> None:
+        """No node has had any output for too long."""
+        self._fail(failure)
+
     # -- connections
 
     def _accept(self) -> None:
@@ -176,8 +184,10 @@ class Coordinator:
 
     def _on_message(self, node: Node, message: dict[str, Any]) -> None:
         kind = message.get("kind")
-        if kind == "beat" or message.get("attempt") != self._host.attempt:
+        if message.get("attempt") != self._host.attempt:
             return
+        if kind == "beat":
+            self._host.stalls.heard(node.rank, message)
         if kind == "ended":
             failure = message.get("failure")
             failure = failure if isinstance(failure, dict) else None

@@ -9,7 +9,8 @@ Messages (each carries "attempt"; see ``link`` for how they are signed):
 
 kind      from     fields                              says
 --------  -------  ----------------------------------  -------------------------------------------------------
-beat      both                                         I am there; once a second
+beat      both     quiet_s, dumped                     I am there; once a second. A member also for how long
+                                                       its ranks have been quiet (see ``stall``)
 ended     member   failure (or null), age_s, asked     my child ended; how long ago the failure was, on my
                                                        clock; had it been told to stop
 stopped   member   left_over                           nothing of the job is left on my node

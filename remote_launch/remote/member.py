@@ -62,6 +62,12 @@ class Member:
         self._gone_at = time.monotonic()
         self._send("stopped", {"left_over": left_over})
 
+    def ask_for_stacks(self) -> None:
+        """Node 0 alone judges that a launch has stalled."""
+
+    def stalled(self, failure: dict[str, Any]) -> None:
+        """See ``ask_for_stacks``."""
+
     def kill(self, kill: dict[str, Any]) -> None:
         """A person killed this node's job: the launch is to be killed."""
         self._killed = kill
@@ -152,6 +158,8 @@ class Member:
                 first = procs.signal_number(message.get("signal")) or signal.SIGTERM
                 grace_s = number(message, "grace_s", GANG_GRACE_S)
                 self._host.stop(first, GANG_GRACE_S if grace_s is None else grace_s)
+        elif message.get("kind") == "stacks":
+            self._host.stalls.dump()
         elif message.get("kind") == "end":
             self._end(str(message.get("state")), text(message, "by"), message.get("cause"))
 
@@ -171,7 +179,7 @@ class Member:
             self._connect(now)
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S
-            self._send("beat", {})
+            self._send("beat", self._host.stalls.beat())
         if self._killed is not None and self._gone_at is not None and now - self._gone_at > KILL_PATIENCE_S:
             self._end("KILLED", text(self._killed, "by"), None)
         elif self._lost is None and self._coordinator_is_lost(now):

@@ -20,6 +20,8 @@ from .gang import GangSettings
 from .jobdir import CorruptError, JobDir, number, read_object, text, write_atomic
 from .logindex import LogIndex
 from .member import Member
+from .oom import OomWatch
+from .stall import StallWatch
 from .tree import JobTree
 
 TYPE_CHECKING = False
@@ -47,6 +49,8 @@ class Supervisor:
         self.selector = selectors.DefaultSelector()
         self.gang: Coordinator | Member | None = None
         self.tree: JobTree
+        self.oom = OomWatch()
+        self.stalls: StallWatch
         self._login = login
         self._umask = umask
         self._term_seen = False
@@ -79,6 +83,8 @@ class Supervisor:
             raise
         child.release()
         self.tree = JobTree(self.job.job_id, child.pid, self.log)
+        self.tree.oom = self.oom
+        self.stalls = StallWatch(self, env, cwd)
         self.spec.pop("secret_env", None)
         self._login = {}
         self.log(f"started {argv[0]} as {child.pid} in {cwd}")
@@ -129,6 +135,8 @@ class Supervisor:
                 self._stop_as_asked()
             now = time.monotonic()
             self.tree.tick(now)
+            self.oom.tick(now)
+            self.stalls.tick(now)
             log_index.tick(now)
             if self.gang:
                 if self.tree.gone and not told_gone:
@@ -141,6 +149,7 @@ class Supervisor:
 
     def _wait_s(self, now: float, most_s: float) -> float:
         waits = [self.tree.wait_s(now), self.gang.wait_s(now) if self.gang else None]
+        waits += [self.oom.wait_s(now), self.stalls.wait_s(now)]
         return min([most_s, *(wait for wait in waits if wait is not None)])
 
     def _tell_child_ended(self) -> None:

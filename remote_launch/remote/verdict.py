@@ -6,7 +6,7 @@ import os
 import re
 import time
 
-from . import procs
+from . import oom, procs
 from .gang import OUTSIDE
 from .jobdir import CorruptError, JobDir, number, read_json
 
@@ -34,6 +34,8 @@ def exit_record(
     """
     failures = read_failures(job)
     own = own_failure(tree, spec, job)
+    if tree.stalled is not None:
+        own, launch = tree.stalled, {"state": "FAILED", "cause": tree.stalled}
     # A job alone is its own cause.
     cause = own if launch is None and not tree.asked else (launch or {}).get("cause")
     record = {
@@ -56,6 +58,8 @@ def exit_record(
             reason += f"; the launch's cause: {cause_in_words(cause)}"
     elif launch is not None and cause is not None:
         state, reason = "FAILED", f"stopped: {cause_in_words(cause)}"
+        if cause.get("stalled"):
+            reason = str(cause.get("message"))
     else:
         state, reason = "FAILED", OUTSIDE
     if tree.left_over:
@@ -80,19 +84,20 @@ def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, A
         failure["tail"] = rank_tail(job, first)
         words = ended_in_words(failure["exit_code"], failure["signal"])
         failure["message"] = f"rank {first.get('rank')} {words}"
+        failure = oom.explain(failure, tree.oom, first.get("pid"))
     else:
         failure.update(exit_code=tree.exit_code, signal=tree.signal, time=tree.ended_at)
         failure["tail"] = tail_of(job.err) or tail_of(job.out)
         words = ended_in_words(tree.exit_code, tree.signal, failure["tail"])
         failure["message"] = f"torchrun {words}" if spec.get("torchrun") and words[:7] != "command" else words
+        failure = oom.explain(failure, tree.oom, tree.child_pid)
     return failure
 
 
 def ended_in_words(exit_code: Any, signal: Any, tail: str = "") -> str:
     """Given how a process ended, return it in words: "exited with 37", "was killed by signal SEGV"."""
     if signal is not None:
-        hint = " (the kernel does that when memory runs out)" if signal == "KILL" else ""
-        return f"was killed by signal {signal}{hint}"
+        return f"was killed by signal {signal}"
     if exit_code == 127:
         for line in reversed(tail.splitlines()[-5:]):
             found = _NOT_FOUND.search(line)
@@ -107,9 +112,13 @@ def cause_in_words(cause: dict[str, Any]) -> str:
     """Given a launch's cause, return "rank 3 on gpu2 exited with 37"."""
     if cause.get("lost"):
         return str(cause.get("message"))
+    if cause.get("stalled"):
+        return f"{cause.get('server')}: {cause.get('message')}"
     if cause.get("from_outside"):
         return f"{cause.get('server')}: {cause.get('message')}"
     who = f"rank {cause['rank']}" if cause.get("rank") is not None else "the command"
+    if cause.get("killed_by"):
+        return f"{who} on {cause.get('server')} was killed by {cause['killed_by']}"
     return f"{who} on {cause.get('server')} {ended_in_words(cause.get('exit_code'), cause.get('signal'))}"
 
 
