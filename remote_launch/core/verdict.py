@@ -77,6 +77,8 @@ def describe_cause(cause: dict[str, Any]) -> str:
         if cause.get("rank") is None
         else f"rank {cause['rank']} on {cause.get('server')}"
     )
+    if isinstance(cause.get("killed_by"), str):
+        return f"{who} was killed by {cause['killed_by'][:200]}"
     if cause.get("signal"):
         text = f"{who} was ended by signal {cause['signal']}"
         if cause["signal"] == "ABRT" and _GLOO_SHUTDOWN in str(cause.get("tail")):

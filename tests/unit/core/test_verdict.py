@@ -105,3 +105,10 @@ def test_an_abort_in_gloos_shutdown_says_that_the_script_may_have_finished() -> 
     cause = {"server": "b", "rank": 3, "signal": "ABRT", "tail": tail}
     assert "may have finished" in describe_cause(cause)
     assert "may have finished" not in describe_cause({**cause, "tail": "assert failed"})
+
+
+def test_a_kill_for_memory_is_named() -> None:
+    by = "the kernel: out of memory (limit 2 GiB)"
+    cause = {"server": "gpu-b", "rank": 3, "signal": "KILL", "killed_by": by}
+    assert describe_cause(cause) == "rank 3 on gpu-b was killed by the kernel: out of memory (limit 2 GiB)"
+    assert describe_cause({**cause, "killed_by": [1]}) == "rank 3 on gpu-b was ended by signal KILL"
