@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _TERMINAL = [state.value for state in JobState if state.is_terminal]
+_VARIABLES = 500  # of one statement; SQLite's own limit was 999
 _NEWEST = "(SELECT MAX(key) FROM jobs WHERE typeof(key) = 'integer')"
 
 
@@ -143,6 +144,16 @@ class Registry:
         """Return the jobs of one launch, by node rank."""
         jobs = self._select("SELECT key, record FROM jobs WHERE launch_id = ? ORDER BY key", [launch_id])
         return sorted(jobs, key=lambda job: (job.node_rank or 0, job.key))
+
+    def launches(self, launch_ids: Collection[str]) -> list[JobRecord]:
+        """Return the jobs of these launches, by key."""
+        words = list(launch_ids)
+        marks = ",".join("?" * len(words))
+        if len(words) > _VARIABLES:
+            return [job for job in self.all() if job.launch_id in set(words)]
+        return self._select(
+            f"SELECT key, record FROM jobs WHERE launch_id IN ({marks}) ORDER BY key", words  # noqa: S608
+        )
 
     def ids(self) -> set[str]:
         """Return the ids of all jobs."""
