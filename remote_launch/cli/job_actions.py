@@ -233,11 +233,8 @@ def _may_live_on(job: JobRecord, *, named: bool) -> bool:
 
 def _with_launches(fleet: Fleet, jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Given jobs, return them with the other nodes of their launches."""
-    found: dict[str, JobRecord] = {}
-    for job in jobs:
-        for member in fleet.registry.launch(job.launch_id) if job.launch_id else [job]:
-            found[member.job_id] = member
-    return list(found.values())
+    members = fleet.registry.launches({job.launch_id for job in jobs if job.launch_id})
+    return list({job.job_id: job for job in [*jobs, *members]}.values())
 
 
 def _show_kills(results: Sequence[KillResult], *, as_json: bool) -> int:

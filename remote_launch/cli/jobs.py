@@ -73,6 +73,8 @@ def job_list(
             "no jobs"
             if show_all or stopped or tags
             else "no running jobs (rl job-list --all shows the ended ones)"
+            if fleet.registry.newest(1)
+            else "no running jobs (none are known here; rl job-list --rsync asks the servers)"
         )
     if outcomes is not None:
         output.show_failures(outcomes.errors.values())

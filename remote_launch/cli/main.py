@@ -45,6 +45,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "job-wait": ("job_actions", "job_wait", "Wait for jobs; exit with their exit code"),
         "job-kill": ("job_actions", "job_kill", "Stop jobs, with all their processes"),
         "job-rsync": ("job_actions", "job_rsync", "Bring the logs of jobs back"),
+        "job-rm": ("job_remove", "job_rm", "Remove ended jobs, on the servers and here; asks first"),
+        "job-prune": ("job_remove", "job_prune", "Remove old jobs, on the servers and here; asks first"),
     },
 }
 _BY_NAME = {name: entry for section in COMMANDS.values() for name, entry in section.items()}

@@ -105,6 +105,8 @@ class Rows:
 def clean(text: str, *, colour: bool | None = None) -> str:
     """Given untrusted text, return it safe for a terminal: colours stay (where stdout shows them), everything
     else that steers goes."""
+    if text.isprintable():
+        return text
     keep = sys.stdout.isatty() if colour is None else colour
     return _ESCAPES.sub(lambda match: match[0] if keep and _COLOUR.match(match[0]) else "", text)
 
