@@ -8,49 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
+from remote_launch.cli.log_printer import Printer
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Sequence
 
     from remote_launch.core.jobs import JobRecord
     from remote_launch.core.verdict import Verdict
     from remote_launch.operations.fleet import Fleet
-    from remote_launch.operations.follow import Event, LogLine
-
-
-class Printer:
-    """Prints events: a line with its ``server:rank`` prefix when there is more than one source, notices on
-    stderr; with ``err`` all of it, for stdout is the JSON's."""
-
-    def __init__(self, jobs: Sequence[JobRecord], *, prefixes: bool, err: bool = False) -> None:
-        self._servers = list(dict.fromkeys(job.server for job in jobs))
-        self._prefixes = prefixes
-        self._err = err
-        self._colour = (sys.stderr if err else sys.stdout).isatty()
-        self.failed = False
-
-    def show(self, event: Event) -> None:
-        """Print one event; ends are left to the verdict."""
-        from remote_launch.operations.follow import LogLine, Notice
-
-        if isinstance(event, LogLine):
-            text = self._prefix(event) + output.clean(event.text, colour=self._colour)
-            click.echo(text, err=self._err, color=self._colour or None)
-        elif isinstance(event, Notice):
-            self.failed = self.failed or event.error is not None
-            output.warn(output.clean(event.text, colour=False))
-
-    def _prefix(self, line: LogLine) -> str:
-        if not self._prefixes:
-            return ""
-        text = f"{line.job.server}:{'·' if line.rank is None else line.rank}"
-        if self._colour:
-            text = click.style(
-                text,
-                fg=output.prefix_style(self._servers.index(line.job.server)),
-                dim=line.stream == "stderr",
-            )
-        return f"{text} │ "
+    from remote_launch.operations.log_events import Selection
 
 
 def has_several_sources(jobs: Sequence[JobRecord], ranks: tuple[int, ...] | None) -> bool:
@@ -63,30 +30,31 @@ def follow_to_end(
     jobs: Sequence[JobRecord],
     *,
     as_json: bool,
-    ranks: tuple[int, ...] | None,
-    lines: int,
-    launcher: bool = True,
+    selection: Selection,
     watched: Sequence[JobRecord] | None = None,
+    grep: re.Pattern[str] | None = None,
     asks: bool = True,
 ) -> int:
-    """Show the logs of ``watched`` (default: all ``jobs``) until they end, then the verdict of ``jobs``;
-    return its exit code.
+    """Show the logs of ``watched`` (default: all ``jobs``) until they end, those lines that match ``grep``;
+    then the verdict of ``jobs``. Return its exit code.
 
     With ``asks``, Ctrl-C on a terminal asks: detach, kill or go on; a second one detaches. Else it detaches.
     """
-    from remote_launch.operations.follow import Follower, Selection
+    from remote_launch.operations.follow import Follower
     from remote_launch.operations.kill import kill_jobs
     from remote_launch.operations.wait import wait_jobs
 
     shown = list(watched or jobs)
-    printer = Printer(shown, prefixes=has_several_sources(shown, ranks), err=as_json)
-    with Follower(fleet, shown, Selection(ranks=ranks, launcher=launcher, lines=lines)) as events:
+    several = has_several_sources(shown, selection.ranks)
+    printer = Printer(shown, prefixes=several, err=as_json, grep=grep)
+    with Follower(fleet, shown, selection, on_rest=printer.rest) as events:
         while True:
             try:
                 for event in events:
                     printer.show(event)
                 break
             except KeyboardInterrupt:
+                printer.clear()
                 answer = _ask_at_interrupt() if asks else "detach"
             if answer == "kill":
                 output.show_failures(one.failure for one in kill_jobs(fleet, jobs) if one.failure)
@@ -94,6 +62,7 @@ def follow_to_end(
             if answer == "detach":
                 output.say("detached; the jobs go on. rl job-tail takes up again, rl job-kill stops them")
                 return 130
+    printer.clear()
     current, verdict = wait_jobs(fleet, jobs)
     if as_json:
         told = {"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]}

@@ -1,4 +1,4 @@
-"""rl job-tail, job-wait, job-kill, job-rsync."""
+"""rl job-wait, job-kill, job-rsync."""
 
 from __future__ import annotations
 
@@ -26,92 +26,6 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
     from remote_launch.operations.kill import KillResult
-
-
-@click.command(
-    "job-tail",
-    epilog=examples("rl job-tail", "rl job-tail 12 --all-ranks", "rl job-tail --tag train.py --lines 100"),
-)
-@jobs_argument
-@jobs_option
-@tags_option
-@click.option("--all-ranks", is_flag=True, help="Every rank of every node of the launch.")
-@click.option("--launcher", "show_launcher", is_flag=True, help="Also what torchrun itself prints.")
-@click.option(
-    "-n",
-    "--lines",
-    default=20,
-    show_default=True,
-    help="Begin with this many last lines; -1: from the start.",
-)
-@click.option("--no-follow", is_flag=True, help="Print what is there and end.")
-@click.option("--delay", type=int, default=5, hidden=True, help="labml_remote's; 0 is --no-follow.")
-@click.pass_context
-def job_tail(
-    ctx: click.Context,
-    keys: Sequence[str],
-    job_options: Sequence[str],
-    tags: Sequence[str],
-    all_ranks: bool,
-    show_launcher: bool,
-    lines: int,
-    no_follow: bool,
-    delay: int,
-) -> int:
-    """Show a job's output as it is written, until it ends. Default: the newest launch's master; of it, the
-    first rank.
-
-    The connection may be lost and come back: no line is lost or repeated. Ctrl-C leaves the job running.
-    """
-    from remote_launch.cli.following import Printer, follow_to_end, has_several_sources
-    from remote_launch.operations.follow import Follower, Selection
-
-    fleet = load_fleet(ctx)
-    job = _job_to_tail(fleet, [*keys, *job_options], tags)
-    launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
-    watched = launch if all_ranks else [job]
-    ranks = None if all_ranks or not job.is_master else (0,)
-    launcher = (
-        show_launcher or job.launch_id is None
-    )  # torchrun's own words bury the ranks'; the verdict has them when they matter
-    if no_follow or delay <= 0:
-        printer = Printer(watched, prefixes=has_several_sources(watched, ranks))
-        selection = Selection(ranks=ranks, launcher=launcher, lines=lines)
-        with Follower(fleet, watched, selection, until_end=False) as events:
-            for event in events:
-                printer.show(event)
-        return 1 if printer.failed else 0
-    return follow_to_end(
-        fleet,
-        launch,
-        as_json=False,
-        ranks=ranks,
-        lines=lines,
-        launcher=launcher,
-        watched=watched,
-        asks=False,  # who only looked on leaves at once
-    )
-
-
-def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:
-    """Given keys or tags, return the one job to show: running before ended, master before others, newest
-    first."""
-    from remote_launch.errors import UnknownJobError
-
-    jobs = choose_jobs(fleet, keys, tags)
-    if not jobs:
-        raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
-    best = max(
-        jobs,
-        key=lambda job: (not job.state.is_terminal, job.created_at, job.is_master, -(job.node_rank or 0)),
-    )
-    # Jobs of one launch are created together; the newest launch's master is meant, not its last node.
-    if not keys and best.launch_id and not best.is_master:
-        masters = [job for job in jobs if job.launch_id == best.launch_id and job.is_master]
-        best = masters[0] if masters else best
-    if len(jobs) > 1:
-        output.say(f"job {best.key} on {best.server}: {output.headline(best.command)}")
-    return best
 
 
 @click.command("job-wait", epilog=examples("rl job-wait && echo trained"))

@@ -185,8 +185,9 @@ def _launch(
         output.say("watch it: rl job-tail    states: rl job-list --rsync    stop it: rl job-kill")
         return 0
     from remote_launch.cli.following import follow_to_end
+    from remote_launch.operations.log_events import Selection
 
-    return follow_to_end(fleet, jobs, as_json=as_json, ranks=None, lines=-1, launcher=False)
+    return follow_to_end(fleet, jobs, as_json=as_json, selection=Selection(launcher=False, lines=-1))
 
 
 def _show_started(

@@ -41,7 +41,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Jobs": {
         "job-list": ("jobs", "job_list", "Jobs and their states"),
         "job-show": ("jobs", "job_show", "One job or launch: why it ended, its last lines"),
-        "job-tail": ("job_actions", "job_tail", "The last lines of a job; goes on until it ends"),
+        "job-tail": ("job_tail", "job_tail", "The last lines of a job; goes on until it ends"),
         "job-wait": ("job_actions", "job_wait", "Wait for jobs; exit with their exit code"),
         "job-kill": ("job_actions", "job_kill", "Stop jobs, with all their processes"),
         "job-rsync": ("job_actions", "job_rsync", "Bring the logs of jobs back"),

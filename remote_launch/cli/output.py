@@ -31,8 +31,10 @@ _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b[PX^_][^\x1b]*(?:\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]"
     r"|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
+    # What makes a terminal show text in another order than it has; halves of characters can't be written.
+    r"|[\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_C1 = re.compile(r"[\x7f-\x9f]")
+_C1 = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
 STATE_STYLES = {
     "CREATED": "yellow",
@@ -145,7 +147,8 @@ def emit_json(
         **({} if warnings is None else {"warnings": list(warnings)}),
     }
     text = json.dumps(envelope, indent=2 if sys.stdout.isatty() else None, ensure_ascii=False)
-    # C1 controls are legal in JSON as they are, and steer some terminals.
+    # C1 controls are legal in JSON as they are, and steer some terminals. Halves of characters can't be
+    # written.
     click.echo(_C1.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 

@@ -17,62 +17,32 @@ from remote_launch.errors import (
     RemoteLaunchError,
     TransportError,
 )
-from remote_launch.operations.frames import Frames, Lines
+from remote_launch.operations.frames import Frames
+from remote_launch.operations.lines import Lines
+from remote_launch.operations.log_events import Event, JobEnd, LogLine, Notice, Selection, Unfinished
+from remote_launch.operations.told import text
 from remote_launch.operations.verbs import refusal, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
+    from typing import TypeGuard
 
     from remote_launch.core.inventory import Server
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
 
+__all__ = ["Event", "Follower", "JobEnd", "LogLine", "Notice", "Selection", "Unfinished"]
+
+_REST_S = 0.2
 _CANCEL_EVERY_S = 0.1
 _RECONNECT_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 _FINAL = (AuthenticationError, HostKeyError, MissingProgramError)  # trying again can't help
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
-    """Which files of a job: global ranks (None: all, empty: none), and the command's (torchrun's) own."""
-
-    ranks: tuple[int, ...] | None = None
-    launcher: bool = True
-    lines: int = 10  # how many of each file's last lines to begin with; -1: from the start
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LogLine:
-    """One line of a log, without its newline. Untrusted: clean it before it goes to a terminal."""
-
-    job: JobRecord
-    rank: int | None
-    stream: str  # stdout | stderr
-    text: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class JobEnd:
-    """A job came to an end (or, when not following, all of its logs so far were shown)."""
-
-    job: JobRecord
-    state: str
-    exit_code: int | None
-    signal: str | None
-    reason: str | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
-    """About a server, no log line: the connection was lost; or it failed for good (``error``)."""
-
-    server: str
-    text: str
-    error: RemoteLaunchError | None = None
-
-
-Event = LogLine | JobEnd | Notice
+# More than any honest server has; what a server says takes memory here.
+_MOST_FILES = 4096
+_LONGEST_NAME = 1000
+_MOST_RANKS = 1_000_000
+_MOST_BYTES = 1 << 60
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -83,6 +53,7 @@ class _Source:
     file: str
     rank: int | None = dataclasses.field(compare=False)
     stream: str = dataclasses.field(compare=False)
+    attempt: int = dataclasses.field(compare=False)
 
 
 class Follower:
@@ -91,12 +62,19 @@ class Follower:
 
     A lost connection is taken up again at the byte where it was lost, for as long as it takes. An iterator
     and not a generator: Ctrl-C in the middle of ``next`` leaves it whole, so that a user who chooses to go on
-    misses nothing. Use it in a ``with``."""
+    misses nothing. ``on_rest`` is called while nothing comes. Use it in a ``with``."""
 
     def __init__(
-        self, fleet: Fleet, jobs: Sequence[JobRecord], selection: Selection, *, until_end: bool = True
+        self,
+        fleet: Fleet,
+        jobs: Sequence[JobRecord],
+        selection: Selection,
+        *,
+        until_end: bool = True,
+        on_rest: Callable[[], None] | None = None,
     ) -> None:
         self._fleet = fleet
+        self._on_rest = on_rest
         self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
         self._stop = threading.Event()
         by_server: dict[str, list[JobRecord]] = defaultdict(list)
@@ -124,8 +102,10 @@ class Follower:
     def __next__(self) -> Event:
         while self._running:
             try:
-                event = self._events.get(timeout=0.5)
+                event = self._events.get(timeout=_REST_S)
             except queue.Empty:
+                if self._on_rest is not None:
+                    self._on_rest()
                 continue
             if event is None:
                 self._running -= 1
@@ -171,8 +151,10 @@ class _Reader(threading.Thread):
         self.waiting = set(self.jobs)
         self.events, self.stopping = events, stop
         self.offsets: dict[str, dict[str, int]] = defaultdict(dict)  # shown so far: job -> file -> bytes
-        self.lines: Lines[_Source] = Lines(self._show)
+        self.first_attempts: dict[str, int] = {}  # of what was shown: who resumes goes on with it
+        self.lines: Lines[_Source] = Lines(self._show, self._draw)
         self.heard = False
+        self.began_at = time.monotonic()
 
     def run(self) -> None:
         try:
@@ -221,10 +203,18 @@ class _Reader(threading.Thread):
                 "launcher": self.selection.launcher,
                 "offsets": self.offsets[job_id],
                 "lines": self.selection.lines,
+                "since_age_s": self._since_age_s(),
+                "attempt": self.selection.attempt,
+                "first_attempt": self.first_attempts.get(job_id),
             }
             for job_id in sorted(self.waiting)
         ]
         return {"jobs": jobs, "follow": self.until_end}
+
+    def _since_age_s(self) -> float | None:
+        """How old the oldest line is by now that is asked for."""
+        age_s = self.selection.since_age_s
+        return None if age_s is None else age_s + time.monotonic() - self.began_at
 
     def _on_frame(self, header: Mapping[str, Any], body: bytes) -> None:
         if "error" in header:
@@ -234,9 +224,11 @@ class _Reader(threading.Thread):
         if job is not None and job.job_id in self.waiting:
             if header.get("end"):
                 self._on_end(job, header)
+            elif note := text(header.get("note")):
+                self.events.put(Notice(server=self.server.name, text=f"job {job.key}: {note}"))
             else:
                 self._on_chunk(job, header, body)
-        self.lines.show_old_partials()
+        self.lines.draw_due()
 
     def _on_end(self, job: JobRecord, header: Mapping[str, Any]) -> None:
         self.lines.flush(lambda source: source.job_id == job.job_id)
@@ -253,22 +245,49 @@ class _Reader(threading.Thread):
         )
 
     def _on_chunk(self, job: JobRecord, header: Mapping[str, Any], body: bytes) -> None:
-        file, offset, rank = header.get("file"), header.get("offset"), header.get("rank")
-        if not isinstance(file, str) or type(offset) is not int or offset < 0:
+        file, offset = header.get("file"), header.get("offset")
+        if not isinstance(file, str) or not _is_whole(offset, _MOST_BYTES):
             return
-        shown = None if header.get("emptied") is True else self.offsets[job.job_id].get(file)
+        offsets = self.offsets[job.job_id]
+        if file not in offsets and (len(offsets) >= _MOST_FILES or len(file) > _LONGEST_NAME):
+            return
+        shown = None if header.get("emptied") is True else offsets.get(file)
         if shown is not None and offset < shown:  # sent twice: a server must not make us repeat a line
             body = body[shown - offset :]
             offset = shown
-        self.offsets[job.job_id][file] = offset + len(body)
+        offsets[file] = offset + len(body)
+        source = _source(job.job_id, file, header)
+        self.first_attempts.setdefault(job.job_id, source.attempt)
         if body:
-            rank = rank if isinstance(rank, int) else None
-            source = _Source(
-                job.job_id, file, rank, "stderr" if header.get("stream") == "stderr" else "stdout"
-            )
             self.lines.add(source, body)
 
-    def _show(self, source: _Source, text: str) -> None:
+    def _show(self, source: _Source, line: str, goes_on: bool) -> None:
         self.events.put(
-            LogLine(job=self.jobs[source.job_id], rank=source.rank, stream=source.stream, text=text)
+            LogLine(
+                job=self.jobs[source.job_id],
+                rank=source.rank,
+                stream=source.stream,
+                text=line,
+                attempt=source.attempt,
+                goes_on=goes_on,
+            )
         )
+
+    def _draw(self, source: _Source, drawing: str) -> None:
+        job = self.jobs[source.job_id]
+        self.events.put(Unfinished(job=job, rank=source.rank, stream=source.stream, text=drawing))
+
+
+def _source(job_id: str, file: str, header: Mapping[str, Any]) -> _Source:
+    rank, attempt = header.get("rank"), header.get("attempt")
+    return _Source(
+        job_id,
+        file,
+        rank if _is_whole(rank, _MOST_RANKS) else None,
+        "stderr" if header.get("stream") == "stderr" else "stdout",
+        attempt if _is_whole(attempt, _MOST_RANKS) else 0,
+    )
+
+
+def _is_whole(value: object, limit: int) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < limit

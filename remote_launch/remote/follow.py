@@ -215,6 +215,10 @@ class _Job:
         if self._first_attempt is None:
             self._first_attempt = max((log.attempt for log in found), default=None)
         self._open_new([log for log in found if self._is_wanted(log)])
+        if self._fresh and found and self._attempt not in (None, *(log.attempt for log in found)):
+            newest = max(log.attempt for log in found)
+            note = f"there are no logs of attempt {self._attempt}; the newest is {newest}"
+            put({"job": self._job.job_id, "note": note})
         self._fresh = False
 
     def _is_wanted(self, log: LogFile) -> bool:

@@ -8,6 +8,7 @@ import pytest
 
 from remote_launch.cli import following
 from remote_launch.core.jobs import JobRecord
+from remote_launch.operations.log_events import Selection
 
 
 class Interrupted:
@@ -33,6 +34,6 @@ def test_who_launched_is_asked_and_who_looked_on_leaves(
     monkeypatch.setattr("remote_launch.operations.follow.Follower", Interrupted)
     monkeypatch.setattr(following, "_ask_at_interrupt", lambda: questions.append(1) or "detach")
     jobs = [JobRecord(job_id="0" * 32, server="a", command="c")]
-    code = following.follow_to_end(None, jobs, as_json=False, ranks=None, lines=0, asks=asks)  # type: ignore[arg-type]
+    code = following.follow_to_end(None, jobs, as_json=False, selection=Selection(lines=0), asks=asks)  # type: ignore[arg-type]
     assert (code, len(questions)) == (130, asked)
     assert "the jobs go on" in capsys.readouterr().err

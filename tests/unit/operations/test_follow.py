@@ -69,11 +69,14 @@ WAIT = object()
 def run(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(module, "_RECONNECT_S", (0.0,))
 
-    def start(*scripts: list[Any], until_end: bool = True) -> tuple[list[Any], FakeFleet]:
+    def start(
+        *scripts: list[Any], until_end: bool = True, selection: Selection | None = None
+    ) -> tuple[list[Any], FakeFleet]:
         fleet = FakeFleet(*scripts)
         monkeypatch.setattr(module, "stream", fleet.stream)
         job = JobRecord(job_id=JOB, server="s", command="c")
-        return list(Follower(fleet, [job], Selection(), until_end=until_end)), fleet  # type: ignore[arg-type]
+        chosen = selection or Selection()
+        return list(Follower(fleet, [job], chosen, until_end=until_end)), fleet  # type: ignore[arg-type]
 
     return start
 
@@ -139,6 +142,21 @@ class TestReconnect:
         events, _ = run([chunk(b"one\n")], [killed], [chunk(b"two\n", 4), frame(END)])
         assert texts(events) == ["one", "two"]
 
+    def test_who_resumes_asks_for_the_attempt_that_was_shown_and_for_lines_as_old_as_before(
+        self, run: Any
+    ) -> None:
+        events, fleet = run(
+            [chunk(b"one\n", file="job.2.out", attempt=2), self.LOST],
+            [chunk(b"two\n", file="job.3.out", attempt=3), frame(END)],
+            selection=Selection(since_age_s=600),
+        )
+        assert [(event.text, event.attempt) for event in events if isinstance(event, LogLine)] == [
+            ("one", 2), ("two", 3)
+        ]  # fmt: skip
+        first, again = (request["jobs"][0] for request in fleet.requests)
+        assert (first["first_attempt"], again["first_attempt"]) == (None, 2)
+        assert 600 <= first["since_age_s"] <= again["since_age_s"] < 700
+
     def test_jobs_that_have_ended_are_not_asked_again(self, run: Any) -> None:
         _, fleet = run([frame(END)])
         assert len(fleet.requests) == 1
@@ -171,6 +189,7 @@ class TestFailures:
 
 
 BAD_CHUNKS = [
+    {"offset": 10**30}, {"file": "x" * 2000},
     {"offset": "x"}, {"offset": -1}, {"offset": None}, {"offset": 1.5}, {"offset": True}, {"offset": []},
     {"file": None}, {"file": 3}, {"file": ["x"]},
     {"job": "b" * 32}, {"job": None}, {"job": {"x": 1}}, {"job": [JOB]},
@@ -196,10 +215,19 @@ class TestHostileServers:
         events, _ = run([header, chunk(b"good\n"), frame(END)])
         assert texts(events) == ["good"]
 
-    @pytest.mark.parametrize("rank", ["3", -1.5, {}, []])
+    @pytest.mark.parametrize("rank", ["3", -1.5, {}, [], -1, 10**30, True])
     def test_ranks(self, run: Any, rank: Any) -> None:
-        events, _ = run([chunk(b"x\n", rank=rank, stream={"x": 1}), frame(END)])
-        assert (events[0].rank, events[0].stream) == (None, "stdout")
+        events, _ = run([chunk(b"x\n", rank=rank, attempt=rank, stream={"x": 1}), frame(END)])
+        assert (events[0].rank, events[0].attempt, events[0].stream) == (None, 0, "stdout")
+
+    def test_files_without_number_take_no_memory(self, run: Any) -> None:
+        many = [chunk(b"x\n", file=f"job.{number}.out") for number in range(module._MOST_FILES + 50)]
+        events, _ = run([b"".join(many), frame(END)])
+        assert len(texts(events)) == module._MOST_FILES
+
+    def test_a_note_is_a_notice(self, run: Any) -> None:
+        events, _ = run([frame({"job": JOB, "note": "no times"}), frame({"job": JOB, "note": 3}), frame(END)])
+        assert [event.text for event in events if isinstance(event, Notice)] == ["job 0: no times"]
 
     def test_an_end_of_any_shape_ends(self, run: Any) -> None:
         events, _ = run([frame({**END, "state": [], "exit_code": "0", "signal": 9, "reason": {"x": 1}})])
@@ -232,3 +260,28 @@ def test_once_over_what_is_there_now(monkeypatch: pytest.MonkeyPatch, run: Any) 
     events, fleet = run([chunk(b"one\n"), frame(running)], until_end=False)
     assert texts(events) == ["one"]
     assert fleet.requests[0]["follow"] is False
+
+
+def test_all_jobs_and_ranks_of_a_server_share_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"{number:032x}" for number in range(16)]
+    fleet = FakeFleet(*([frame({**END, "job": one}) for one in ids] for _ in range(2)))
+    monkeypatch.setattr(module, "stream", fleet.stream)
+    jobs = [JobRecord(job_id=one, server=f"s{number % 2}", command="c") for number, one in enumerate(ids)]
+    events = list(Follower(fleet, jobs, Selection()))  # type: ignore[arg-type]
+    assert len(events) == 16
+    assert [len(request["jobs"]) for request in fleet.requests] == [8, 8]
+
+
+def test_it_says_when_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_REST_S", 0.01)
+    fleet = FakeFleet([chunk(b"one\n"), WAIT])
+    monkeypatch.setattr(module, "stream", fleet.stream)
+    job = JobRecord(job_id=JOB, server="s", command="c")
+    rested: list[int] = []
+
+    def on_rest() -> None:
+        rested.append(1)
+        fleet.cancel()
+
+    assert texts(list(Follower(fleet, [job], Selection(), on_rest=on_rest))) == ["one"]  # type: ignore[arg-type]
+    assert rested
