@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections import Counter
+import threading
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.project import DEFAULT_EXCLUDES
 from remote_launch.errors import ConfigError, WorkspaceError
+from remote_launch.operations.told import text
 from remote_launch.operations.verbs import call
 from remote_launch.transport.listing import Listing, SentFile, list_files, stats_of
 from remote_launch.transport.rsync import rsync_push
@@ -177,8 +179,20 @@ def refused_workdir(server: Server, answer: Mapping[str, Any]) -> WorkspaceError
 def sync(
     fleet: Fleet, servers: Sequence[Server], plan: SyncPlan, *, adopt: bool = False
 ) -> Outcomes[SyncResult]:
-    """Bring all ``servers`` up to date at once."""
-    return fleet.map(servers, lambda server: sync_server(fleet, server, plan, adopt=adopt))
+    """Bring all ``servers`` up to date at once; those that share a workdir one after the other."""
+    homes: dict[str, threading.Lock] = defaultdict(threading.Lock)
+    brought: set[str] = set()
+
+    def bring(server: Server) -> SyncResult:
+        workspace: Mapping[str, Any] | None = claim_workdir(fleet, server, adopt=adopt)
+        home = text((workspace or {}).get("home")) or server.name
+        with homes[home]:
+            if home in brought:
+                workspace = None  # what it said is no longer so
+            brought.add(home)
+            return sync_server(fleet, server, plan, adopt=adopt, workspace=workspace)
+
+    return fleet.map(servers, bring)
 
 
 def refuse_own_folder(fleet: Fleet, server: Server) -> None:

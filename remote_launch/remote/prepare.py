@@ -17,10 +17,10 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 
 from . import environment, prefixes, procs, programs
 from .facts import existing
+from .home import visited_by
 from .jobdir import (
     CorruptError,
     Refusal,
@@ -76,34 +76,10 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         programs={name: programs.find(name, root) for name in recipe.get("programs") or []},
         machine=environment.machine(),
         versions=environment.versions(recipe.get("python")),
+        home=answer["workspace"].get("home"),
+        shared_with=visited_by(root, request.get("run"), request.get("server")),
     )
-    answer.update(_home(root, request))
     return answer
-
-
-def _home(root: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Say which folder this workdir really is (servers may share a home), and which server of the same run
-    of rl wrote here just before."""
-    folder = os.path.join(root, ".rl")
-    home = os.path.join(folder, "home.json")
-    if not _read(home):
-        aside = f"{home}.{os.getpid()}.{uuid.uuid4().hex[:8]}"
-        write_atomic(aside, {"id": uuid.uuid4().hex}, durable=False)
-        try:
-            os.link(aside, home)  # the first one stays
-        except OSError:
-            if not os.path.exists(home):
-                os.replace(aside, home)
-        if os.path.lexists(aside):
-            os.unlink(aside)
-    visit = os.path.join(folder, "visit.json")
-    mine = {"run": request.get("run"), "server": request.get("server")}
-    last = _read(visit)
-    same_run = mine["run"] is not None and last.get("run") == mine["run"]
-    if not same_run:
-        write_atomic(visit, mine, durable=False)
-    other = text(last, "server") if same_run and last.get("server") != mine["server"] else None
-    return {"home": text(_read(home), "id"), "shared_with": other}
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import time
 
 from .facts import existing, rsync_version
+from .home import home_id
 from .jobdir import CorruptError, Refusal, read_object, text, workdir, write_atomic
 from .manifest import Manifest
 
@@ -42,17 +43,18 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(request: dict[str, Any], root: str) -> dict[str, Any]:
-    """Return {"workdir", "status", "reason", "hint", "digest", "free_bytes", "rsync"}; with "create" a
-    workdir that may be used is marked."""
+    """Return {"workdir", "status", "reason", "hint", "digest", "free_bytes", "rsync", "home"}; with "create"
+    a workdir that may be used is marked, and has a "home": its id (see ``home``)."""
     if not isinstance(request.get("project_id"), str) or not request["project_id"]:
         raise Refusal("RequestError", "the check names no project_id")
     status, reason = _judge(root, request)
-    hint = None
+    hint = home = None
     if status == "refused":
         hint = _ELSEWHERE if _never(root) else _ADOPT
     if status != "refused" and request.get("create"):
         try:
             _mark(root, request)
+            home = home_id(root)
         except OSError as error:
             hint = _ELSEWHERE
             status, reason = "refused", f"it can't be written to: {error.strerror}: {error.filename or root}"
@@ -60,6 +62,7 @@ def check(request: dict[str, Any], root: str) -> dict[str, Any]:
     return {
         "workdir": root, "status": status, "reason": reason, "hint": hint, "digest": Manifest(root).digest(),
         "free_bytes": filesystem.f_bavail * filesystem.f_frsize, "rsync": rsync_version(),
+        "home": home,
     }
 
 

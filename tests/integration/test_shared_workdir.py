@@ -30,7 +30,7 @@ def rl(tmp_path: Path) -> Iterator[Rl]:
     rl("init", "--local", "1", "--name", "proj", "--manager", "none")
     inventory = INVENTORY.format(workdir=tmp_path / "server")
     (tmp_path / "project/.remote/configs.yaml").write_text(inventory)
-    rl("rsync", "--server", "a")  # b sees the same
+    rl("rsync")  # one after the other
     yield rl
     rl("job-kill", "--yes", "--grace", "0.2", code=None)
 
