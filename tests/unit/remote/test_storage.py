@@ -98,7 +98,8 @@ class TestEnvironment:
         ask(served, "remove", "environment", prefix=prefix)
         assert not former.exists()
         assert (real / "lib").exists()
-        assert sorted(path.name for path in former.parent.iterdir()) == ["bin", "link", "workspace.json"]
+        left = sorted(path.name for path in former.parent.iterdir())
+        assert left == ["bin", "home.json", "link", "workspace.json"]
 
     def test_a_folder_of_the_users_stays(self, served: Served, tmp_path: Path) -> None:
         prefix = make_environment(tmp_path / "venvs" / "mine", own=False)
