@@ -135,8 +135,17 @@ def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
     elif job.unreachable_since and not job.state.is_terminal:
         from remote_launch.core.jobs import now
 
-        more = f" (unreachable for {output.duration_text(now() - job.unreachable_since)})"
+        more = f" (unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))})"
     return output.state_cell(job.state, more)
+
+
+def _unreachable(job: JobRecord) -> str:
+    """Return ", unreachable for 4m 10s" for a job whose server can't be asked: its state is the last known."""
+    from remote_launch.core.jobs import now
+
+    if not job.unreachable_since or job.state.is_terminal:
+        return ""
+    return f", unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))}"
 
 
 def exit_text(job: JobRecord) -> str:
@@ -212,7 +221,8 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
         code = f" {exit_text(job)}" if exit_text(job) else ""
         line(
             f"job {job.key}",
-            f"{job.server}{node}: {job.state}{code}" + (f" ({job.reason})" if job.reason else ""),
+            f"{job.server}{node}: {job.state}{code}{_unreachable(job)}"
+            + (f" ({job.reason})" if job.reason else ""),
         )
         line(
             "",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.errors import JobStateError, RemoteLaunchError, UsageError
 from remote_launch.operations import told
+from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.refresh import gone
 from remote_launch.operations.verbs import call
 
@@ -97,7 +98,8 @@ def kill_jobs(
             for job in by_server[server.name]
         ]
         # Twice the grace: once the supervisor's, and where that is deaf, once more from outside.
-        return call(fleet, server, "kill", {"jobs": wanted, "by": who}, timeout_s=2 * grace_s + 60)
+        request = {"jobs": wanted, "by": who}
+        return on_this_clock(lambda: call(fleet, server, "kill", request, timeout_s=2 * grace_s + 60))
 
     known = set(fleet.inventory.servers)
     outcomes = fleet.map([name for name in by_server if name in known], kill)

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.programs import archive_name
+from remote_launch.errors import TransportError
+from remote_launch.operations.clocks import on_this_clock
+from remote_launch.operations.log_sync import sync_logs
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import MASK, mask_env, mask_urls
@@ -31,7 +34,6 @@ _JOB_ID = re.compile(
 _START_S = 60.0  # a start that has left no folder by then never happened
 # LOST is asked again: it is what could be said at the time (a disk that was not mounted yet).
 UNSETTLED = (JobState.CREATED, JobState.QUEUED, JobState.RUNNING, JobState.LOST)
-_PROGRAM_FILES = ("lock", "spec.json", "started.json", "kill.json", "supervisor.log")  # of no use here
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,23 +68,20 @@ def refresh(
     def ask(server: Server) -> Refreshed:
         told[server.name] = answer = _ask(fleet, server, unfinished[server.name], known)
         if logs:
-            answer.synced = _pull_logs(fleet, server, [*answer.changed, *answer.adopted.sure], synced)
+            answer.synced = sync_logs(fleet, server, [*answer.changed, *answer.adopted.sure], synced)
         return answer.summary
 
     archive_name()  # once, here: the threads would all read and hash the programs at the same time
     outcomes = fleet.map(chosen, ask)
     _record(fleet, [told[server.name] for server in chosen if server.name in told], heard=told.keys())
     for name in outcomes.errors.keys() - told.keys():
-        missing = [
-            job for job in unfinished[name] if not job.state.is_terminal and job.unreachable_since is None
-        ]
-        registry.update([dataclasses.replace(job, unreachable_since=now()) for job in missing])
+        _mark_unreachable(fleet, unfinished[name])
     return outcomes
 
 
 def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = 60.0) -> list[JobRecord]:
     """Ask again about these jobs alone; return their records as they are now. Servers that can't be reached,
-    or give no answer within ``timeout_s``, leave theirs unchanged."""
+    or give no answer within ``timeout_s``, leave theirs unchanged; the former are marked unreachable."""
     jobs = list(jobs)
     names = {job.server for job in jobs} & set(fleet.inventory.servers)
     by_server = {name: [job for job in jobs if job.server == name] for name in names}
@@ -90,7 +89,16 @@ def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = 
         sorted(names), lambda server: _ask(fleet, server, by_server[server.name], None, timeout_s)
     )
     _record(fleet, list(outcomes.values.values()))
+    for name, error in outcomes.errors.items():
+        if isinstance(error, TransportError):
+            _mark_unreachable(fleet, by_server[name])
     return [fleet.registry.get(job.job_id) for job in jobs]
+
+
+def _mark_unreachable(fleet: Fleet, jobs: Sequence[JobRecord]) -> None:
+    """Note since when these jobs' server can't be reached. They go on there, as far as anybody knows."""
+    missing = [job for job in jobs if not job.state.is_terminal and job.unreachable_since is None]
+    fleet.registry.update([dataclasses.replace(job, unreachable_since=now()) for job in missing])
 
 
 @dataclasses.dataclass(slots=True, kw_only=True)
@@ -166,7 +174,7 @@ def _ask(
         "facts": False,
         "specs": False,
     }
-    answer = call(fleet, server, "probe", request, timeout_s=timeout_s)
+    answer = on_this_clock(lambda: call(fleet, server, "probe", request, timeout_s=timeout_s))
     by_id = {job.job_id: job for job in jobs}
     told = {item["job_id"]: item for item in _jobs(answer, by_id)}
     missing = set(texts(answer.get("missing")))
@@ -248,9 +256,8 @@ def gone(job: JobRecord) -> JobRecord:
 def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
     """Return records, with no keys yet, of jobs that only the server knew. Those of other machines that are
     not in the inventory are nobody's here."""
-    answer = call(
-        fleet, server, "probe", {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
-    )
+    request = {"job_ids": list(job_ids), "discover": False, "facts": False, "specs": True}
+    answer = on_this_clock(lambda: call(fleet, server, "probe", request))
     adopted = _Adopted(bad=_bad(answer))
     for item in _jobs(answer, set(job_ids)):
         record = _adopted(server, item)
@@ -287,27 +294,3 @@ def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
 
 def _log_bytes(job: JobRecord) -> int:
     return number(job.details.get("log_bytes")) or 0
-
-
-def _pull_logs(
-    fleet: Fleet, server: Server, jobs: Sequence[JobRecord], synced: Mapping[str, int]
-) -> dict[str, int]:
-    """Bring the log files of those jobs that have grown since the last time, in one rsync; return their
-    sizes."""
-    sizes = {job.job_id: _log_bytes(job) for job in jobs}
-    grown = [job_id for job_id, size in sizes.items() if size != synced.get(job_id, -1)]
-    if not grown:
-        return {}
-    from remote_launch.transport.rsync import rsync_pull
-
-    fleet.project.jobs_dir.mkdir(parents=True, exist_ok=True)
-    rsync_pull(
-        fleet.transport(server.name),
-        f"{server.workdir}/{fleet.inventory.jobs_folder_name}",
-        fleet.project.jobs_dir,
-        files_from=b"".join(job_id.encode() + b"\0" for job_id in grown),
-        recursive=True,
-        excludes=_PROGRAM_FILES,
-        missing_ok=True,
-    )
-    return {job_id: sizes[job_id] for job_id in grown}

@@ -17,7 +17,7 @@ from remote_launch.errors import (
     StartUnderWayError,
     UsageError,
 )
-from remote_launch.operations.told import epoch_s
+from remote_launch.operations.clocks import just_started
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import MASK, is_secret, mask_env, mask_urls
 
@@ -110,7 +110,10 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
                 fleet.registry.update([failed])
             raise
         running = dataclasses.replace(
-            record, state=JobState.RUNNING, started_at=epoch_s(answer.get("started_at")), seen_at=now()
+            record,
+            state=JobState.RUNNING,
+            started_at=just_started(answer.get("started_at")),
+            seen_at=now(),
         )
         with contextlib.suppress(RegistryError):  # it runs: the next refresh writes that down
             fleet.registry.update([running])

@@ -34,8 +34,8 @@ _POLL_S = 0.02
 
 def kill(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"server", "jobs": [{"job_id", "signal", "grace_s", "prevent"}], "by"}, return {"jobs": [{job_id,
-    outcome, state, exit_code, signal, left_over, message}]}, in the same order. All are asked first, then
-    waited for together. A job of another machine (of a shared home) is left alone.
+    outcome, state, exit_code, signal, left_over, message}], "time"}, in the same order. All are asked first,
+    then waited for together. A job of another machine (of a shared home) is left alone.
 
     With "prevent" a job that isn't there is recorded as killed: a start that is on its way finds that.
     """
@@ -50,7 +50,7 @@ def kill(request: dict[str, Any]) -> dict[str, Any]:
             if one.outcome is None:
                 one.guarded(one.look)
         time.sleep(_POLL_S)
-    return {"jobs": [one.to_wire() for one in kills]}
+    return {"jobs": [one.to_wire() for one in kills], "time": time.time()}
 
 
 def _items(request: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -45,6 +46,13 @@ def start_ticks(pid: int) -> int | None:
     except OSError:
         return None
     return None if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def age_s(ticks: float | None) -> float | None:
+    """Given a process's start ticks, return how long ago that was, whatever the clock was set to meanwhile."""
+    if not ticks:
+        return None
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def is_alive(pid: int, ticks: int) -> bool:

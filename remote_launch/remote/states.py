@@ -97,6 +97,8 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
         "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"),
         "child_pid": number(started, "child_pid"),
     }
+    if data["state"] == "RUNNING" and data["elsewhere"] is None:
+        data["running_s"] = procs.age_s(number(started, "child_ticks"))
     if specs:
         try:
             spec = read_object(job.spec, SPEC_LIMIT_BYTES)
@@ -132,6 +134,7 @@ def state_of(
         return {
             "state": ended["state"], "exit_code": number(ended, "exit_code"), "signal": text(ended, "signal"),
             "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"),
+            "duration_s": number(ended, "duration_s"),
             "left_over": number(ended, "left_over", 0),
             "failures": failures if isinstance(failures, list) else [],
             "cause": cause if isinstance(cause, dict) else None, "elsewhere": other,
@@ -144,6 +147,8 @@ def state_of(
         if not alive and started.get("boot_id") != procs.boot_id():
             booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
             reason = f"the server was restarted at {booted}"
+        elif not alive and not owner.shares_processes(started):
+            reason = "its container was started again"
         elif not alive:
             reason = "its supervisor died"
     elif was_broken_off(job):

@@ -34,6 +34,7 @@ class JobTree:
         self.signal: str | None = None
         self.ended_at: float | None = None
         self.asked = False  # a stop was asked for while the child lived
+        self.duration_s: float | None = None  # by no clock that can be set
         self.killed_hard = False  # KILL had to be sent
         self.gone = False
         self.left_over = 0
@@ -41,6 +42,7 @@ class JobTree:
         self.stalled: dict[str, Any] | None = None  # the failure for which it was stopped
         self._log = log
         self._told = 0  # the last signal that a stop sent
+        self._born_at = time.monotonic()
         self._deadline: float | None = None  # when KILL goes out
         self._next_look = 0.0
         self._empty_looks = 0
@@ -104,6 +106,7 @@ class JobTree:
         # A stop's grace goes on for what the child left; workers that save a checkpoint on TERM need it.
         self._deadline = max(
             self._deadline or 0.0, now + 1.0
+        self.duration_s = time.monotonic() - self._born_at
         ) if self.asked and not self.killed_hard else now + SWEEP_GRACE_S
         self._next_look = now
 

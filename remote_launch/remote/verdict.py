@@ -40,7 +40,7 @@ def exit_record(
     cause = own if launch is None and not tree.asked else (launch or {}).get("cause")
     record = {
         "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(),
-        "started_at": started_at,
+        "started_at": started_at, "duration_s": tree.duration_s,
         "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures,
         "cause": cause,
     }

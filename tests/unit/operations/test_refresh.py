@@ -370,3 +370,36 @@ class TestWait:
             wait_jobs(fleet, [job], timeout_s=0.05)
         assert caught.value.exit_code == 124
         assert servers.longest_s <= 1.0  # a server that hangs holds nobody past the time given
+
+
+class TestClocksAndSilence:
+    def test_a_server_whose_clock_is_an_hour_ahead(self, fleet: Fleet, servers: FakeServers) -> None:
+        [job] = fleet.registry.add([new_record(command="x", state=JobState.RUNNING, server="s")])
+        servers.more = {"time": now() + 3600}
+        servers.jobs[job.job_id] = {"state": "RUNNING", "started_at": now() + 3600 - 90, "running_s": 90.0}
+        [current] = refresh_jobs(fleet, [job])
+        assert current.duration_s == pytest.approx(90, abs=1)
+        ended = {"state": "FAILED", "started_at": now() - 90, "ended_at": now() + 3600, "duration_s": 91.0}
+        servers.jobs[job.job_id] = ended
+        [current] = refresh_jobs(fleet, [job])
+        assert current.duration_s == pytest.approx(91, abs=1)
+        assert current.ended_at == pytest.approx(now(), abs=1)
+
+    def test_a_server_that_is_silent_and_comes_back(self, fleet: Fleet, servers: FakeServers) -> None:
+        begun = new_record(command="x", state=JobState.RUNNING, server="s", started_at=now() - 60)
+        [job] = fleet.registry.add([begun])
+        servers.error = ConnectTimeoutError("s", "no answer")
+        [current] = refresh_jobs(fleet, [job])
+        since = current.unreachable_since
+        assert (current.state, since) == (JobState.RUNNING, pytest.approx(now(), abs=1))
+        [current] = refresh_jobs(fleet, [current])
+        assert current.unreachable_since == since  # the first time counts
+        servers.error = None
+        servers.jobs[job.job_id] = {"state": "SUCCEEDED", "exit_code": 0, "ended_at": now() - 5}
+        [current] = refresh_jobs(fleet, [current])
+        assert (current.state, current.unreachable_since) == (JobState.SUCCEEDED, None)
+
+    def test_a_refusal_is_not_silence(self, fleet: Fleet, servers: FakeServers) -> None:
+        [job] = fleet.registry.add([new_record(command="x", state=JobState.RUNNING, server="s")])
+        servers.error = JobStateError("refused")
+        assert refresh_jobs(fleet, [job])[0].unreachable_since is None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.core.inventory import Inventory, Server, Sync
-from remote_launch.core.jobs import JobState
+from remote_launch.core.jobs import JobState, now
 from remote_launch.core.project import Project
 from remote_launch.core.verdict import verdict_of
 from remote_launch.errors import (
@@ -121,7 +121,8 @@ def test_no_login_of_a_url_is_written_down(fleet: Fleet, monkeypatch: pytest.Mon
 def test_a_lost_start_is_asked_for_again_with_the_same_id(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests = answering(monkeypatch, LOST, {"state": "ALREADY", "started_at": 5.0})
+    started_at = now() - 3
+    requests = answering(monkeypatch, LOST, {"state": "ALREADY", "started_at": started_at})
     job = start_job(fleet, job_spec(fleet, "s", "true"))
-    assert (job.state, job.started_at) == (JobState.RUNNING, 5.0)
+    assert (job.state, job.started_at) == (JobState.RUNNING, started_at)
     assert requests[0] == requests[1]

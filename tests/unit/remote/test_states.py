@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -163,3 +164,58 @@ def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> N
     os.kill(supervisor, signal.SIGTERM)
     os.kill(supervisor, signal.SIGCONT)
     assert served.wait(job_id)["state"] == "SUCCEEDED"
+
+
+def test_a_container_that_was_started_again_is_no_reboot(served: Served) -> None:
+    job_id = served.start("exec sleep 60")
+    path = served.folder(job_id) / "started.json"
+    started = served.read(job_id, "started.json")
+    path.write_text(json.dumps({**started, "pid_namespace": "pid:[1]"}))
+    job = served.call("probe", job_ids=[job_id], server="s0")["jobs"][0]
+    assert job["state"] == "LOST"
+    assert job["reason"].startswith("its container was started again")
+    path.write_text(json.dumps(started))
+
+
+def test_how_long_it_has_run_is_told_apart_from_the_clock(served: Served) -> None:
+    job_id = served.start("sleep 0.3; touch there; exec sleep 60")
+    until((served.workdir / "there").exists, "it runs")
+    path = served.folder(job_id) / "started.json"
+    started = served.read(job_id, "started.json")
+    path.write_text(json.dumps({**started, "started_at": started["started_at"] + 3600}))
+    assert 0.3 <= served.probe(job_id)["running_s"] < 20
+    served.kill(job_id)
+    job = served.probe(job_id)
+    assert 0.3 <= job["duration_s"] < 20
+    assert "running_s" not in job
+
+
+def test_files_that_are_huge_from_the_future_or_lead_elsewhere(served: Served) -> None:
+    """Each is told or passed over, fast; none is followed."""
+    good = served.start("echo fine")
+    served.wait(good)
+    jobs = served.workdir / ".jobs"
+    ids = [uuid.uuid4().hex for _ in range(6)]
+    for job_id in ids:
+        (jobs / job_id / "ranks").mkdir(parents=True)
+    with (jobs / ids[0] / "exit.json").open("wb") as file:
+        file.truncate(10 << 30)  # sparse
+    with (jobs / ids[1] / "started.json").open("wb") as file:
+        file.truncate(10 << 30)
+    future = '{"state": "SUCCEEDED", "exit_code": 0, "ended_at": 9e9, "started_at": 8e9, "duration_s": -5}'
+    (jobs / ids[2] / "exit.json").write_text(future)
+    (jobs / ids[3] / "exit.json").write_text('{"state": "FAILED", "version": 99, "new": {"deep": [1]}}')
+    secret = served.workdir.parent / "secret.json"
+    secret.write_text('{"state": "SUCCEEDED", "reason": "from elsewhere"}')
+    os.symlink(secret, jobs / ids[4] / "exit.json")
+    os.symlink("/usr", jobs / ids[5] / "ranks" / "run")
+    os.symlink("/proc/kcore", jobs / ids[5] / "job.out")
+    begun = time.monotonic()
+    answer = served.call("probe", job_ids=None, specs=True)
+    assert time.monotonic() - begun < 5
+    told = {job["job_id"]: job for job in answer["jobs"]}
+    assert told[good]["state"] == "SUCCEEDED"
+    assert (told[ids[2]]["state"], told[ids[3]]["state"]) == ("SUCCEEDED", "FAILED")
+    assert told[ids[5]]["log_bytes"] < 1000
+    assert {entry["name"] for entry in answer["bad"]} == {ids[0], ids[1], ids[4]}
+    assert "from elsewhere" not in json.dumps(answer)
