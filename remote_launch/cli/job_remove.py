@@ -116,7 +116,7 @@ def job_rm(
     "--keep",
     type=click.IntRange(min=0),
     metavar="N",
-    help="All but the N newest (of those that the other options name; a launch is one).",
+    help="The N newest that have ended stay, whatever their age; a launch is one.",
 )
 @click.option(
     "--state",

@@ -70,8 +70,8 @@ def old_jobs(
     keep: int = 0,
     states: Collection[JobState] = (),
 ) -> list[JobRecord]:
-    """Return the ended jobs, on ``servers``, that are older than that; a launch is one, as old as its newest
-    end. Of those that fit, the newest ``keep`` stay."""
+    """Return the jobs, on ``servers``, that ended (so) longer ago; a launch is one, as old as its newest end.
+    The newest ``keep`` stay, whatever their age."""
     groups: dict[str, list[JobRecord]] = defaultdict(list)
     for job in fleet.registry.all():
         groups[job.launch_id or job.job_id].append(job)

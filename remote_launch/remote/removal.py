@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 
-from . import deletion, states
+from . import deletion, procs, states
 from .deletion import Amount
 from .jobdir import TRASH, CorruptError, JobDir, Refusal, job_dir, jobs_folder, lock_if_free, workdir
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+PATIENCE_S = 2.0  # for a supervisor that has just written how its job ended
 
 
 def removal(request: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def removal(request: dict[str, Any]) -> dict[str, Any]:
         bad = {item["name"]: item["reason"] for item in probed["bad"]}
         jobs = []
         for job_id in ids:
-            told = _unfit(path, folder, job_id, found.get(job_id), bad.get(job_id))
+            told = _unfit(path, job_id, found.get(job_id), bad.get(job_id))
             if told is None:
                 told = _look(folder, job_id) if op == "look" else _remove(folder, JobDir(f"{path}/{job_id}"))
             jobs.append({"job_id": job_id, **told})
@@ -54,7 +57,7 @@ def _told(outcome: str, reason: str | None = None, amount: Amount | None = None)
 
 
 def _unfit(
-    path: str, folder: int, job_id: str, job: dict[str, Any] | None, bad: str | None
+    path: str, job_id: str, job: dict[str, Any] | None, bad: str | None
 ) -> dict[str, Any] | None:
     """Say why a job can't be removed; None when it can."""
     if not os.path.lexists(f"{path}/{job_id}"):
@@ -65,7 +68,8 @@ def _unfit(
     os.close(below)
     if job is None:
         # No state can be read. Whoever runs it still holds its lock.
-        return _told("kept", bad) if _is_locked(JobDir(f"{path}/{job_id}")) else None
+        runs = _is_locked(JobDir(f"{path}/{job_id}")) or procs.members(job_id)
+        return _told("kept", bad) if runs else None
     if job["state"] not in states.TERMINAL:
         return _told("running", job["reason"])
     if job.get("left_over"):
@@ -94,9 +98,12 @@ def _remove(folder: int, job: JobDir) -> dict[str, Any]:
     trash = f".trash-{job.job_id}-{os.urandom(4).hex()}"
     lock = None
     try:
-        lock = lock_if_free(job)
-        if lock is None and os.path.lexists(job.lock):
-            return _told("running", "its supervisor has not ended yet")
+        deadline = time.monotonic() + PATIENCE_S
+        while lock is None and os.path.lexists(job.lock):
+            lock = lock_if_free(job)
+            if lock is None and time.monotonic() > deadline:
+                return _told("running", "its supervisor has not ended yet")
+            time.sleep(0 if lock is not None else 0.02)
         os.rename(job.job_id, trash, src_dir_fd=folder, dst_dir_fd=folder)
     except FileNotFoundError:
         return _told("absent")
