@@ -44,6 +44,21 @@ def interpreter(python: Any) -> str | None:
     return find_python(python, []) if isinstance(python, str) and python else None
 
 
+def real_interpreter(python: Any) -> str | None:
+    """Return the file that an interpreter is: /usr/bin/python3.11 of a venv's bin/python."""
+    path = interpreter(python)
+    return os.path.realpath(path) if path else None
+
+
+def is_of(mark: dict[str, Any], python: Any) -> bool:
+    """True for the mark of what was made on this kind of machine with the python that is there now. A system
+    that goes from 3.11 to 3.12 leaves a venv whose packages no python finds."""
+    if mark.get("platform") != platform_name():
+        return False
+    real = real_interpreter(python)
+    return real is not None and mark.get("interpreter", real) == real
+
+
 def versions(python: Any) -> dict[str, str | None]:
     """Return {"python", "torch", "cuda"} of an interpreter; None for what it hasn't."""
     found: dict[str, str | None] = {"python": None, "torch": None, "cuda": None}

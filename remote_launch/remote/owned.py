@@ -7,7 +7,7 @@ import os
 
 from . import deletion, environment
 from .jobdir import CorruptError, expand, number, read_object, text
-from .prefixes import ENV_MARK
+from .prefixes import ENV_MARK, beside, foreign
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def describe(request: dict[str, Any], root: str) -> dict[str, Any]:
     marks = [_mark(part) for part in parts]
     return {
         "state": prefix.state(), "why": prefix.foreign, "interpreter": interpreter,
-        "parts": [_state(part, mark) for part, mark in zip(parts, marks)],  # noqa: B905 - Python 3.8
+        "parts": [_state(part, mark, python) for part, mark in zip(parts, marks)],  # noqa: B905 - Python 3.8
         "made_at": number(marks[0], "made_at") if marks else None,
         "made_by": text(marks[0], "server") if marks else None,
         "versions": environment.versions(python), "packages": _packages(interpreter), "size": size,
@@ -49,13 +49,15 @@ def _mark(part: dict[str, Any]) -> dict[str, Any]:
         return {}
 
 
-def _state(part: dict[str, Any], mark: dict[str, Any]) -> str:
+def _state(part: dict[str, Any], mark: dict[str, Any], python: Any) -> str:
     """Return what a part's mark says: "done", "changed", "platform" (made for another one), "absent"."""
     if not mark:
         return "absent"
     if mark.get("platform") != environment.platform_name():
         return "platform"
-    return "done" if mark.get("fingerprint") == part.get("fingerprint") else "changed"
+    there = environment.interpreter(python) is not None  # where it is gone the report says so itself
+    same = mark.get("fingerprint") == part.get("fingerprint")
+    return "done" if same and (not there or environment.is_of(mark, python)) else "changed"
 
 
 def _packages(interpreter: str | None) -> int | None:
@@ -112,17 +114,13 @@ class Prefix:
             return f"{self.path} is a symbolic link, not made by rl"
         if not os.path.isdir(self.path):
             return f"{self.path} is no folder"
-        real = os.path.realpath(self.path)
-        for kept in (os.path.expanduser("~"), os.path.join(self._root, ".rl")):
-            if (os.path.realpath(kept) + os.sep).startswith(real.rstrip(os.sep) + os.sep):
-                return f"{self.path} holds more than an environment"
+        why = foreign(self.path, self._root)
+        if why:
+            return why
         folder = self._open_parent()
         if folder is None:
             return f"{self.path} is behind a symbolic link"
         os.close(folder)
-        below = self.path.startswith(os.path.join(self._root, ".rl") + os.sep)
-        if not below and not os.path.isfile(os.path.join(self.path, ENV_MARK)) and os.listdir(self.path):
-            return f"{self.path} was not made by rl"
         return None
 
     def _open_parent(self) -> int | None:
@@ -157,6 +155,8 @@ class Prefix:
                 deletion.remove_folder(folder, os.path.basename(self.path), amount, (ENV_MARK,))
             finally:
                 os.close(folder)
+            if os.path.isfile(beside(self.path)):
+                os.unlink(beside(self.path))
 
     def _is_ours(self, mark: str) -> bool:
         folder = self.path or os.path.join(self._root, ".rl")

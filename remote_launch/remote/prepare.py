@@ -8,6 +8,7 @@ step is stopped, and the next prepare begins it anew."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,6 +39,7 @@ from .workspace import check as check_workspace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
 BEAT_S = 2.0
@@ -139,23 +141,45 @@ class _Runner:
         self.files = request.get("files") or {}
         self.lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
         self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
-        self.env["RL_JOB_ID"] = _mark_of(self.lock)
+        self.leases: list[Lease] = []
         self._tail = ""
 
     def run(self) -> dict[str, Any]:
         os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
-        lease = Lease(self.lock, self.who)
+        with self._leased(self.lock):
+            self._write_files()
+            redone = self.force
+            for part in self.recipe.get("parts") or []:
+                redone = self._part(part, redone) or redone
+        return {"end": {"versions": environment.versions(self.recipe.get("python"))}}
+
+    @contextlib.contextmanager
+    def _leased(self, lock: str) -> Iterator[None]:
+        """For the length of a ``with``: hold a lock. What a killed holder left running ends before, what
+        steps have left ends after."""
+        lease, former = Lease(lock, self.who), self.env.get("RL_JOB_ID")
         lease.acquire(lambda holder: _tell({"wait": holder}))
         with lease:
+            self.leases.append(lease)
+            self.env["RL_JOB_ID"] = _mark_of(lock)
             try:
                 self._end_processes()
-                self._write_files()
-                redone = self.force
-                for part in self.recipe.get("parts") or []:
-                    redone = self._part(part, redone) or redone
+                yield
             finally:
                 self._end_processes()
-        return {"end": {"versions": environment.versions(self.recipe.get("python"))}}
+                self.leases.pop()
+                if former is not None:
+                    self.env["RL_JOB_ID"] = former
+
+    def _check_leases(self) -> None:
+        """Before what can't be taken back. Raises Refusal where a lock has become another's: machines that
+        share a home take one over that was not renewed for long."""
+        lost = next((lease.path for lease in self.leases if not lease.held), None)
+        if lost is not None:
+            raise Refusal(
+                "WorkspaceError", f"another prepare took over while this one stood still ({lost})",
+                "rl prepare again: it waits for the other one",
+            )
 
     def _part(self, part: dict[str, Any], redo: bool) -> bool:
         """Do one part; False when nothing was to do."""
@@ -167,12 +191,16 @@ class _Runner:
             python = self.recipe.get("python")
             raise Refusal("MissingProgramError", f"there is no environment yet ({python})", "rl prepare")
         mark = expand(part["mark"])
+        self._check_leases()
         if os.path.lexists(mark):
             os.unlink(mark)
         if part.get("empties"):
             prefixes.empty(expand(part["empties"]), self.root)
         for step in part["steps"]:
             self._step(step)
+        self._check_leases()
+        if part.get("empties"):
+            prefixes.made(expand(part["empties"]))
         os.makedirs(os.path.dirname(mark), exist_ok=True)
         write_atomic(
             mark,
@@ -180,6 +208,7 @@ class _Runner:
                 "fingerprint": part["fingerprint"],
                 "platform": environment.platform_name(),
                 "python": environment.versions(self.recipe.get("python")).get("python"),
+                "interpreter": environment.real_interpreter(self.recipe.get("python")),
                 "server": self.server,
                 "made_at": time.time(),
             },
@@ -196,17 +225,8 @@ class _Runner:
 
     def _shared_step(self, step: dict[str, Any]) -> None:
         """A step that the prepare of another project may be at, or may have left half done."""
-        lock, mine = expand(step["lock"]), self.env["RL_JOB_ID"]
-        lease = Lease(lock, self.who)
-        lease.acquire(lambda holder: _tell({"wait": holder}))
-        with lease:
-            self.env["RL_JOB_ID"] = _mark_of(lock)
-            try:
-                self._end_processes()
-                self._step(step, shared=True)
-            finally:
-                self._end_processes()
-                self.env["RL_JOB_ID"] = mine
+        with self._leased(expand(step["lock"])):
+            self._step(step, shared=True)
 
     def _step(self, step: dict[str, Any], *, shared: bool = False) -> None:
         name = step["name"]
@@ -216,6 +236,7 @@ class _Runner:
         if step.get("lock") and not shared:
             self._shared_step(step)
             return
+        self._check_leases()
         _tell({"step": name})
         begun = time.monotonic()
         if step.get("download"):
@@ -310,10 +331,9 @@ def _mark_of(lock: str) -> str:
 
 
 def _is_done(part: dict[str, Any], recipe: dict[str, Any]) -> bool:
-    """True when the part's mark has its fingerprint, for this kind of machine, and its python is there."""
+    """True when the part's mark has its fingerprint, and is of this kind of machine and of the python that is
+    there."""
     mark = _read(expand(part["mark"]))
-    return (
-        mark.get("fingerprint") == part.get("fingerprint")
-        and mark.get("platform") == environment.platform_name()
-        and environment.interpreter(recipe.get("python")) is not None
+    return mark.get("fingerprint") == part.get("fingerprint") and environment.is_of(
+        mark, recipe.get("python")
     )

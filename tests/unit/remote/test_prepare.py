@@ -179,6 +179,66 @@ def test_a_folder_of_somebodys_is_not_emptied(recipe: Recipe, tmp_path: Path) ->
     assert (theirs / "thesis.tex").exists()
 
 
+def test_a_link_in_an_environments_place_is_not_followed(recipe: Recipe, tmp_path: Path) -> None:
+    theirs = tmp_path / "miniconda3"
+    theirs.mkdir()
+    (theirs / "thesis.tex").touch()
+    recipe.prefix.symlink_to(theirs)
+    assert "not made by rl" in recipe.run()[-1]["error"]["message"]
+    assert (theirs / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize("place", [".rl/bin", ".rl/cache", ".rl", "."])
+def test_what_rl_keeps_beside_environments_is_none(recipe: Recipe, place: str) -> None:
+    program = recipe.root / ".rl" / "bin" / "rl.pyz"
+    program.parent.mkdir(exist_ok=True)
+    program.touch()
+    recipe.environment["empties"] = str(recipe.root / place)
+    assert "error" in recipe.run()[-1]
+    assert program.exists()
+    assert recipe.count("created") == 0
+
+
+def test_one_that_was_killed_without_its_mark_is_still_rls_own(recipe: Recipe, tmp_path: Path) -> None:
+    prefix = tmp_path / "scratch" / "env"
+    recipe.environment["empties"] = str(prefix)
+    step = recipe.step("create", 'rm -f "$1/.rl-env"; touch "$1/half"; kill -9 $$', str(prefix))
+    made, recipe.environment["steps"] = recipe.environment["steps"], [step]
+    assert recipe.run()[-1]["signal"] == "KILL"
+    recipe.environment["steps"] = made
+    assert "end" in recipe.run()[-1]
+    assert not (prefix / "half").exists()
+    assert [path.name for path in prefix.parent.iterdir()] == ["env"]
+
+
+def test_who_lost_the_lock_empties_nothing_and_marks_nothing(recipe: Recipe) -> None:
+    go_on = recipe.root / "go-on"
+    script = f'echo begun; while [ ! -e "{go_on}" ]; do sleep 0.05; done'
+    recipe.environment["steps"].append(recipe.step("wait", script))
+    program = recipe.start()
+    lock = Path(f"{recipe.prefix}.rl-lock")
+    until(lambda: recipe.count("created"), "the step runs")
+    anothers = recipe.root / "lock"
+    anothers.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another's"}))
+    anothers.replace(lock)
+    go_on.touch()
+    out, _ = program.communicate(timeout=30)
+    assert "took over" in json.loads(out.splitlines()[-1])["error"]["message"]
+    assert recipe.check()["parts"] == [False, False]
+    assert recipe.count("installed") == 0
+    assert lock.exists(), "another's lock stays"
+
+
+def test_an_environment_whose_python_became_another_is_made_anew(recipe: Recipe) -> None:
+    recipe.run()
+    python = recipe.prefix / "bin" / "python"
+    other = recipe.root / "python3.99"
+    other.symlink_to("/bin/sh")
+    python.unlink()
+    python.symlink_to(other)
+    assert recipe.check()["parts"] == [False, False]
+
+
 def test_packages_alone_need_an_environment(recipe: Recipe) -> None:
     recipe.environment["only_check"] = True
     assert "no environment yet" in recipe.run()[-1]["error"]["message"]
