@@ -9,6 +9,7 @@ import click
 
 from remote_launch.cli import output
 from remote_launch.cli.log_printer import Printer
+from remote_launch.cli.notifying import notify_local
 
 if TYPE_CHECKING:
     import re
@@ -34,9 +35,10 @@ def follow_to_end(
     watched: Sequence[JobRecord] | None = None,
     grep: re.Pattern[str] | None = None,
     asks: bool = True,
+    then: str | None = None,
 ) -> int:
     """Show the logs of ``watched`` (default: all ``jobs``) until they end, those lines that match ``grep``;
-    then the verdict of ``jobs``. Return its exit code.
+    then the verdict of ``jobs``, of which the command ``then`` is told. Return its exit code.
 
     With ``asks``, Ctrl-C on a terminal asks: detach, kill or go on; a second one detaches. Else it detaches.
     """
@@ -69,6 +71,7 @@ def follow_to_end(
         output.emit_json("torch-launch", told)
     else:
         show_verdict(current, verdict)
+    notify_local(then, current, verdict)
     return verdict.exit_code
 
 

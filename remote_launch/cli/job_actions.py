@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from remote_launch.cli import output
+from remote_launch.cli import notifying, output
 from remote_launch.cli.jobs import exit_text, launch_groups
 from remote_launch.cli.options import (
     choose_jobs,
@@ -16,6 +16,7 @@ from remote_launch.cli.options import (
     jobs_option,
     json_option,
     load_fleet,
+    notify_local_option,
     servers_option,
     tags_option,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Give up after this long (exit code 124); the jobs go on.",
 )
+@notify_local_option
 @json_option
 @click.pass_context
 def job_wait(
@@ -47,6 +49,7 @@ def job_wait(
     job_options: Sequence[str],
     tags: Sequence[str],
     timeout_s: float | None,
+    notify_local: str | None,
     as_json: bool,
 ) -> int:
     """Wait until jobs have ended; exit with their exit code (of the rank that failed first). Default: the
@@ -67,6 +70,7 @@ def job_wait(
         shown.append({"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
         if not as_json:
             show_verdict(current, verdict)
+        notifying.notify_local(notify_local, current, verdict)
     if as_json:
         output.emit_json("job-wait", shown)
     return exit_code

@@ -140,7 +140,7 @@ def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
 
 
 def _unreachable(job: JobRecord) -> str:
-    """Return ", unreachable for 4m 10s" for a job whose server can't be asked: its state is the last known."""
+    """Return ", unreachable for 4m 10s" for a job whose server can't be asked: its state is an old one."""
     from remote_launch.core.jobs import now
 
     if not job.unreachable_since or job.state.is_terminal:

@@ -15,7 +15,10 @@ from remote_launch.cli.options import (
     examples,
     json_option,
     load_fleet,
+    notify_local_option,
+    notify_option,
     servers_option,
+    stall_option,
 )
 
 if TYPE_CHECKING:
@@ -58,6 +61,9 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
             metavar="SECONDS",
             help="Between TERM and KILL, at a kill.",
         ),
+        stall_option,
+        notify_option,
+        notify_local_option,
         click.option("--rsync", "send", is_flag=True, help="Send the project first, as rl rsync does."),
         click.option(
             "-f",
@@ -98,6 +104,9 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         env: Sequence[str],
         tags: Sequence[str],
         grace_s: float,
+        stall_timeout_s: float | None,
+        notify: str | None,
+        notify_local: str | None,
         send: bool,
         follow: bool,
         dry_run: bool,
@@ -117,8 +126,22 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             env=env_dict(env),
             tags=tags,
             grace_s=grace_s,
+            stall_timeout_s=stall_timeout_s,
+            notify=notify,
         )
-        return _launch(load_fleet(ctx), request, send=send, follow=follow, dry_run=dry_run, as_json=as_json)
+        if notify_local and not follow:
+            from remote_launch.errors import UsageError
+
+            raise UsageError("--notify-local needs --follow", hint="or rl job-wait --notify-local CMD, later")
+        return _launch(
+            load_fleet(ctx),
+            request,
+            send=send,
+            follow=follow,
+            dry_run=dry_run,
+            as_json=as_json,
+            notify_local=notify_local,
+        )
 
     return command
 
@@ -161,7 +184,14 @@ def _script(words: Sequence[str], cmd: str | None, *, module: bool, pass_local_r
 
 
 def _launch(
-    fleet: Fleet, request: LaunchRequest, *, send: bool, follow: bool, dry_run: bool, as_json: bool
+    fleet: Fleet,
+    request: LaunchRequest,
+    *,
+    send: bool,
+    follow: bool,
+    dry_run: bool,
+    as_json: bool,
+    notify_local: str | None,
 ) -> int:
     from remote_launch.operations.launch import check_script, plan_launch, start_launch
 
@@ -187,7 +217,8 @@ def _launch(
     from remote_launch.cli.following import follow_to_end
     from remote_launch.operations.log_events import Selection
 
-    return follow_to_end(fleet, jobs, as_json=as_json, selection=Selection(launcher=False, lines=-1))
+    selection = Selection(launcher=False, lines=-1)
+    return follow_to_end(fleet, jobs, as_json=as_json, selection=selection, then=notify_local)
 
 
 def _show_started(

@@ -73,6 +73,23 @@ env_option = click.option(
 )
 
 
+stall_option = click.option(
+    "--stall-timeout",
+    "stall_timeout_s",
+    type=click.FloatRange(min=1),
+    metavar="SECONDS",
+    help="Stop it when it has had no output for this long; what each rank was doing is kept.",
+)
+notify_option = click.option(
+    "--notify",
+    metavar="CMD",
+    help="A shell command for the server (of node 0) to run after the end [default: on_finish, inventory].",
+)
+notify_local_option = click.option(
+    "--notify-local", metavar="CMD", help="A shell command that this computer runs after the end."
+)
+
+
 def env_dict(pairs: Iterable[str]) -> dict[str, str]:
     """Given "K=V" texts, return the variables."""
     return dict(pair.split("=", 1) for pair in pairs)

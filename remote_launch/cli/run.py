@@ -17,8 +17,10 @@ from remote_launch.cli.options import (
     examples,
     json_option,
     load_fleet,
+    notify_option,
     server_option,
     single_server,
+    stall_option,
 )
 
 if TYPE_CHECKING:
@@ -117,6 +119,8 @@ def _piped() -> bytes | None:
     "--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags]."
 )
 @click.option("--name", default="", help="A name for the list [default: the command's first word].")
+@stall_option
+@notify_option
 @dry_run_option
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
@@ -128,6 +132,8 @@ def job_run(
     env: Sequence[str],
     tags: Sequence[str],
     name: str,
+    stall_timeout_s: float | None,
+    notify: str | None,
     dry_run: bool,
     as_json: bool,
     words: Sequence[str],
@@ -138,7 +144,16 @@ def job_run(
     command = _command(words, cmd)
     fleet = load_fleet(ctx)
     target = single_server(fleet, server)
-    spec = job_spec(fleet, target.name, command, env=env_dict(env), tags=tags, name=name)
+    spec = job_spec(
+        fleet,
+        target.name,
+        command,
+        env=env_dict(env),
+        tags=tags,
+        name=name,
+        stall_timeout_s=stall_timeout_s,
+        notify=notify,
+    )
     if dry_run:
         if as_json:
             output.emit_json("job-run", spec.to_dict())

@@ -117,6 +117,7 @@ class Inventory:
     path: Path
     project: Project  # with the folders that the inventory moves
     jobs_folder_name: str = ".jobs"  # in each workdir
+    on_finish: str | None = dataclasses.field(default=None, repr=False)  # run after each job and launch
     password_line: int | None = None  # where the first ``password:`` of the file stands
 
     def select(self, names: Sequence[str] = ()) -> list[Server]:
@@ -167,6 +168,7 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         path=path,
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+        on_finish=keys.get("on_finish"),
         password_line=_password_line(keys),
     )
 

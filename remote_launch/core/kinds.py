@@ -200,6 +200,7 @@ def _read_project_file(node: Node) -> str:
 TEXT = Kind("text", _read_text)
 PROJECT_FILE = Kind("a file of the project, relative to its folder", _read_project_file)
 SECRET = Kind("text", _source)
+COMMAND = Kind("a shell command", _source)
 BOOLEAN = Kind("true or false", _read_boolean)
 SECRETS = Kind("a text or a list of texts", _read_secrets)  # URLs, which may have a login in them
 TEXTS = Kind("a list of texts", _read_texts, "one item a line, each after '- '")

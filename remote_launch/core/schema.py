@@ -72,6 +72,7 @@ INVENTORY_KEYS: Mapping[str, Kind] = {
     "servers": kinds.SUBTREE,
     "environment": kinds.SUBTREE,
     "sync": kinds.SUBTREE,
+    "on_finish": kinds.COMMAND,
     "exclude_file": kinds.TEXT,
     "logs_folder": kinds.TEXT,
     "jobs_folder": kinds.TEXT,

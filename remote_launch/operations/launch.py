@@ -14,7 +14,7 @@ from remote_launch.core.topology import NodeFacts, Topology, lay_out, order_serv
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told
-from remote_launch.operations.start import record_of, start_jobs, stop_started
+from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret
 
@@ -40,6 +40,8 @@ class LaunchRequest:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tags: Sequence[str] = ()
     grace_s: float = 15.0
+    stall_timeout_s: float | None = None
+    notify: str | None = None  # None: the inventory's on_finish
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,6 +296,8 @@ def _spec(
         first_rank=node.first_rank,
         nproc=node.nproc,
         grace_s=request.grace_s,
+        stall_timeout_s=request.stall_timeout_s,
+        notify=notification(fleet, request.notify) if node_rank == 0 else None,
         gang=gang,
         created_at=now(),
     )

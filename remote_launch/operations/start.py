@@ -40,6 +40,8 @@ def job_spec(
     tags: Sequence[str] = (),
     name: str = "",
     grace_s: float = 15.0,
+    stall_timeout_s: float | None = None,
+    notify: str | None = None,
 ) -> JobSpec:
     """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises
     UnknownServerError."""
@@ -67,8 +69,16 @@ def job_spec(
         pythonpath_append=(".", "src"),
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,
+        stall_timeout_s=stall_timeout_s,
+        notify=notification(fleet, notify),
         created_at=now(),
     )
+
+
+def notification(fleet: Fleet, command: str | None) -> str | None:
+    """Given --notify's command (None: the inventory's on_finish; "": none), return what the server runs after
+    the end."""
+    return (fleet.inventory.on_finish if command is None else command) or None
 
 
 def record_of(spec: JobSpec) -> JobRecord:

@@ -173,7 +173,7 @@ def check_spec(spec: Any) -> dict[str, Any]:
             isinstance(word, str) and "\0" not in word for word in value
         ):
             raise Refusal("RequestError", f"{name} is not a list of texts")
-    for name in ("shell", "cwd", "launch_id", "run_id", "python", "server"):
+    for name in ("shell", "cwd", "launch_id", "run_id", "python", "server", "notify"):
         if not isinstance(spec.get(name) or "", str) or "\0" in (spec.get(name) or ""):
             raise Refusal("RequestError", f"{name} is not text")
     for name in ("env", "secret_env"):

@@ -49,7 +49,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def age_s(ticks: float | None) -> float | None:
-    """Given a process's start ticks, return how long ago that was, whatever the clock was set to meanwhile."""
+    """Given a process's start ticks, return how long ago that was, whatever the clock was set to since."""
     if not ticks:
         return None
     return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))

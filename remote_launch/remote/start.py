@@ -123,7 +123,7 @@ def _clear_remains(job: JobDir) -> None:
 
 
 def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
-    public = {name: value for name, value in spec.items() if name != "secret_env"}
+    public = {name: value for name, value in spec.items() if name not in ("secret_env", "notify")}
     public["secret_names"] = sorted(spec.get("secret_env") or {})
     public["machine"] = owner.this_machine()
     if isinstance(public.get("gang"), dict):

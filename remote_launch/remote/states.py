@@ -213,7 +213,7 @@ def log_bytes(job: JobDir) -> int:
         for name in files:
             if name.endswith(".log"):
                 total += _size(os.path.join(folder, name))
-    return total + _stacks_bytes(job)
+    return total + _size(os.path.join(job.path, "notify.log")) + _stacks_bytes(job)
 
 
 def _stacks_bytes(job: JobDir) -> int:

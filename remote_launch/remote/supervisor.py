@@ -20,6 +20,7 @@ from .gang import GangSettings
 from .jobdir import CorruptError, JobDir, number, read_object, text, write_atomic
 from .logindex import LogIndex
 from .member import Member
+from .notify import Notifier
 from .oom import OomWatch
 from .stall import StallWatch
 from .tree import JobTree
@@ -53,6 +54,7 @@ class Supervisor:
         self.stalls: StallWatch
         self._login = login
         self._umask = umask
+        self._notifier = Notifier(spec, job, workdir, login)
         self._term_seen = False
         self._killed: dict[str, Any] | None = None  # a person's kill that reached the living child
 
@@ -207,3 +209,4 @@ class Supervisor:
         self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))
         if self.gang:
             self.gang.close()
+        self._notifier.tell(end, self.gang.verdict if self.gang else None, self.log)
