@@ -122,6 +122,9 @@ class GangSpec:
     servers: tuple[str, ...]  # names by node_rank
     silence_s: float = 10.0
     join_timeout_s: float = 60.0
+    spares: int = 0  # servers after the first nnodes, that stand by
+    nprocs: tuple[int, ...] = ()  # ranks, by server
+    fresh_port: bool = False  # a new master port for every attempt: the user has set none
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +154,8 @@ class JobSpec:
     first_rank: int | None = None  # global rank of this node's local rank 0
     nproc: int | None = None  # ranks on this node
     attempt: int = 0
+    max_restarts: int = 0  # further attempts, after failures only
+    restart_window_s: float | None = None  # restarts count within this time; None: over the whole job
     grace_s: float = 15.0
     gang: GangSpec | None = None
     stall_timeout_s: float | None = None  # no output for so long: its stacks are written, and it is stopped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import selectors
 import signal
 import time
 
@@ -11,191 +10,116 @@ from .gang import (
     BEAT_S,
     EOF_PATIENCE_S,
     GANG_GRACE_S,
-    Watched,
+    OUTSIDE,
     choose_cause,
     counts,
-    listen,
     lost,
     stopped_from_outside,
 )
 from .jobdir import number, text
-from .link import HANDSHAKE_S, Link, LinkError
+from .nodes import Nodes
+from .restarts import free_port
+from .verdict import cause_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .gang import GangSettings, Host
+    from .nodes import Node
 
-PENDING_LIMIT = 64
-LINGER_S = 2.0
 ABSENT_PATIENCE_S = 5.0  # in a stop, for a node that has not joined yet
-
-
-class Node:
-    """What is known of one node of the launch."""
-
-    def __init__(self, rank: int, now: float) -> None:
-        self.rank = rank
-        self.link: Link | None = None
-        self.joined = rank == 0
-        self.heard_at = now
-        self.eof_at: float | None = None
-        self.lost = False
-        self.ended_well = False
-        self.failed = False
-        self.stopped = False
 
 
 class Coordinator:
     """Phases: RUN (joins included) -> STOP (all are told; waiting until each is stopped or lost) ->
-    ``verdict``."""
+    ``verdict``, or PAUSE (waiting until the next attempt is due and every node is there) -> RUN."""
 
     def __init__(self, settings: GangSettings, host: Host) -> None:
         self.verdict: dict[str, Any] | None = None
         self._settings = settings
         self._host = host
         self._started_at = time.monotonic()
-        self._nodes = [Node(rank, self._started_at) for rank in range(settings.nnodes)]
         self._failures: list[dict[str, Any]] = []
         self._stop_at = 0.0
         self._stop: dict[str, Any] | None = None  # the stop message, once there is a reason
-        self._pending: list[Link] = []
-        self._watched = Watched(host.selector)
+        self._pause: dict[str, Any] | None = None  # the pause message, between two attempts
+        self._go: dict[str, Any] = {}  # what the go messages of this attempt have in common
+        self._resume_at = 0.0
+        self._replaced: dict[str, str] = {}
         self._next_beat = 0.0
-        self._listener = listen(settings.address, settings.port)
-        host.selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
+        self._nodes = Nodes(settings, host, self._on_join, self._on_message)
 
     # -- what the own node tells
 
     def child_ended(self, failure: dict[str, Any] | None, asked: bool) -> None:
         failed_at = number(failure, "time") if failure else None
-        self._ended(self._nodes[0], failure, asked, time.time() - failed_at if failed_at else 0.0)
+        self._ended(self._nodes.own, failure, asked, time.time() - failed_at if failed_at else 0.0)
 
     def tree_gone(self, left_over: int) -> None:
         if left_over:
             self._host.log(f"{left_over} processes are left on this node")
-        self._nodes[0].stopped = True
+        self._nodes.own.stopped, self._nodes.own.left_over = True, left_over
 
     def kill(self, kill: dict[str, Any]) -> None:
         """A person killed this node's job (or told a member so): kill the launch."""
         self._begin_stop(killed=kill)
 
+    def leave(self) -> None:
+        """This supervisor was told to stop, though not by rl, while nothing ran here."""
+        if self.verdict is None:
+            server = self._host.server_name(0)
+            self._end({"state": "FAILED", "by": None, "cause": stopped_from_outside(0, server, 0.0)})
+
+    @property
+    def may_go_on(self) -> bool:
+        """True while another attempt may come, so that a kill has something to end even between two."""
+        return self.verdict is None and self._host.restarts.limit > 0
+
     def ask_for_stacks(self) -> None:
         """The launch has stalled: each node is to write down what its processes are doing."""
-        self._broadcast("stacks", {})
+        self._nodes.broadcast("stacks", {})
 
     def stalled(self, failure: dict[str, Any]) -> None:
         """No node has had any output for too long."""
         self._fail(failure)
 
-    # -- connections
-
-    def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except OSError:
-            return
-        if len(self._pending) >= PENDING_LIMIT:
-            self._drop_pending(self._pending[0])  # the oldest: a member needs milliseconds, a stranger sits
-        link = Link(sock, self._settings.launch, self._settings.token)
-        self._pending.append(link)
-        self._watched.watch(link, lambda _: self._on_pending(link))
-        try:
-            link.challenge()
-        except LinkError:
-            self._drop_pending(link)
-
-    def _drop_pending(self, link: Link) -> None:
-        if link in self._pending:
-            self._pending.remove(link)
-        self._watched.drop(link)
-
-    def _on_pending(self, link: Link) -> None:
-        try:
-            lines = link.lines()
-            if not lines:
-                return
-            rank = link.accept_hello(lines[0], self._settings.nnodes)
-        except LinkError as error:
-            self._host.log(f"a connection was refused: {error}")
-            self._drop_pending(link)
-            return
-        self._pending.remove(link)
-        # Before the join, which may send, and lose the link by that.
-        self._host.selector.modify(
-            link.sock, selectors.EVENT_READ, lambda mask: self._on_link(self._nodes[rank], link, mask)
-        )
-        self._join(self._nodes[rank], link)
-        self._handle(self._nodes[rank], link, lines[1:])
-
-    def _join(self, node: Node, link: Link) -> None:
-        if node.link is not None:
-            self._watched.drop(node.link)
-        self._host.log(f"node {node.rank} joined" + (" again" if node.joined else ""))
-        node.link, node.joined, node.eof_at, node.heard_at = link, True, None, link.heard_at
-        if self.verdict is not None:
-            self._send(node, "end", self.verdict)
-        elif self._stop is not None:
-            self._send(node, "stop", self._stop)
-
-    def _on_link(self, node: Node, link: Link, events: int) -> None:
-        try:
-            if events & selectors.EVENT_WRITE:
-                link.flush()
-                self._watched.update(link)
-            if events & selectors.EVENT_READ:
-                self._handle(node, link, link.lines())
-        except LinkError as error:
-            self._lose_link(node, link, error)
-
-    def _handle(self, node: Node, link: Link, lines: list[bytes]) -> None:
-        for line in lines:
-            try:
-                message = link.open(line)
-            except LinkError as error:
-                self._lose_link(node, link, error)
-                return
-            node.heard_at = link.heard_at
-            self._on_message(node, message)
-
-    def _lose_link(self, node: Node, link: Link, error: LinkError) -> None:
-        self._watched.drop(link)
-        if node.link is link:
-            node.link = None
-            node.eof_at = time.monotonic()
-            self._host.log(f"connection to node {node.rank} ended: {error}")
-
-    def _send(self, node: Node, kind: str, message: dict[str, Any]) -> None:
-        link = node.link
-        if link is None:
-            return
-        try:
-            link.send(kind, {"attempt": self._host.attempt, **message})
-            self._watched.update(link)
-        except LinkError as error:
-            self._lose_link(node, link, error)
-
-    def _broadcast(self, kind: str, message: dict[str, Any]) -> None:
-        for node in self._nodes:
-            self._send(node, kind, message)
-
     # -- decisions
+
+    def _on_join(self, node: Node) -> None:
+        """Tell a node that has connected, perhaps once more, how things stand."""
+        if self.verdict is not None or node.left:
+            self._nodes.send(node, "end", self.verdict or self._farewell(node))
+            return
+        node.lost = False
+        if node.place is None:
+            return
+        if self._stop is not None:
+            self._nodes.send(node, "stop", self._stop)
+        if self._pause is not None:
+            self._nodes.send(node, "pause", self._pause)
+        elif self._stop is None and self._go:
+            self._nodes.send(node, "go", {**self._go, **node.place})
 
     def _on_message(self, node: Node, message: dict[str, Any]) -> None:
         kind = message.get("kind")
-        if message.get("attempt") != self._host.attempt:
+        if kind == "kill":
+            self._begin_stop(killed=message)
+        elif kind == "left":
+            node.left = True
+        if message.get("attempt") != self._host.attempt or node.place is None:
             return
         if kind == "beat":
             self._host.stalls.heard(node.rank, message)
         if kind == "ended":
             failure = message.get("failure")
             failure = failure if isinstance(failure, dict) else None
+            if message.get("alone"):
+                self._lose(node, "it had missed node 0, and stopped by itself")
+                return
             self._ended(node, failure, bool(message.get("asked")), number(message, "age_s") or 0.0)
         elif kind == "stopped":
-            node.stopped = True
-        elif kind == "kill":
-            self._begin_stop(killed=message)
+            node.stopped, node.left_over = True, int(number(message, "left_over") or 0)
 
     def _ended(self, node: Node, failure: dict[str, Any] | None, asked: bool, age_s: float) -> None:
         if failure is None and not asked:
@@ -203,18 +127,28 @@ class Coordinator:
         elif counts(failure, asked) and not node.failed and failure is not None:
             node.failed = True
             # On one clock, ours: the servers' clocks may differ by more than the failures are apart.
-            server = self._host.server_name(node.rank)
+            server = self._host.server_name(node.member)
             self._fail({**failure, "node_rank": node.rank, "server": server, "time": time.time() - age_s})
         elif asked and self._stop is None:  # a kill by rl would have been told before
-            self._fail(stopped_from_outside(node.rank, self._host.server_name(node.rank), age_s))
+            node.left = True
+            self._fail(stopped_from_outside(node.rank, self._host.server_name(node.member), age_s))
 
     def _fail(self, failure: dict[str, Any]) -> None:
+        if self._pause is not None:
+            return  # told once more by a node that has come back
         self._failures.append(failure)
         self._host.log(f"failure on node {failure['node_rank']}: {failure.get('message')}")
         self._begin_stop(killed=None)
 
     def _begin_stop(self, killed: dict[str, Any] | None) -> None:
+        if self.verdict is not None:
+            return
+        if self._pause is not None:
+            self._end({"state": "KILLED", "by": text(killed or {}, "by"), "cause": None})
+            return
         if self._stop is not None:
+            if killed is not None and self._host.restarts.limit:
+                self._stop.update(killed=True, by=text(killed, "by"))  # no other attempt, then
             return
         self._stop_at = time.monotonic()
         grace_s = min(self._host.grace_s, GANG_GRACE_S)
@@ -227,33 +161,32 @@ class Coordinator:
             self._stop.update(
                 by=text(killed, "by"), signal=text(killed, "signal") or "TERM", grace_s=asked_grace_s
             )
-        self._broadcast("stop", self._stop)
+        self._nodes.broadcast("stop", self._stop)
         first = procs.signal_number(self._stop["signal"]) or signal.SIGTERM
-        if not self._nodes[0].stopped:
+        if not self._nodes.own.stopped:
             self._host.stop(first, self._stop["grace_s"])
 
     def tick(self, now: float) -> None:
-        for link in list(self._pending):
-            if now - link.opened_at > HANDSHAKE_S:
-                self._drop_pending(link)
+        self._nodes.tick(now)
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S
-            self._broadcast("beat", {})
+            self._nodes.broadcast("beat", {}, spares=True)
         if self.verdict is not None:
             return
-        for node in self._nodes[1:]:
+        for node in self._nodes.others:
             self._look_after(node, now)
-        if self._stop is None and all(node.ended_well and node.stopped for node in self._nodes):
+        if self._pause is not None:
+            self._try_to_go_on(now)
+        elif self._stop is None and all(node.ended_well and node.stopped for node in self._nodes.placed):
             self._end({"state": "SUCCEEDED", "by": None, "cause": None})
-        elif self._stop is not None and all(node.stopped or node.lost for node in self._nodes):
-            killed = self._stop["killed"]
-            cause = None if killed else choose_cause(self._failures)
-            self._end({"state": "KILLED" if killed else "FAILED", "by": self._stop["by"], "cause": cause})
+        elif self._stop is not None and all(node.stopped or node.lost for node in self._nodes.placed):
+            self._attempt_over(now, self._stop)
 
     def _look_after(self, node: Node, now: float) -> None:
         """Lose a node that never joined, is silent, or whose connection stays broken. One that has said it is
         done may be gone."""
-        if node.lost or node.stopped:
+        waits = self._pause is not None or node.place is None
+        if node.lost or (node.stopped and not waits):
             return
         settings = self._settings
         why = ""
@@ -271,23 +204,103 @@ class Coordinator:
         if not why:
             return
         node.lost = True
-        if node.link is not None:
-            self._watched.drop(node.link)  # a paused node's connection lives on: it must authenticate anew
-            node.link = None
-        self._fail(lost(node.rank, self._host.server_name(node.rank), why, now - node.heard_at))
+        self._nodes.drop(node)
+        if waits:
+            self._host.log(f"node {node.member}: {why}")
+        else:
+            self._lose(node, why)
+
+    def _lose(self, node: Node, why: str) -> None:
+        if not node.failed:
+            node.failed = True
+            heard_s_ago = time.monotonic() - node.heard_at
+            self._fail(lost(node.rank, self._host.server_name(node.member), why, heard_s_ago))
+
+    # -- the next attempt
+
+    def _attempt_over(self, now: float, stop: dict[str, Any]) -> None:
+        cause = None if stop["killed"] else choose_cause(self._failures)
+        delay_s = self._host.restarts.delay_s()
+        if stop["killed"]:
+            self._end({"state": "KILLED", "by": stop["by"], "cause": None})
+        elif cause is None or delay_s is None or not all(map(self._may_return, self._nodes.placed)):
+            self._end({"state": "FAILED", "by": None, "cause": cause})
+        else:
+            restarts = self._host.restarts
+            restarts.count()
+            next_one = restarts.words(self._host.attempt + 1)
+            reason = f"restarting ({next_one}) after {cause_in_words(cause)}"
+            self._pause = {"reason": reason, "cause": cause}
+            self._resume_at = now + delay_s
+            self._host.rest(cause, reason)
+            self._nodes.broadcast("pause", self._pause)
+
+    def _may_return(self, node: Node) -> bool:
+        """Whether there will be somebody for this node's place. One that never came is not waited for once
+        more."""
+        if node.left_over or (node.left and node.member == 0):
+            return False
+        return (node.joined and not node.left) or self._spare_for(node) is not None
+
+    def _spare_for(self, node: Node) -> Node | None:
+        settings = self._settings
+        for spare in self._nodes:
+            same = settings.nproc(spare.member) == settings.nproc(node.rank)
+            if spare.place is None and spare.is_ready and same:
+                return spare
+        return None
+
+    def _try_to_go_on(self, now: float) -> None:
+        if now < self._resume_at:
+            return
+        for node in self._nodes.placed:
+            spare = self._spare_for(node) if (node.lost or node.left) and node.member else None
+            if spare is not None:
+                self._replace(node, spare)
+        absent = [node for node in self._nodes.placed if not node.is_ready]
+        if not absent:
+            self._begin_next()
+        elif any(node.left for node in absent) or now > self._resume_at + self._settings.join_timeout_s:
+            names = ", ".join(self._host.server_name(node.member) for node in absent)
+            note = f"no other attempt: {names} did not come back, and there is no spare"
+            self._end({"state": "FAILED", "by": None, "cause": (self._pause or {})["cause"], "note": note})
+
+    def _replace(self, node: Node, spare: Node) -> None:
+        gone, comes = self._host.server_name(node.member), self._host.server_name(spare.member)
+        self._host.log(f"{comes} takes the place of {gone} as node {node.rank}")
+        spare.place, node.place = node.place, None
+        spare.begin()
+        spare.stopped = node.left = True
+        self._replaced[gone] = comes
+        self._nodes.send(node, "end", self._farewell(node))
+
+    def _farewell(self, node: Node) -> dict[str, Any]:
+        """Return the verdict for a node that has no part in the launch any more."""
+        server = self._host.server_name(node.member)
+        spare = self._replaced.get(server)
+        note = f"{spare} took its place" if spare else OUTSIDE
+        cause = lost(node.member, server, "the launch went on without it", 0.0)
+        return {"state": "FAILED", "by": None, "cause": cause, "note": note}
+
+    def _begin_next(self) -> None:
+        cause, port = (self._pause or {}).get("cause"), None
+        if self._settings.fresh_port:
+            port = free_port(self._settings.address)  # here, where torchrun's rank 0 will listen
+        self._failures, self._stop, self._pause = [], None, None
+        self._go = {"attempt": self._host.attempt + 1, "port": port, "cause": cause}
+        placed = self._nodes.placed
+        for node in placed:
+            node.begin()
+        self._host.begin({**self._go, **(self._nodes.own.place or {})})
+        for node in placed:
+            self._nodes.send(node, "go", {**self._go, **(node.place or {})})
 
     def _end(self, verdict: dict[str, Any]) -> None:
-        self.verdict = verdict
-        self._broadcast("end", verdict)
+        self.verdict = {**verdict, "replaced": self._replaced}
+        self._nodes.broadcast("end", self.verdict, spares=True)
 
     def wait_s(self, now: float) -> float | None:
-        return max(0.0, min(self._next_beat - now, BEAT_S / 4 if self._stop else BEAT_S))
+        return max(0.0, min(self._next_beat - now, BEAT_S / 8 if self._stop else BEAT_S))
 
     def close(self) -> None:
-        """Wait (shortly) until the members have read the verdict: closing on unread beats would reset the
-        connection under it."""
-        deadline = time.monotonic() + LINGER_S
-        while any(node.link for node in self._nodes) and time.monotonic() < deadline:
-            for key, events in self._host.selector.select(0.1):
-                key.data(events)
-        self._listener.close()
+        self._nodes.close()

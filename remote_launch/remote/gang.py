@@ -11,15 +11,25 @@ kind      from     fields                              says
 --------  -------  ----------------------------------  -------------------------------------------------------
 beat      both     quiet_s, dumped                     I am there; once a second. A member also for how long
                                                        its ranks have been quiet (see ``stall``)
-ended     member   failure (or null), age_s, asked     my child ended; how long ago the failure was, on my
-                                                       clock; had it been told to stop
+ended     member   failure (or null), age_s, asked,    my child ended; how long ago the failure was, on my
+                   alone                               clock; had it been told to stop; for node 0 was lost
 stopped   member   left_over                           nothing of the job is left on my node
 kill      member   by, signal, grace_s                 a person killed my job: kill the launch
+stacks    node 0                                       the launch has stalled: write the stacks down
+left      member                                       I was told to stop while nothing ran here: I leave
 stop      node 0   killed, by, signal, grace_s, cause  stop your tree; cause as far as it is known
-end       node 0   state, by, cause                    the verdict on the launch; the last message
+pause     node 0   reason, cause                       this attempt is over, another one will come
+go        node 0   attempt, port, reason, cause,       begin this attempt, as this node
+                   node_rank, first_rank, nproc
+end       node 0   state, by, cause, note, replaced    the verdict on the launch; the last message
 
 A member tells its state again after each reconnection, and the coordinator its own, so no message is lost
 with a connection.
+
+With ``max_restarts`` a failure is followed by another attempt of the whole launch, once every node is stopped
+and verified gone. A node that was lost may come back for it: it stops by itself when it misses node 0, and
+goes on calling. Or a spare, whose supervisor has joined but runs nothing, takes its place; then the lost node
+finds, should it come back, that its part is over. Node 0 can't be replaced: the decisions are made there.
 """
 
 from __future__ import annotations
@@ -37,6 +47,8 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .link import Link
+    from .restarts import Restarts
+    from .stall import StallWatch
 
     class Host(Protocol):
         """What a gang needs of its supervisor."""
@@ -45,9 +57,16 @@ if TYPE_CHECKING:
         attempt: int
         grace_s: float
 
+        restarts: Restarts
+
         def stop(self, first: int, grace_s: float) -> None: ...
+        def rest(self, cause: dict[str, Any] | None, reason: str) -> None: ...
+        def say(self, reason: str) -> None: ...
+        def begin(self, place: dict[str, Any]) -> None: ...
         def server_name(self, node_rank: int) -> str: ...
         def log(self, message: str) -> None: ...
+
+        stalls: StallWatch
 
 
 BEAT_S = 1.0
@@ -71,13 +90,35 @@ class GangSettings:
         self.launch = spec.get("launch_id") or ""
         self.silence_s = number(data, "silence_s", 10.0) or 10.0
         self.join_timeout_s = number(data, "join_timeout_s", 60.0) or 60.0
-        if not isinstance(node, int) or not isinstance(self.nnodes, int) or not 0 <= node < self.nnodes:
+        spares = data.get("spares") or 0
+        self.fresh_port = data.get("fresh_port") is True
+        self.nprocs = data.get("nprocs") or []  # of the members, spares last
+        if not isinstance(self.nnodes, int) or not isinstance(spares, int) or spares < 0:
+            raise Refusal("RequestError", "gang: nnodes and spares are numbers")
+        self.members = self.nnodes + spares
+        if not isinstance(node, int) or not 0 <= node < self.members:
             raise Refusal("RequestError", "gang: node_rank and nnodes don't fit")
+        if not isinstance(self.nprocs, list) or not all(type(count) is int for count in self.nprocs):
+            raise Refusal("RequestError", "gang: nprocs is not a list of numbers")
         if not isinstance(self.port, int) or not 0 < self.port < 65536 or not isinstance(self.address, str):
             raise Refusal("RequestError", "gang: no address and port")
         if not isinstance(self.token, str) or len(self.token) < 16:
             raise Refusal("RequestError", "gang: no token")
         self.node: int = node
+
+    @property
+    def is_spare(self) -> bool:
+        return bool(self.node >= self.nnodes)
+
+    def nproc(self, member: int) -> int:
+        """Return how many ranks a member has; 0 for unknown, the same for all."""
+        return self.nprocs[member] if member < len(self.nprocs) else 0
+
+    def place(self, node: int) -> dict[str, int]:
+        """Given a node of the launch, return what a spare that takes its place must be."""
+        if len(self.nprocs) < self.nnodes:
+            return {"node_rank": node}
+        return {"node_rank": node, "first_rank": sum(self.nprocs[:node]), "nproc": self.nprocs[node]}
 
 
 def choose_cause(failures: list[dict[str, Any]]) -> dict[str, Any] | None:

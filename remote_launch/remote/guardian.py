@@ -90,26 +90,25 @@ def _record(tree: JobTree, started: dict[str, Any], job: JobDir, why: str) -> No
         kill = read_object(job.kill)
     except CorruptError:
         kill = {}
+    state, reason = "LOST", f"{why}, so the job was stopped"
+    if kill is not None:
+        by = text(kill, "by")
+        state, reason = "KILLED", (f"killed by {by}" if by else "killed") + f"; {why}"
+    if tree.left_over:
+        reason += f"; {tree.left_over} processes could not be ended"
     end = {
-        "state": "LOST", "exit_code": None, "signal": None, "ended_at": time.time(),
+        "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": time.time(),
         "started_at": number(started, "started_at"), "attempt": number(started, "attempt", 0),
         "attempts": started.get("attempts") or [], "left_over": tree.left_over, "failures": [],
         "cause": None,
     }
-    if kill is not None:
-        by = text(kill, "by")
-        end.update(state="KILLED", reason=(f"killed by {by}" if by else "killed") + f"; {why}")
-    else:
-        end["reason"] = f"{why}, so the job was stopped"
-    if tree.left_over:
-        end["reason"] += f"; {tree.left_over} processes could not be ended"
     if os.path.lexists(job.exit):  # rl job-kill was at it too
         return
     try:
         write_atomic(job.exit, end)
     except OSError as error:
         _log(f"guardian: exit.json can't be written: {error}")
-    _log(f"guardian: {end['state']}: {end['reason']}")
+    _log(f"guardian: {state}: {reason}")
 
 
 def _log(message: str) -> None:

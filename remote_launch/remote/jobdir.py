@@ -43,10 +43,12 @@ class CorruptError(Exception):
 
 
 class JobDir:
-    """The one owner of the paths inside ``<workdir>/<jobs_folder>/<job_id>/``."""
+    """The one owner of the paths inside ``<workdir>/<jobs_folder>/<job_id>/``; each attempt has logs of its
+    own."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, attempt: int = 0) -> None:
         self.path = path
+        suffix = f".{attempt}" if attempt else ""
         self.job_id = os.path.basename(path)
         self.lock = os.path.join(path, "lock")
         self.spec = os.path.join(path, "spec.json")
@@ -54,9 +56,9 @@ class JobDir:
         self.kill = os.path.join(path, "kill.json")
         self.failures = os.path.join(path, "failures.json")
         self.exit = os.path.join(path, "exit.json")
-        self.out = os.path.join(path, "job.out")
-        self.err = os.path.join(path, "job.err")
-        self.ranks = os.path.join(path, "ranks")
+        self.out = os.path.join(path, f"job{suffix}.out")
+        self.err = os.path.join(path, f"job{suffix}.err")
+        self.ranks = os.path.join(path, f"ranks{suffix}")
         self.log = os.path.join(path, "supervisor.log")
 
 

@@ -10,7 +10,7 @@ import socket
 import time
 
 from . import procs
-from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, Watched, counts, lost
+from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, OUTSIDE, Watched, counts, lost
 from .jobdir import number, text
 from .link import HANDSHAKE_S, Link, LinkError
 
@@ -40,11 +40,15 @@ class Member:
         self._next_try = self._next_beat = now
         self._ended: dict[str, Any] | None = None  # our own end, as it was told
         self._failure_at = 0.0
-        self._left_over: int | None = None
+        self._left_over: int | None = 0 if settings.is_spare else None  # None: something runs here
+        self._is_resting = settings.is_spare  # no attempt is under way here
         self._gone_at: float | None = None
         self._killed: dict[str, Any] | None = None
         self._stop: dict[str, Any] | None = None  # node 0's stop message
         self._lost: dict[str, Any] | None = None  # node 0 was lost
+        self._lost_at = now
+        self._went_alone = False  # this attempt was stopped here because node 0 was lost
+        self._pause: dict[str, Any] | None = None  # it came while something still ran here
 
     # -- what the own node tells
 
@@ -55,12 +59,15 @@ class Member:
 
     def _tell_ended(self) -> None:
         if self._ended is not None:
-            self._send("ended", {**self._ended, "age_s": max(0.0, time.time() - self._failure_at)})
+            age_s = max(0.0, time.time() - self._failure_at)
+            self._send("ended", {**self._ended, "age_s": age_s, "alone": self._went_alone})
 
     def tree_gone(self, left_over: int) -> None:
         self._left_over = left_over
         self._gone_at = time.monotonic()
         self._send("stopped", {"left_over": left_over})
+        if self._pause is not None:
+            self._rest(self._pause)
 
     def ask_for_stacks(self) -> None:
         """Node 0 alone judges that a launch has stalled."""
@@ -71,7 +78,19 @@ class Member:
     def kill(self, kill: dict[str, Any]) -> None:
         """A person killed this node's job: the launch is to be killed."""
         self._killed = kill
+        if self._left_over is not None:
+            self._gone_at = time.monotonic()  # node 0 has this long to answer
         self._send("kill", kill)
+
+    def leave(self) -> None:
+        """This supervisor was told to stop, though not by rl, while nothing ran here."""
+        self._send("left", {})
+        self._end({"state": "FAILED", "note": OUTSIDE, "cause": (self._stop or {}).get("cause")})
+
+    @property
+    def may_go_on(self) -> bool:
+        """True while another attempt may come, so that a kill has something to end even between two."""
+        return self.verdict is None and (self._host.restarts.limit > 0 or self._settings.is_spare)
 
     # -- the connection
 
@@ -113,7 +132,7 @@ class Member:
         elif link.node is None:
             link.accept_welcome(line, node)
             self._host.log("joined node 0" + (" again" if self._joined else ""))
-            self._joined, self._eof_at, self._heard_at = True, None, link.heard_at
+            self._joined, self._eof_at, self._heard_at, self._lost = True, None, link.heard_at, None
             self._tell_all()
         else:
             message = link.open(line)
@@ -150,22 +169,59 @@ class Member:
     # -- decisions
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        kind = message.get("kind")
+        if kind == "end":
+            self._stop_here(signal.SIGTERM, min(self._host.grace_s, GANG_GRACE_S))
+            self._end(message)
+        elif kind == "go":
+            self._on_go(message)
         if message.get("attempt") != self._host.attempt:
             return
-        if message.get("kind") == "stop":
+        if kind == "pause" and not self._is_resting and self._left_over is None:
+            self._pause = message
+        elif kind == "pause" and not self._is_resting:
+            self._rest(message)
+        if kind == "stop":
             self._stop = message
-            if self._left_over is None:
-                first = procs.signal_number(message.get("signal")) or signal.SIGTERM
-                grace_s = number(message, "grace_s", GANG_GRACE_S)
-                self._host.stop(first, GANG_GRACE_S if grace_s is None else grace_s)
-        elif message.get("kind") == "stacks":
+            first = procs.signal_number(message.get("signal")) or signal.SIGTERM
+            grace_s = number(message, "grace_s", GANG_GRACE_S)
+            self._stop_here(first, GANG_GRACE_S if grace_s is None else grace_s)
+        elif kind == "stacks":
             self._host.stalls.dump()
-        elif message.get("kind") == "end":
-            self._end(str(message.get("state")), text(message, "by"), message.get("cause"))
 
-    def _end(self, state: str, by: str | None, cause: Any) -> None:
+    def _stop_here(self, first: int, grace_s: float) -> None:
+        if self._left_over is None:
+            self._host.stop(first, grace_s)
+
+    def _rest(self, message: dict[str, Any]) -> None:
+        self._is_resting = True
+        cause = message.get("cause")
+        self._host.rest(cause if isinstance(cause, dict) else None, text(message, "reason") or "restarting")
+
+    def _on_go(self, message: dict[str, Any]) -> None:
+        """Begin the attempt that node 0 says, once: it says so again when the connection was broken."""
+        attempt = message.get("attempt")
+        if not isinstance(attempt, int) or attempt <= self._host.attempt or self._left_over is None:
+            return
+        if not self._is_resting:
+            self._rest(message)
+        place = dict(message)
+        place["reason"] = None
+        if self._settings.is_spare:
+            place["reason"] = f"takes part as node {message.get('node_rank')}, in the place of a lost one"
+        self._ended = self._left_over = self._gone_at = self._stop = self._lost = self._pause = None
+        self._is_resting = self._went_alone = False
+        self._host.begin(place)
+
+    def _end(self, verdict: dict[str, Any]) -> None:
+        """``verdict``: node 0's last message, or what is known here without it."""
         if self.verdict is None:
-            self.verdict = {"state": state, "by": by, "cause": cause if isinstance(cause, dict) else None}
+            cause, replaced = verdict.get("cause"), verdict.get("replaced")
+            self.verdict = {
+                "state": str(verdict.get("state")), "by": text(verdict, "by"), "note": text(verdict, "note"),
+                "cause": cause if isinstance(cause, dict) else None,
+                "replaced": replaced if isinstance(replaced, dict) else {},
+            }
         if self._link is not None:
             self._watched.drop(self._link)
             self._link = None
@@ -181,9 +237,12 @@ class Member:
             self._next_beat = now + BEAT_S
             self._send("beat", self._host.stalls.beat())
         if self._killed is not None and self._gone_at is not None and now - self._gone_at > KILL_PATIENCE_S:
-            self._end("KILLED", text(self._killed, "by"), None)
+            self._end({"state": "KILLED", "by": text(self._killed, "by")})
         elif self._lost is None and self._coordinator_is_lost(now):
+            self._lost_at = now
             self._go_alone()
+        elif self._lost is not None and now - self._lost_at > self._settings.join_timeout_s:
+            self._judge_alone()
 
     def _coordinator_is_lost(self, now: float) -> bool:
         settings = self._settings
@@ -201,20 +260,30 @@ class Member:
         return bool(why)
 
     def _go_alone(self) -> None:
-        """Node 0 is lost: stop, and judge by what is known here: its last word on the cause, or our own
-        failure, or the loss."""
-        self._host.log(str((self._lost or {}).get("message")))
-        if self._left_over is None:
-            self._host.stop(signal.SIGTERM, min(self._host.grace_s, GANG_GRACE_S))
+        """Node 0 is lost: stop. Where there may be another attempt it is called for a while."""
+        message = str((self._lost or {}).get("message"))
+        self._host.log(message)
+        self._stop_here(signal.SIGTERM, min(self._host.grace_s, GANG_GRACE_S))
+        ended = self._killed is not None or (self._stop or {}).get("killed")
+        if self._joined and self._host.restarts.limit and not ended:
+            self._went_alone = True
+            if self._link is not None:
+                self._lose_link(self._link, LinkError("node 0 is silent"))
+            self._host.say(f"{message}; stopped here, waiting for it for {self._settings.join_timeout_s:g} s")
+        else:
+            self._judge_alone()
+
+    def _judge_alone(self) -> None:
+        """Judge by what is known here: node 0's last word on the cause, or our own failure, or the loss."""
         ended = self._ended or {}
         if self._killed is not None or (self._stop or {}).get("killed"):
-            self._end("KILLED", text(self._killed or self._stop or {}, "by"), None)
+            self._end({"state": "KILLED", "by": text(self._killed or self._stop or {}, "by")})
         elif (self._stop or {}).get("cause"):
-            self._end("FAILED", None, (self._stop or {}).get("cause"))
+            self._end({"state": "FAILED", "cause": (self._stop or {}).get("cause")})
         elif counts(ended.get("failure"), bool(ended.get("asked"))):
-            self._end("FAILED", None, ended.get("failure"))
+            self._end({"state": "FAILED", "cause": ended.get("failure")})
         else:
-            self._end("FAILED", None, self._lost)
+            self._end({"state": "FAILED", "cause": self._lost})
 
     def wait_s(self, now: float) -> float | None:
         times = [self._next_beat] + ([self._next_try] if self._link is None else [])

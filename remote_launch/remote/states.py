@@ -19,6 +19,7 @@ from .jobdir import (
     read_object,
     text,
 )
+from .logfiles import log_files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,13 +93,14 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
     """Return one job as ``probe`` reports it. Raises CorruptError."""
     started = read_object(job.started) or {}
     data: dict[str, Any] = {
-        "job_id": job.job_id, **state_of(job, started, server),
+        "job_id": job.job_id, "attempts": _objects(started.get("attempts")),
+        **state_of(job, started, server),
         "started_at": number(started, "started_at"), "attempt": number(started, "attempt", 0),
         "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"),
         "child_pid": number(started, "child_pid"),
     }
     if data["state"] == "RUNNING" and data["elsewhere"] is None:
-        data["running_s"] = procs.age_s(number(started, "child_ticks"))
+        data["running_s"] = procs.age_s(number(started, "supervisor_ticks"))
     if specs:
         try:
             spec = read_object(job.spec, SPEC_LIMIT_BYTES)
@@ -131,11 +133,13 @@ def state_of(
             raise CorruptError("exit.json: no such state")
         failures = ended.get("failures")
         cause = ended.get("cause")
+        replaced = ended.get("replaced")
         return {
             "state": ended["state"], "exit_code": number(ended, "exit_code"), "signal": text(ended, "signal"),
             "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"),
             "duration_s": number(ended, "duration_s"),
-            "left_over": number(ended, "left_over", 0),
+            "left_over": number(ended, "left_over", 0), "attempts": _objects(ended.get("attempts")),
+            "replaced": replaced if isinstance(replaced, dict) else {},
             "failures": failures if isinstance(failures, list) else [],
             "cause": cause if isinstance(cause, dict) else None, "elsewhere": other,
         }
@@ -143,7 +147,7 @@ def state_of(
     if other is not None:
         state, reason = "RUNNING" if started else "CREATED", f"can't be judged: {owner.whose(other)}"
     elif started:
-        state = "RUNNING" if alive else "LOST"
+        state, reason = ("RUNNING", text(started, "reason")) if alive else ("LOST", None)
         if not alive and started.get("boot_id") != procs.boot_id():
             booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
             reason = f"the server was restarted at {booted}"
@@ -157,6 +161,10 @@ def state_of(
         "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
         "failures": [], "cause": None, "elsewhere": other,
     }
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _started(job: JobDir, *, needed: bool) -> dict[str, Any]:
@@ -206,13 +214,7 @@ def _count_survivors(jobs: list[dict[str, Any]]) -> None:
 
 def log_bytes(job: JobDir) -> int:
     """Return the size of all logs of a job."""
-    total = 0
-    for path in (job.out, job.err):
-        total += _size(path)
-    for folder, _, files in os.walk(job.ranks):
-        for name in files:
-            if name.endswith(".log"):
-                total += _size(os.path.join(folder, name))
+    total = sum(_size(os.path.join(job.path, file.name)) for file in log_files(job))
     return total + _size(os.path.join(job.path, "notify.log")) + _stacks_bytes(job)
 
 

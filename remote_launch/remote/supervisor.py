@@ -17,11 +17,12 @@ from . import owner, procs, verdict
 from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
-from .jobdir import CorruptError, JobDir, number, read_object, text, write_atomic
+from .jobdir import CorruptError, JobDir, Refusal, number, read_object, text, write_atomic
 from .logindex import LogIndex
 from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
+from .restarts import ATTEMPTS_KEPT, Alone, Restarts, attempt_record, placed
 from .stall import StallWatch
 from .tree import JobTree
 
@@ -36,7 +37,7 @@ PROGRAM = os.path.abspath(os.path.dirname(os.path.dirname(__file__)))
 
 
 class Supervisor:
-    """One attempt of one job. ``start`` once, then ``run`` to the end."""
+    """One job, through all its attempts. ``start`` once, then ``run`` to the end."""
 
     def __init__(
         self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str], umask: int
@@ -46,7 +47,10 @@ class Supervisor:
         self.workdir = workdir
         self.grace_s = number(spec, "grace_s", 15.0) or 0.0
         self.attempt = int(number(spec, "attempt", 0) or 0)
-        self.started_at = time.time()
+        self.files = JobDir(job.path, self.attempt)  # this attempt's logs
+        self.restarts = Restarts(spec)
+        self.started_at = self.attempt_started_at = time.time()
+        self._born_at = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.gang: Coordinator | Member | None = None
         self.tree: JobTree
@@ -55,6 +59,10 @@ class Supervisor:
         self._login = login
         self._umask = umask
         self._notifier = Notifier(spec, job, workdir, login)
+        self._alone = Alone(self, self.restarts)  # what a job without a gang has for one
+        self._record: dict[str, Any] = {}  # started.json
+        self._attempts: list[dict[str, Any]] = []  # those that are over
+        self._told_ended = self._told_gone = False
         self._term_seen = False
         self._killed: dict[str, Any] | None = None  # a person's kill that reached the living child
 
@@ -65,21 +73,58 @@ class Supervisor:
         running."""
         procs.become_subreaper()
         self._listen_to_signals()
-        env = environment(self.spec, self.workdir, self.job, self._login)
-        argv = arguments(self.spec, self.job, env, PROGRAM)
-        self.gang = self._join_gang()
-        cwd = os.path.normpath(os.path.join(self.workdir, self.spec.get("cwd") or "."))
-        child = Child(argv, env, cwd, self.job, self._umask)
         pid = os.getpid()
-        self.started_at = time.time()
-        record = {
+        self._record = {
             "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
-            "child_pid": child.pid, "child_ticks": procs.start_ticks(child.pid),
-            "started_at": self.started_at,
-            "attempt": self.attempt, "server": self.spec.get("server"), **owner.this_machine(),
+            "child_pid": None, "child_ticks": None, "started_at": time.time(), "attempt": self.attempt,
+            "attempts": [], "reason": None, "server": self.spec.get("server"), **owner.this_machine(),
         }
+        is_spare = self._is_spare()
+        if not is_spare:
+            self._prepare()  # what can't run is refused before a port is taken
+        self.gang = self._join_gang()
+        if is_spare:
+            self._stand_by()
+        else:
+            self._spawn()
+        self.started_at = self._record["started_at"]
+        if not is_spare and self.restarts.limit == 0:
+            self.spec.pop("secret_env", None)
+            self._login = {}
+        names = ("supervisor_pid", "child_pid", "started_at", "attempt")
+        return {name: self._record[name] for name in names}
+
+    def _is_spare(self) -> bool:
+        gang = self.spec.get("gang")
+        return isinstance(gang, dict) and bool(gang.get("spares")) and GangSettings(self.spec).is_spare
+
+    def _stand_by(self) -> None:
+        env, argv, cwd = self._prepare()
+        self.tree = JobTree.without_child(self.job.job_id, self.log)
+        self.stalls = StallWatch(self, env, cwd)
+        self._told_ended = self._told_gone = True
+        self._record["reason"] = "stands by as a spare"
+        write_atomic(self.job.started, self._record)
+        self.log(f"stands by for {argv[0]} in {cwd}")
+
+    def _prepare(self) -> tuple[dict[str, str], list[str], str]:
+        """Return the environment, argv and folder of the next child. Raises Refusal."""
+        env = environment(self.spec, self.workdir, self.job, self._login)
+        argv = arguments(self.spec, self.files, env, PROGRAM)
+        return env, argv, os.path.normpath(os.path.join(self.workdir, self.spec.get("cwd") or "."))
+
+    def _spawn(self) -> None:
+        """Start the child of this attempt, recorded before it runs. Raises Refusal or OSError, with no child
+        left."""
+        env, argv, cwd = self._prepare()
+        child = Child(argv, env, cwd, self.files, self._umask)
+        self.attempt_started_at = time.time()
+        self._record.update(
+            child_pid=child.pid, child_ticks=procs.start_ticks(child.pid), attempt=self.attempt,
+            attempt_started_at=self.attempt_started_at,
+        )
         try:
-            write_atomic(self.job.started, record)
+            write_atomic(self.job.started, self._record)
         except BaseException:
             child.abandon()
             raise
@@ -87,10 +132,45 @@ class Supervisor:
         self.tree = JobTree(self.job.job_id, child.pid, self.log)
         self.tree.oom = self.oom
         self.stalls = StallWatch(self, env, cwd)
-        self.spec.pop("secret_env", None)
-        self._login = {}
-        self.log(f"started {argv[0]} as {child.pid} in {cwd}")
-        return {name: record[name] for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}
+        self._told_ended = self._told_gone = False
+        self.log(f"attempt {self.attempt}: started {argv[0]} as {child.pid} in {cwd}")
+
+    # -- the attempts, as the gang (or ``Alone``) has them follow
+
+    def rest(self, cause: dict[str, Any] | None, reason: str) -> None:
+        """This attempt is over and another will come."""
+        self._close_attempt(cause)
+        with contextlib.suppress(OSError):
+            os.replace(self.job.failures, f"{self.job.path}/failures.{self.attempt}.json")
+        self._record["attempts"] = self._attempts
+        self.say(reason)
+
+    def _close_attempt(self, cause: dict[str, Any] | None) -> None:
+        ended_at = self.tree.ended_at or time.time()
+        record = attempt_record(self.attempt, self.attempt_started_at, ended_at, cause)
+        self._attempts = [*self._attempts, record][-ATTEMPTS_KEPT:]
+
+    def say(self, reason: str | None) -> None:
+        """Have the running job's state show what is going on."""
+        self._record["reason"] = reason
+        self.log(reason or "goes on")
+        with contextlib.suppress(OSError):
+            write_atomic(self.job.started, self._record)
+
+    def begin(self, place: dict[str, Any]) -> None:
+        """Start the next attempt, as ``place`` has it (see ``restarts.placed``). One that can't be started
+        has failed."""
+        self.spec = placed(self.spec, place)
+        self.attempt = int(self.spec["attempt"])
+        self.files = JobDir(self.job.path, self.attempt)
+        self._record["reason"] = place.get("reason")
+        try:
+            self._spawn()
+        except (Refusal, OSError) as error:
+            message = error.message if isinstance(error, Refusal) else f"can't be started: {error.strerror}"
+            self.log(message)
+            self.tree = JobTree.without_child(self.job.job_id, self.log, message)
+            self._told_ended = self._told_gone = False
 
     def _join_gang(self) -> Coordinator | Member | None:
         """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises
@@ -121,7 +201,7 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until nothing of the job is left and the launch's verdict is known; then write
         exit.json."""
-        told_ended = told_gone = False
+        gang = self.gang or self._alone
         log_index = LogIndex(self.job)
         self.tree.reap()  # it may have ended before the signal handler's pipe was looked at
         while True:
@@ -129,38 +209,34 @@ class Supervisor:
             for key, events in self.selector.select(self._wait_s(now, log_index.wait_s(now))):
                 key.data(events)
             self.tree.reap()
-            if not self.tree.child_alive and not told_ended:
-                told_ended = True
-                self._tell_child_ended()
+            if not self.tree.child_alive and not self._told_ended:
+                self._told_ended = True
+                failure = self.tree.stalled or verdict.own_failure(self.tree, self.spec, self.files)
+                gang.child_ended(failure, self.tree.asked and not self.tree.stalled)
             if self._term_seen:
                 self._term_seen = False
-                self._stop_as_asked()
+                self._stop_as_asked(gang)
             now = time.monotonic()
             self.tree.tick(now)
             self.oom.tick(now)
             self.stalls.tick(now)
             log_index.tick(now)
-            if self.gang:
-                if self.tree.gone and not told_gone:
-                    told_gone = True
-                    self.gang.tree_gone(self.tree.left_over)
-                self.gang.tick(now)
-            if self.tree.gone and (self.gang is None or self.gang.verdict is not None):
+            if self.tree.gone and not self._told_gone:
+                self._told_gone = True
+                gang.tree_gone(self.tree.left_over)
+            gang.tick(now)
+            if self.tree.gone and gang.verdict is not None:
                 break
-        self._finish()
+        self._finish(gang.verdict)
 
     def _wait_s(self, now: float, most_s: float) -> float:
-        waits = [self.tree.wait_s(now), self.gang.wait_s(now) if self.gang else None]
+        waits = [self.tree.wait_s(now), (self.gang or self._alone).wait_s(now)]
         waits += [self.oom.wait_s(now), self.stalls.wait_s(now)]
         return min([most_s, *(wait for wait in waits if wait is not None)])
 
-    def _tell_child_ended(self) -> None:
-        if self.gang:
-            self.gang.child_ended(verdict.own_failure(self.tree, self.spec, self.job), self.tree.asked)
-
-    def _stop_as_asked(self) -> None:
+    def _stop_as_asked(self, gang: Coordinator | Member | Alone) -> None:
         """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its
-        administrator."""
+        administrator. Between two attempts, too, it is an end."""
         try:
             kill = read_object(self.job.kill)
         except CorruptError as error:
@@ -169,18 +245,21 @@ class Supervisor:
         first = (procs.signal_number((kill or {}).get("signal") or "TERM")) or signal.SIGTERM
         grace_s = number(kill or {}, "grace_s", self.grace_s)
         grace_s = self.grace_s if grace_s is None else grace_s
-        if kill is not None and self.tree.child_alive and not self.tree.asked:
+        reaches = (self.tree.child_alive and not self.tree.asked) or gang.may_go_on
+        if kill is not None and reaches:
             self._killed = {"by": text(kill, "by"), "signal": procs.signal_name(first), "grace_s": grace_s}
         self.stop(first, grace_s)
-        if self._killed and self.gang:
-            self.gang.kill(self._killed)
+        if self._killed:
+            gang.kill(self._killed)
+        elif kill is None and self.tree.gone:
+            gang.leave()
 
     def stop(self, first: int, grace_s: float) -> None:
         """Stop the local tree (also called by the gang)."""
         self.tree.stop(first, grace_s)
 
     def server_name(self, node_rank: int) -> str:
-        """Given a node's rank, return its server's name."""
+        """Given a node's number in the gang, return its server's name."""
         servers = (self.spec.get("gang") or {}).get("servers") or []
         return str(servers[node_rank]) if 0 <= node_rank < len(servers) else f"node {node_rank}"
 
@@ -191,11 +270,16 @@ class Supervisor:
 
     # -- the end
 
-    def _finish(self) -> None:
+    def _finish(self, judged: dict[str, Any]) -> None:
         end = verdict.exit_record(
-            self.tree, self.spec, self.job, started_at=self.started_at, killed=self._killed,
-            launch=self.gang.verdict if self.gang else None,
+            self.tree, self.spec, self.files, started_at=self.started_at, killed=self._killed,
+            launch=judged if self.gang else None,
         )
+        if not self._attempts or self._attempts[-1]["attempt"] != self.attempt:
+            self._close_attempt(end["cause"])
+        end["attempts"] = self._attempts
+        if len(self._attempts) > 1:
+            end["duration_s"] = time.monotonic() - self._born_at
         deadline = time.monotonic() + FULL_DISK_PATIENCE_S
         while True:
             try:

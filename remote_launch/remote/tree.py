@@ -30,22 +30,31 @@ class JobTree:
         self.job_id = job_id
         self.child_pid = child_pid
         self.child_alive = True
+        self.refusal: str | None = None  # why there never was a child
         self.exit_code: int | None = None
         self.signal: str | None = None
         self.ended_at: float | None = None
-        self.asked = False  # a stop was asked for while the child lived
         self.duration_s: float | None = None  # by no clock that can be set
+        self.asked = False  # a stop was asked for while the child lived
         self.killed_hard = False  # KILL had to be sent
         self.gone = False
         self.left_over = 0
         self.oom: OomWatch | None = None  # says what a KILL was
         self.stalled: dict[str, Any] | None = None  # the failure for which it was stopped
         self._log = log
-        self._told = 0  # the last signal that a stop sent
         self._born_at = time.monotonic()
+        self._told = 0  # the last signal that a stop sent
         self._deadline: float | None = None  # when KILL goes out
         self._next_look = 0.0
         self._empty_looks = 0
+
+    @classmethod
+    def without_child(cls, job_id: str, log: Callable[[str], None], refusal: str | None = None) -> JobTree:
+        """Return a tree in which nothing runs: a spare's, or that of an attempt that could not be begun."""
+        tree = cls(job_id, 0, log)
+        tree.child_alive, tree.gone, tree.refusal = False, True, refusal
+        tree.ended_at = time.time()
+        return tree
 
     def stop(self, number: int, grace_s: float) -> None:
         """Have the tree end: ``number`` to the child now, KILL to all after ``grace_s``.
@@ -97,6 +106,7 @@ class JobTree:
         self.child_alive = False
         self.exit_code, self.signal = procs.exit_of(status)
         self.ended_at = time.time()
+        self.duration_s = time.monotonic() - self._born_at
         self._log(f"child {self.child_pid} ended: exit code {self.exit_code}, signal {self.signal}")
         now = time.monotonic()
         left = procs.members(self.job_id, os.getpid())
@@ -106,7 +116,6 @@ class JobTree:
         # A stop's grace goes on for what the child left; workers that save a checkpoint on TERM need it.
         self._deadline = max(
             self._deadline or 0.0, now + 1.0
-        self.duration_s = time.monotonic() - self._born_at
         ) if self.asked and not self.killed_hard else now + SWEEP_GRACE_S
         self._next_look = now
 

@@ -46,25 +46,37 @@ def exit_record(
     }
     if own is not None and not tree.asked:
         record.update(exit_code=own["exit_code"], signal=own["signal"])
-    succeeded = tree.exit_code == 0 and not tree.asked
-    if succeeded:
-        state, reason = "SUCCEEDED", None
-    elif killed or (launch or {}).get("state") == "KILLED":
-        by = (killed or launch or {}).get("by")
-        state, reason = "KILLED", f"killed by {by}" if by else "killed"
-    elif own is not None and not tree.asked:
-        state, reason = "FAILED", own["message"]
-        if cause and cause.get("node_rank") != spec.get("node_rank"):
-            reason += f"; the launch's cause: {cause_in_words(cause)}"
-    elif launch is not None and cause is not None:
-        state, reason = "FAILED", f"stopped: {cause_in_words(cause)}"
-        if cause.get("stalled"):
-            reason = str(cause.get("message"))
-    else:
-        state, reason = "FAILED", OUTSIDE
+    if (launch or {}).get("replaced"):
+        record["replaced"] = (launch or {}).get("replaced")  # {a server: the spare that took its place}
+    state, reason = _judged(tree, spec, own, cause, killed, launch)
     if tree.left_over:
         reason = f"{reason or 'ended'}; {tree.left_over} processes could not be ended"
     return {"state": state, **record, "reason": reason}
+
+
+def _judged(
+    tree: JobTree, spec: dict[str, Any], own: dict[str, Any] | None, cause: dict[str, Any] | None,
+    killed: dict[str, Any] | None, launch: dict[str, Any] | None,
+) -> tuple[str, str | None]:
+    """Return the state and the reason."""
+    if tree.exit_code == 0 and not tree.asked:
+        return "SUCCEEDED", None
+    is_unused = not tree.child_pid and tree.refusal is None
+    if is_unused and (launch or {}).get("state") == "SUCCEEDED":
+        return "SUCCEEDED", "a spare that was not needed"
+    if killed or (launch or {}).get("state") == "KILLED":
+        by = (killed or launch or {}).get("by")
+        return "KILLED", f"killed by {by}" if by else "killed"
+    if own is not None and not tree.asked:
+        reason = str(own["message"])
+        if cause and cause.get("node_rank") != spec.get("node_rank"):
+            reason += f"; the launch's cause: {cause_in_words(cause)}"
+    elif launch is not None and cause is not None:
+        reason = str(cause.get("message")) if cause.get("stalled") else f"stopped: {cause_in_words(cause)}"
+    else:
+        reason = OUTSIDE
+    note = (launch or {}).get("note")
+    return "FAILED", f"{reason}; {note}" if note else reason
 
 
 def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, Any] | None:
@@ -73,8 +85,13 @@ def own_failure(tree: JobTree, spec: dict[str, Any], job: JobDir) -> dict[str, A
 
     For torchrun it is the first failing rank's, from failures.json: torchrun's own exit code is always 1.
     """
-    if tree.child_alive or tree.exit_code == 0:
+    if tree.child_alive or tree.exit_code == 0 or (not tree.child_pid and tree.refusal is None):
         return None
+    if tree.refusal is not None:
+        return {
+            "node_rank": spec.get("node_rank"), "server": spec.get("server"), "rank": None, "exit_code": None,
+            "signal": None, "time": tree.ended_at, "tail": "", "message": tree.refusal, "refused": True,
+        }
     failures = read_failures(job) if spec.get("torchrun") else []
     failure: dict[str, Any] = {"node_rank": spec.get("node_rank"), "server": spec.get("server"), "rank": None}
     if failures:
@@ -114,7 +131,7 @@ def cause_in_words(cause: dict[str, Any]) -> str:
         return str(cause.get("message"))
     if cause.get("stalled"):
         return f"{cause.get('server')}: {cause.get('message')}"
-    if cause.get("from_outside"):
+    if cause.get("from_outside") or cause.get("refused"):
         return f"{cause.get('server')}: {cause.get('message')}"
     who = f"rank {cause['rank']}" if cause.get("rank") is not None else "the command"
     if cause.get("killed_by"):

@@ -155,14 +155,15 @@ class Launch:
         self.launch_id = uuid.uuid4().hex
         self.ids = [uuid.uuid4().hex for _ in servers]
         self.gang = GangSpec(
-            address="127.0.0.1", port=free_port(), token=gang.pop("token", "t" * 32), nnodes=len(servers),
+            address="127.0.0.1", port=free_port(), token=gang.pop("token", "t" * 32),
+            nnodes=len(servers) - gang.get("spares", 0),
             servers=tuple(f"s{rank}" for rank in range(len(servers))), **gang,
         )
 
     def spec(self, rank: int, shell: str, **fields: Any) -> dict[str, Any]:
         return self.servers[rank].spec(
             shell, job_id=self.ids[rank], server=f"s{rank}", launch_id=self.launch_id, node_rank=rank,
-            nnodes=len(self.servers),
+            nnodes=self.gang.nnodes,
             **{"gang": self.gang, **fields},
         )
 

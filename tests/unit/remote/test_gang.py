@@ -17,6 +17,7 @@ import pytest
 from remote_launch.remote.coordinator import Coordinator
 from remote_launch.remote.gang import choose_cause, lost
 from remote_launch.remote.link import Link, LinkError
+from remote_launch.remote.restarts import Restarts
 from tests.support.served import Launch, free_port, until
 
 if TYPE_CHECKING:
@@ -114,9 +115,11 @@ def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
     host = SimpleNamespace(
         selector=selectors.DefaultSelector(), attempt=0, grace_s=1.0, stop=lambda *_: None,
         server_name=str, log=lambda _: None,
+        restarts=Restarts({}),
     )
     settings = SimpleNamespace(
-        nnodes=2, address="127.0.0.1", port=free_port(), token="t" * 32, launch="x", silence_s=10.0,
+        nnodes=2, members=2, place=lambda node: {"node_rank": node},
+        address="127.0.0.1", port=free_port(), token="t" * 32, launch="x", silence_s=10.0,
         join_timeout_s=60.0,
     )
     coordinator = Coordinator(settings, host)  # type: ignore[arg-type]

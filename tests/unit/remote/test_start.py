@@ -162,14 +162,14 @@ def test_the_environment_of_the_job(served: Served, tmp_path: Path) -> None:
         unset_env=["PET_*", "GONE"],
         python=str(prefix / "bin" / "python"), path_prepend=["~/tools", str(prefix / "bin")],
         pythonpath_append=[".", "lib"],
-        launch_id="f" * 32, run_id="run-1", node_rank=1, attempt=2,
+        launch_id="f" * 32, run_id="run-1", node_rank=1,
     )
     served.wait(job_id)
     env = dict(entry.split("=", 1) for entry in served.out(job_id).split("\0") if entry)
     expected = {
         "PLAIN": "a $b 'c'\nd", "API_KEY": "s3cret", "KEPT": "yes", "VIRTUAL_ENV": str(prefix),
         "RL_JOB_ID": job_id,
-        "RL_LAUNCH_ID": "f" * 32, "RL_RUN_ID": "run-1", "RL_ATTEMPT": "2", "RL_NODE_RANK": "1",
+        "RL_LAUNCH_ID": "f" * 32, "RL_RUN_ID": "run-1", "RL_ATTEMPT": "0", "RL_NODE_RANK": "1",
         "RL_JOB_DIR": str(served.folder(job_id)),
         "PYTHONPATH": f"/theirs:{served.workdir}:{served.workdir}/lib",
         "PATH": f"{os.path.expanduser('~/tools')}:{prefix}/bin:{served.env['PATH']}",

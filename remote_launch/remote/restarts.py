@@ -1,0 +1,181 @@
+"""The attempts of a job: whether there is another one, when, and with what changed.
+
+Another attempt is made after failures only: never after a person's kill, after a success, or while a process
+of the last attempt can't be ended.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from .gang import OUTSIDE
+from .jobdir import number
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+
+    class Host(Protocol):
+        """What a job alone needs of its supervisor."""
+
+        attempt: int
+
+        def rest(self, cause: dict[str, Any] | None, reason: str) -> None: ...
+        def begin(self, place: dict[str, Any]) -> None: ...
+
+
+LONGEST_DELAY_S = 30.0
+ATTEMPTS_KEPT = 64
+_TAIL_KEPT = 2000
+_OPTIONS = {"port": "--master-port", "node_rank": "--node-rank", "nproc": "--nproc-per-node"}
+_VARIABLES = {"port": "MASTER_PORT", "node_rank": "NODE_RANK"}
+
+
+class Restarts:
+    """``max_restarts`` and ``restart_window_s`` of a spec, and the restarts so far. With a window only those
+    within it count."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self.limit = max(0, int(number(spec, "max_restarts", 0) or 0))
+        self._window_s = number(spec, "restart_window_s")
+        self._times: list[float] = []
+
+    def _recent(self) -> int:
+        if self._window_s is None:
+            return len(self._times)
+        since = time.monotonic() - self._window_s
+        return sum(1 for at in self._times if at > since)
+
+    def delay_s(self) -> float | None:
+        """Return how long to wait before the next attempt: 1 s, 2, 4 … 30; None when there is to be none."""
+        recent = self._recent()
+        return None if recent >= self.limit else min(LONGEST_DELAY_S, 2.0 ** min(recent, 10))
+
+    def count(self) -> None:
+        """Note that a restart was decided."""
+        self._times.append(time.monotonic())
+
+    def words(self, attempt: int) -> str:
+        """Given an attempt (from 0), return it as people count: "attempt 2 of 3"."""
+        if self._window_s is None:
+            return f"attempt {attempt + 1} of {self.limit + 1}"
+        return f"attempt {attempt + 1}, restart {self._recent()} of {self.limit} in {self._window_s:g} s"
+
+
+class Alone:
+    """The attempts of a job that has no other nodes. As Coordinator and Member are for a launch."""
+
+    def __init__(self, host: Host, restarts: Restarts) -> None:
+        self.verdict: dict[str, Any] | None = None
+        self._host = host
+        self._restarts = restarts
+        self._failure: dict[str, Any] | None = None
+        self._resume_at: float | None = None
+        self._killed = False
+
+    @property
+    def may_go_on(self) -> bool:
+        """True while another attempt may come, so that a kill has something to end even between two."""
+        return self.verdict is None and (
+            self._resume_at is not None or self._restarts.delay_s() is not None
+        )
+
+    def child_ended(self, failure: dict[str, Any] | None, asked: bool) -> None:
+        self._failure = None if asked else failure
+
+    def tree_gone(self, left_over: int) -> None:
+        delay_s = self._restarts.delay_s()
+        if self._failure is None or left_over or self._killed or delay_s is None:
+            self.verdict = {}
+            return
+        from .verdict import cause_in_words
+
+        self._restarts.count()
+        next_one = self._restarts.words(self._host.attempt + 1)
+        self._resume_at = time.monotonic() + delay_s
+        self._host.rest(self._failure, f"restarting ({next_one}) after {cause_in_words(self._failure)}")
+
+    def kill(self, _: dict[str, Any]) -> None:
+        self._killed = True
+        self._end_if_resting({})
+
+    def leave(self) -> None:
+        """The supervisor was told to stop, though not by rl."""
+        self._killed = True
+        self._end_if_resting({"note": OUTSIDE})
+
+    def _end_if_resting(self, verdict: dict[str, Any]) -> None:
+        if self._resume_at is not None:
+            self.verdict = verdict
+
+    def tick(self, now: float) -> None:
+        if self.verdict is None and self._resume_at is not None and now >= self._resume_at:
+            self._resume_at = None
+            self._failure = None
+            self._host.begin({"attempt": self._host.attempt + 1, "port": free_port("")})
+
+    def wait_s(self, now: float) -> float | None:
+        return None if self._resume_at is None else max(0.0, self._resume_at - now)
+
+    def close(self) -> None:
+        pass
+
+
+def placed(spec: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+    """Given a spec and what another attempt changes of it {"attempt", "port", "node_rank", "first_rank",
+    "nproc"; what is absent or null stays}, return the spec of that attempt."""
+    names = ("attempt", "port", *_PLACE)
+    changes = {name: int(place[name]) for name in names if is_count(place.get(name))}
+    spec = {**spec, **{name: changes[name] for name in ("attempt", *_PLACE) if name in changes}}
+    if spec.get("torchrun"):
+        options = {_OPTIONS[name]: str(value) for name, value in changes.items() if name in _OPTIONS}
+        spec["torchrun"] = _replaced(list(spec["torchrun"]), options)
+    env = dict(spec.get("env") or {})
+    env.update({
+        variable: str(changes[name])
+        for name, variable in _VARIABLES.items() if name in changes and variable in env
+    })
+    return {**spec, "env": env}
+
+
+_PLACE = ("node_rank", "first_rank", "nproc")
+
+
+def is_count(value: Any) -> bool:
+    """True for a whole number from 0."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def _replaced(args: list[str], options: dict[str, str]) -> list[str]:
+    """Given torchrun's arguments, return them with the values of some of its options changed. They come in
+    pairs, before the script, whose own options are left alone."""
+    at = 0
+    while at + 1 < len(args) and args[at].startswith("--") and args[at] != "--module":
+        if args[at] in options:
+            args[at + 1] = options[args[at]]
+        at += 2
+    return args
+
+
+def attempt_record(
+    attempt: int, started_at: float, ended_at: float, cause: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return how one attempt went, as started.json and exit.json keep it."""
+    if cause is not None and isinstance(cause.get("tail"), str):
+        cause = {**cause, "tail": cause["tail"][-_TAIL_KEPT:]}
+    return {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "cause": cause}
+
+
+def free_port(address: str) -> int | None:
+    """Return a TCP port that is free on an address of ours (all of them, where it is none); None when none
+    is."""
+    for host in (address, ""):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as sock:
+                sock.bind((host, 0))
+                return int(sock.getsockname()[1])
+        except OSError:
+            continue
+    return None
