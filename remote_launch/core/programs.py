@@ -28,6 +28,26 @@ if sys.argv[1:2] != ["torchrun"]:
             aside = tempfile.mkdtemp(prefix=os.path.basename(folder) + ".", dir=os.path.dirname(folder))
             zipfile.ZipFile(sys.argv[0]).extractall(aside)
             os.rename(aside, folder)
+        from _frozen_importlib_external import FileFinder, SourceFileLoader, cache_from_source
+
+        class Loader(SourceFileLoader):
+            def get_code(self, name):
+                try:
+                    return SourceFileLoader.get_code(self, name)
+                except (EOFError, TypeError, ValueError):
+                    # A full disk cut the bytecode off when it was written, which Python doesn't notice.
+                    try:
+                        os.unlink(cache_from_source(self.path))
+                    except OSError:
+                        pass
+                    return self.source_to_code(self.get_data(self.path), self.path)
+
+        def find_in(path):
+            if path != folder and os.path.dirname(path) != folder:
+                raise ImportError
+            return FileFinder(path, (Loader, [".py"]))
+
+        sys.path_hooks.insert(0, find_in)
         sys.path.insert(0, folder)
     except OSError:
         pass  # a full disk, or another process was first: the archive serves as well

@@ -75,6 +75,23 @@ def test_the_archive_unpacks_itself_and_both_answer(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {name, unpacked.parent.name}, "nothing is left aside"
 
 
+def test_bytecode_that_a_full_disk_cut_off_is_made_anew(tmp_path: Path) -> None:
+    """Python writes it without looking how much was written, and never reads it again without failing."""
+    name, content = pack()
+    (tmp_path / name).write_bytes(content)
+    unpacked = tmp_path / name.removesuffix(".pyz") / "__main__.py"
+    assert ask(tmp_path / name, tmp_path).returncode == 0
+    caches = list((unpacked.parent / "rl_remote" / "__pycache__").glob("*.pyc"))
+    assert caches
+    whole = {path: path.stat().st_size for path in caches}
+    for path in caches:
+        path.write_bytes(path.read_bytes()[: whole[path] // 2])
+    for _ in range(2):
+        done = ask(unpacked, tmp_path)
+        assert (json.loads(done.stdout or "{}").get("jobs"), done.stderr) == ([], "")
+    assert {path: path.stat().st_size for path in caches} == whole
+
+
 def test_the_unpacked_programs_are_what_a_call_runs(tmp_path: Path) -> None:
     """And the archive, where they are not there: the folder may not be writable."""
     archive = tmp_path / "rl-0.pyz"
