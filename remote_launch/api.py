@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from remote_launch.errors import JobStateError, ServersFailedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.core.jobs import JobRecord, JobSpec, JobState
@@ -111,6 +111,12 @@ class Job:
             raise result.failure
         return self._record.state
 
+    def remove(self) -> None:
+        """Remove it once it has ended (with the other nodes of its launch): on its server, here, from the
+        list. Raises JobStateError where it stays, and says why."""
+        self._require_started()
+        _remove(self._fleet, [self._record])
+
     def _require_started(self) -> None:
         if self._spec is not None:
             raise JobStateError("the job hasn't been started", hint="job.start()")
@@ -197,15 +203,30 @@ class Jobs:
         return Job(fleet, record_of(spec), spec)
 
     def filter(
-        self, tags: Sequence[str] = (), *, server: str | None = None, running: bool = False
+        self,
+        tags: Sequence[str] = (),
+        *,
+        server: str | None = None,
+        running: bool = False,
+        state: str | None = None,
     ) -> list[Job]:
-        """Return the jobs that carry all ``tags``; on ``server``; not ended as far as is known."""
+        """Return the jobs that carry all ``tags``; on ``server``; not ended; in ``state`` ("FAILED"), as far
+        as is known."""
         from remote_launch.core.registry import select_by_tags
 
-        fleet = self._project.fleet()
-        records = fleet.registry.unfinished() if running else fleet.registry.all()
-        records = select_by_tags(records, _tags(tags))
-        return [Job(fleet, record) for record in records if server in (None, record.server)]
+        registry = self._project.fleet().registry
+        tags = _tags(tags)
+        records = select_by_tags(registry.unfinished(), tags) if running else registry.tagged(tags)
+        return [
+            Job(self._project.fleet(), record)
+            for record in records
+            if server in (None, record.server) and state in (None, record.state.value)
+        ]
+
+    def remove(self, jobs: Iterable[Job]) -> None:
+        """Remove ended jobs, as ``Job.remove`` does, all servers at once. Raises JobStateError where some
+        stay."""
+        _remove(self._project.fleet(), [job._record for job in jobs])
 
     def __getitem__(self, key: str | int) -> Job:
         fleet = self._project.fleet()
@@ -270,6 +291,20 @@ def launch(
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))
+
+
+def _remove(fleet: Fleet, records: Sequence[JobRecord]) -> None:
+    from remote_launch.operations.refresh import refresh_jobs
+    from remote_launch.operations.remove import measure, remove
+
+    members = fleet.registry.launches({record.launch_id for record in records if record.launch_id})
+    jobs = {record.job_id: record for record in [*records, *members]}
+    found = measure(fleet, refresh_jobs(fleet, jobs.values()))
+    results = remove(fleet, [one.job for one in found if one.can_go])
+    stay = [one for one in [*found, *results] if not one.can_go]
+    if stay:
+        why = "; ".join(f"job {one.job.key} on {one.job.server}: {one.reason or one.outcome}" for one in stay)
+        raise JobStateError(f"not removed: {why}", hint="a job that runs: job.kill(); rl job-list shows them")
 
 
 def _tail(

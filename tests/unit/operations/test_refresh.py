@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +24,7 @@ from remote_launch.operations.follow import Notice
 from remote_launch.operations.kill import kill_jobs
 from remote_launch.operations.refresh import refresh, refresh_jobs
 from remote_launch.operations.wait import wait_jobs
+from remote_launch.transport.command import MASK
 from tests.support.records import new_record
 
 if TYPE_CHECKING:
@@ -179,6 +181,53 @@ class TestAdoption:
         [job] = fleet.registry.all()
         assert job.command == "?"
         json.dumps(job.to_dict())
+
+    def test_it_has_all_that_a_row_needs(self, fleet: Fleet, servers: FakeServers) -> None:
+        spec = {
+            "command": "git clone https://me:pass@host/x", "launch_id": "l" * 32, "run_id": "r" * 32,
+            "name": "x", "env": {"LR": "0.1", "API_KEY": "s3", "N": 5}, "secret_names": ["HF_TOKEN", 7],
+        }  # fmt: skip
+        servers.jobs[self.ID] = {"state": "FAILED", "exit_code": 37, "attempt": 2, "spec": spec}
+        refresh(fleet)
+        [job] = fleet.registry.all()
+        assert job.env == {"LR": "0.1", "API_KEY": MASK, "HF_TOKEN": MASK}
+        assert "pass" not in job.command
+        assert (job.attempt, job.exit_code, job.launch_id, job.run_id) == (2, 37, "l" * 32, "r" * 32)
+
+    def test_keys_follow_the_starts_and_launches_stay_together(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        starts = [(0.3, None, None), (0.1, "l", 1), (0.2, "m", 0), (0.15, "l", 0), (0.25, "m", 1)]
+        for number, (at, launch, rank) in enumerate(starts):
+            spec = {"command": f"c{number}", "launch_id": launch, "node_rank": rank, "created_at": at}
+            servers.jobs[f"{number:032x}"] = {"state": "RUNNING", "spec": spec}
+        refresh(fleet)
+        assert [job.command for job in fleet.registry.all()] == ["c3", "c1", "c2", "c4", "c0"]
+
+    def test_a_row_that_cannot_be_read_comes_back_with_its_key(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        damaged, job = add(fleet), add(fleet)
+        with contextlib.closing(sqlite3.connect(fleet.registry.path)) as connection, connection:
+            connection.execute("UPDATE jobs SET record = '{' WHERE key = 1")
+        for job_id in (damaged.job_id, job.job_id):
+            servers.jobs[job_id] = {"state": "RUNNING", "spec": {"command": "told"}}
+        refresh(fleet)
+        assert [(one.key, one.command) for one in fleet.registry.all()] == [(1, "told"), (2, "c")]
+
+    def test_folders_that_cannot_be_read_are_told(self, fleet: Fleet, servers: FakeServers) -> None:
+        servers.jobs[self.ID] = {"state": "RUNNING", "spec": {}}
+        servers.more["bad"] = [{"name": "x", "reason": "exit.json: not JSON"}, "rubbish"]
+        outcome = refresh(fleet)["s"]
+        assert outcome.value is not None
+        assert outcome.value.bad == ("job folder x: exit.json: not JSON",) * 2  # both questions
+
+    @pytest.mark.parametrize("size", [*RUBBISH, "12"])
+    def test_details_of_any_shape(self, fleet: Fleet, servers: FakeServers, size: Any) -> None:
+        job = add(fleet, details={"log_bytes": size, "cause": size, "failures": size})
+        servers.error = ConnectTimeoutError("s", "no answer")
+        refresh(fleet, logs=True)
+        assert fleet.registry.get(str(job.key)).state is JobState.RUNNING
 
     @pytest.mark.parametrize("name", ["../../etc", "/etc", "B" * 32, "b" * 31, "", ".", "b" * 32 + "\n"])
     def test_a_name_that_is_no_id_is_no_job(self, fleet: Fleet, servers: FakeServers, name: str) -> None:

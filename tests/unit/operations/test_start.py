@@ -17,11 +17,14 @@ from remote_launch.errors import (
     ConnectTimeoutError,
     JobError,
     MissingProgramError,
+    RegistryError,
+    StartUnderWayError,
     WorkspaceError,
 )
 from remote_launch.operations import start as module
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.start import job_spec, start_job
+from remote_launch.operations.verbs import refusal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +69,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> list[dict[str, 
         (LOST, UNREACHABLE),  # the second try says nothing of the first
         (CommandTimeoutError("no answer in 60 s"),),
         (CommandError("the answer can't be read"),),
+        (LOST, StartUnderWayError("s: another start of this job is under way")),
     ],
     ids=repr,
 )
@@ -73,7 +77,7 @@ def test_a_job_that_may_run_is_not_called_failed(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch, answers: tuple[Any, ...]
 ) -> None:
     answering(monkeypatch, *answers)
-    with pytest.raises((ConnectionLostError, CommandError)):
+    with pytest.raises((ConnectionLostError, CommandError, StartUnderWayError)):
         start_job(fleet, job_spec(fleet, "s", "true"))
     [job] = fleet.registry.all()
     assert job.state is JobState.CREATED
@@ -126,3 +130,21 @@ def test_a_lost_start_is_asked_for_again_with_the_same_id(
     job = start_job(fleet, job_spec(fleet, "s", "true"))
     assert (job.state, job.started_at) == (JobState.RUNNING, started_at)
     assert requests[0] == requests[1]
+
+
+def test_a_start_that_cannot_be_written_down_any_more_is_a_start_all_the_same(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> None:
+        raise RegistryError("database or disk is full")
+
+    answering(monkeypatch, {"state": "STARTED", "started_at": 5.0})
+    monkeypatch.setattr(fleet.registry, "update", full)
+    assert start_job(fleet, job_spec(fleet, "s", "true")).state is JobState.RUNNING
+    assert [job.state for job in fleet.registry.all()] == [JobState.CREATED]  # the next refresh asks
+
+
+def test_a_rivals_start_is_told_from_other_refusals() -> None:
+    told = {"type": "StartUnderWayError", "message": "another start of this job is under way"}
+    assert isinstance(refusal("s", told), StartUnderWayError)
+    assert not isinstance(refusal("s", {**told, "type": "StartError"}), StartUnderWayError)
