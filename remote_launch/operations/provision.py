@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import getpass
 import json
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from remote_launch.core.environments import Recipe, Step, hint_for
 from remote_launch.errors import ConnectionLostError, PrepareError, last_lines
-from remote_launch.operations.told import mapping, number, signal_name, text
+from remote_launch.operations.told import epoch_s, mapping, number, signal_name, text
 from remote_launch.operations.verbs import refusal, stream
 from remote_launch.transport.command import mask_urls
 from remote_launch.transport.programs_here import uv_here
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _LINE_LIMIT_BYTES = 1 << 20
 _KEPT_LINES = 200
+_KEPT_CHARS = 10_000  # of a line
 _FULL_BYTES = 20_000_000
 _FULL_HINT = "free some space there (df -h; rl clean), or set another workdir: in the inventory"
 
@@ -182,6 +184,7 @@ class _Followed:
 
     def __init__(self, fleet: Fleet, server: Server, recipe: Recipe, tell: Tell) -> None:
         self._fleet, self._server, self._recipe, self._tell = fleet, server, recipe, tell
+        self._names = {step.name for step in recipe.steps}
         self._buffer = b""
         self._step = "prepare"
         self._begun = time.monotonic()
@@ -209,7 +212,8 @@ class _Followed:
         if isinstance(frame.get("out"), str):
             self._output(frame["out"])
         elif isinstance(frame.get("step"), str) and "need" not in frame:
-            self._begin(frame["step"])
+            if frame["step"] in self._names:
+                self._begin(frame["step"])
         elif isinstance(frame.get("done"), str):
             self._end_step()
         elif isinstance(frame.get("same"), str):
@@ -220,24 +224,30 @@ class _Followed:
             self._last = frame
 
     def _begin(self, step: str) -> None:
-        self._step, self._begun, self._lines, self._held = step, time.monotonic(), [], ""
-        path = self._fleet.log_file(self._server.name, step)
-        self._file, self._path = path.open("wb"), str(path)
+        self._close_file()
+        self._step, self._begun, self._lines, self._path = step, time.monotonic(), [], ""
+        with contextlib.suppress(OSError):  # what can't be logged is done all the same
+            path = self._fleet.log_file(self._server.name, step)
+            self._file, self._path = path.open("wb"), str(path)
         self._tell.begin(step)
 
     def _output(self, output: str) -> None:
         *whole, self._held = (self._held + output.replace("\r", "\n")).split("\n")
+        if len(self._held) > _LINE_LIMIT_BYTES:
+            self._held = self._held[:_KEPT_CHARS]
         for line in whole:
             self._line(mask_urls(line))
 
     def _line(self, line: str) -> None:
         if self._file is not None:
-            self._file.write(line.encode("utf-8", "replace") + b"\n")
-            self._file.flush()
-        if line.strip():
-            self._lines.append(line.strip())
+            with contextlib.suppress(OSError):
+                self._file.write(line.encode("utf-8", "replace") + b"\n")
+                self._file.flush()
+        kept = line[:_KEPT_CHARS].strip()
+        if kept:
+            self._lines.append(kept)
             del self._lines[:-_KEPT_LINES]
-            self._tell.line(self._step, line.strip())
+            self._tell.line(self._step, kept)
 
     def _end_step(self) -> None:
         seconds = time.monotonic() - self._begun
@@ -252,7 +262,8 @@ class _Followed:
             held, self._held = self._held, ""
             self._line(mask_urls(held))
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
     def _whole_output(self) -> str:
@@ -298,7 +309,7 @@ class _Followed:
         signal, code = signal_name(last.get("signal")), number(last.get("exit_code"))
         self._log(time.monotonic() - self._begun, code)
         output = "\n".join(self._lines)
-        message = text(last.get("message")) or text(last.get("why"))
+        message = mask_urls(text(last.get("message")) or text(last.get("why")) or "")
         how = message or (f"signal {signal}" if signal else f"exit code {code}")
         step = next((step for step in self._recipe.steps if step.name == self._step), Step(name=self._step))
         left = number(last.get("left"))
@@ -306,7 +317,7 @@ class _Followed:
         if full:
             how = f"the disk is full ({how})"
         tail = last_lines(output, 12)
-        known = _FULL_HINT if full else hint_for(step, f"{output}\n{message or ''}")
+        known = _FULL_HINT if full else hint_for(step, f"{output}\n{message}")
         self._tell.end(self._step, self._lines[-1] if self._lines else "failed", error=True)
         return PrepareError(
             self._server.name,
@@ -319,6 +330,6 @@ class _Followed:
 
 def _holder(holder: dict[str, Any]) -> str:
     """Given who holds the lock, say for whom we wait."""
-    who, host, since = text(holder.get("who")), text(holder.get("host")), number(holder.get("since"))
+    who, host, since = text(holder.get("who")), text(holder.get("host")), epoch_s(holder.get("since"))
     clock = time.strftime("%H:%M", time.localtime(since)) if since else "?"
     return f"for {who or 'somebody'}, who is at it since {clock} (on {host or 'the server'})"

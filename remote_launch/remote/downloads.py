@@ -16,6 +16,7 @@ import time
 from .download import DownloadError, fetch
 from .environment import machine
 from .jobdir import expand
+from .web import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def get(
             of = f" of {total / 1e6:.0f}" if total else ""
             tell({"out": f"downloading {name}: {done / 1e6:.0f}{of} MB\n"})
 
-    tell({"out": f"downloading {url}\n"})
+    tell({"out": f"downloading {shown(url)}\n"})
     with _network(env):
         got = fetch(url, path, wanted.get("sha256"), on_progress=progress)
     how = "there already" if got.get("cached") else "done"

@@ -31,7 +31,7 @@ _SIGNALS = (
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASS|_PWD|CREDENTIAL|AUTH)", re.IGNORECASE)
-_URL_LOGIN = re.compile(r"(?<=://)(?!git@)[^/\s@'\"]+@")
+_URL_LOGIN = re.compile(r"(?<=://)(?!git@)[^/\s'\"]+@")  # a password may have an "@" in it
 MASK = "•••"
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.transport.command import mask_urls
 from remote_launch.transport.process import run_process
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def fetch_here(
         if isinstance(frames.last.get(kind), dict):
             return dict(frames.last[kind])
     said = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    return {"message": f"{url}: {said[-1] if said else f'exit code {ended.returncode}'}"}
+    return {"message": f"{mask_urls(url)}: {said[-1] if said else f'exit code {ended.returncode}'}"}
 
 
 class _Frames:

@@ -145,7 +145,13 @@ def test_secret_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://me:s3cret@host/simple", "https://s3cret@host/x", "postgres://u:s3cret@db:5432/x"]
+    "url",
+    [
+        "https://me:s3cret@host/simple",
+        "https://s3cret@host/x",
+        "postgres://u:s3cret@db:5432/x",
+        "https://me:an@s3cret@host/x",
+    ],
 )
 def test_a_login_in_a_url_is_hidden(url: str) -> None:
     text = f"pip install --index-url {url} --flag"
