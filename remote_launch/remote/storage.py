@@ -3,6 +3,8 @@ of ended jobs, caches. Nothing else is ever removed."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import signal
 import stat
@@ -87,7 +89,7 @@ class _Storage:
             lock = text(self.request, "lock")
             who = text(self.request, "who") or "somebody"
             lease = Lease(expand(lock or f"{self.root}/.rl/prepare.rl-lock"), who)
-            lease.acquire(_refuse)
+            self._acquire(lease, amounts)
             with lease:
                 self._remove(amounts, kept)
         else:
@@ -96,6 +98,20 @@ class _Storage:
             self._remove_own()
         told = {kind: amount.to_wire() for kind, amount in amounts.items()}
         return {"amounts": told, "kept": kept, "running": self._running()}
+
+    def _acquire(self, lease: Lease, amounts: dict[str, Amount]) -> None:
+        """On a full disk there may be no room for the lock, but neither has anybody else one then, or can
+        get one: of what is to go so much goes first."""
+        for kind in ("cache", "environment", None):
+            try:
+                lease.acquire(_refuse)
+                return
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT) or kind is None:
+                    raise
+            if kind in amounts:
+                with contextlib.suppress(OSError):
+                    getattr(self, f"_remove_{kind}")(amounts[kind])
 
     def _running(self) -> list[dict[str, str]]:
         return [{"job_id": job["job_id"], "state": job["state"]} for job in self.running]

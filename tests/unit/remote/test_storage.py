@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote import deletion
+from remote_launch.remote import deletion, storage
+from remote_launch.remote.jobdir import Refusal
 from remote_launch.remote.lease import Lease
 from tests.support.served import Served, until
 
@@ -303,6 +306,53 @@ class TestCache:
         amounts = ask(served, "look", *ALL)["amounts"]
         assert amounts["environment"]["linked_bytes"] == os.stat(wheel).st_blocks * 512
         assert amounts["environment"]["size_bytes"] - amounts["environment"]["linked_bytes"] < 8192 * 4
+
+
+class TestAFullDisk:
+    """There is no room for the lock either until something goes."""
+
+    def remove(self, served: Served, monkeypatch: pytest.MonkeyPatch, filling: Path, *kinds: str) -> Any:
+        write_at = os.pwrite
+
+        def pwrite(fd: int, content: bytes, offset: int) -> int:
+            if filling.exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write_at(fd, content, offset)
+
+        monkeypatch.setattr(os, "pwrite", pwrite)
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stays
+        monkeypatch.setenv("HOME", served.env["HOME"])
+        folder = f"{served.workdir}/.rl/env"
+        return storage.storage({
+            "workdir": str(served.workdir), "jobs_folder": ".jobs", "op": "remove", "kinds": list(kinds),
+            "prefix": folder, "lock": f"{folder}.rl-lock", "archive": served.program.name, "who": "me@laptop",
+            "marks": [f"{folder}/.rl-packages", f"{folder}/.rl-environment"], **PROJECT,
+        })
+
+    @pytest.mark.parametrize("kinds", [ALL, ["environment"], ["cache"]])
+    def test_what_fills_it_goes(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch, kinds: list[str]
+    ) -> None:
+        prefix = make_environment(served.workdir / ".rl" / "env")
+        cached = write(served.workdir / ".rl" / "cache" / "pip" / "wheel")
+        filling = cached if "cache" in kinds else prefix
+        answer = self.remove(served, monkeypatch, filling, *kinds)
+        assert kept(answer) == {}
+        assert all(answer["amounts"][kind]["files"] for kind in kinds if kind in ("environment", "cache"))
+        assert (prefix.exists(), cached.exists()) == ("environment" not in kinds, "cache" not in kinds)
+
+    def test_one_that_stays_full_is_said(self, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        make_environment(served.workdir / ".rl" / "env")
+        with pytest.raises(OSError, match="No space left"):
+            self.remove(served, monkeypatch, served.workdir, "cache")
+
+    def test_nothing_goes_while_somebody_prepares_it(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        prefix = make_environment(served.workdir / ".rl" / "env")
+        with Lease(f"{prefix}.rl-lock", "ann@laptop"), pytest.raises(Refusal, match="ann@laptop"):
+            self.remove(served, monkeypatch, served.workdir, "environment")
+        assert (prefix / ".rl-environment").exists()
 
 
 class TestAll:
