@@ -193,13 +193,24 @@ class Jobs:
         command: str | Sequence[str],
         env_vars: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
+        *,
+        stall_timeout_s: float | None = None,
+        notify: str | None = None,
     ) -> Job:
-        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words. Raises
-        UnknownServerError."""
+        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words; the rest as
+        for ``rl job-run``. Raises UnknownServerError."""
         from remote_launch.operations.start import job_spec, record_of
 
         fleet = self._project.fleet()
-        spec = job_spec(fleet, server, command, env=env_vars, tags=_tags(tags))
+        spec = job_spec(
+            fleet,
+            server,
+            command,
+            env=env_vars,
+            tags=_tags(tags),
+            stall_timeout_s=stall_timeout_s,
+            notify=notify,
+        )
         return Job(fleet, record_of(spec), spec)
 
     def filter(
@@ -270,6 +281,8 @@ def launch(
     master: str | None = None,
     master_port: int | None = None,
     grace_s: float = 15.0,
+    stall_timeout_s: float | None = None,
+    notify: str | None = None,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
@@ -288,6 +301,8 @@ def launch(
         master=master,
         master_port=master_port,
         grace_s=grace_s,
+        stall_timeout_s=stall_timeout_s,
+        notify=notify,
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))

@@ -11,7 +11,9 @@ the test. It reaches over 95 % in well under a minute on two CPU cores.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -39,6 +41,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help=f"go on from rank 0's {CHECKPOINT}")
     parser.add_argument("--fail-rank", type=int, metavar="N", help="rank N fails after its first epoch")
     parser.add_argument("--fail-code", type=int, metavar="CODE", help="... with this exit code")
+    parser.add_argument("--hang-rank", type=int, metavar="N", help="rank N hangs after its first epoch")
     return parser.parse_args()
 
 
@@ -150,6 +153,18 @@ def fail(args: argparse.Namespace) -> None:
     os._exit(args.fail_code)
 
 
+def say_where_on_request() -> None:
+    """Let rl ask where this rank is, should the training hang (rl torch-launch --stall-timeout).
+
+    The file tells rl that this process takes SIGUSR1, which would end one that does not expect it.
+    """
+    if "RL_JOB_DIR" in os.environ:
+        folder = Path(os.environ["RL_JOB_DIR"], "stacks")
+        folder.mkdir(exist_ok=True)
+        file = (folder / f"pid-{os.getpid()}.txt").open("w")  # noqa: SIM115 - for as long as this process lives
+        faulthandler.register(signal.SIGUSR1, file=file)
+
+
 def log(text: str) -> None:
     """Print on rank 0 alone, and at once: output that waits in a buffer is no help to who follows the job."""
     if dist.get_rank() == 0:
@@ -182,12 +197,15 @@ def train(args: argparse.Namespace) -> None:
             save_checkpoint(model, optimizer, epoch)
         if dist.get_rank() == args.fail_rank:
             fail(args)
+        if dist.get_rank() == args.hang_rank:
+            time.sleep(3600)
     log(f"test accuracy {test_accuracy(model, test_data, device):.3f}")
 
 
 @record  # writes an exception down where torchrun, and rl, find it
 def main() -> None:
     args = parse_args()
+    say_where_on_request()
     start_process_group()
     train(args)
     dist.barrier()  # nobody leaves while another still talks to it
