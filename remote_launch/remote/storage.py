@@ -27,6 +27,7 @@ KINDS = ("environment", "code", "jobs", "cache")
 _JOB_LAST = ("exit.json", "spec.json", "started.json", "lock")
 _CACHES = ("cache", "wheelhouse", "downloads")  # in <workdir>/.rl
 _FRESH_S = 3600.0  # a download for all projects of this user: another one may be at it
+_LOCK = ".rl-lock"
 _OWN = ("workspace.json", "home.json", "visit.json", "bin")
 
 
@@ -60,6 +61,7 @@ class _Storage:
         self.root = root
         self.request = request
         self.archive = os.path.basename(text(request, "archive") or "")
+        self.lock = expand(text(request, "lock") or f"{root}/.rl/prepare{_LOCK}")
         self.jobs_folder = jobs_folder(request)
         self.manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
         self.prefix = owned.Prefix(root, text(request, "prefix"), request.get("marks"))
@@ -85,17 +87,16 @@ class _Storage:
         """Remove what may be removed; say how much it was, and what is left alone and why."""
         kept = self._kept(kinds)
         amounts = {kind: Amount() for kind in kinds if kind not in {item["kind"] for item in kept}}
-        if os.path.isdir(os.path.join(self.root, ".rl")) and {"environment", "cache"} & amounts.keys():
-            lock = text(self.request, "lock")
-            who = text(self.request, "who") or "somebody"
-            lease = Lease(expand(lock or f"{self.root}/.rl/prepare.rl-lock"), who)
-            self._acquire(lease, amounts)
-            with lease:
-                self._remove(amounts, kept)
-        else:
+        with contextlib.ExitStack() as stack:
+            if os.path.isdir(os.path.join(self.root, ".rl")) and {"environment", "cache"} & amounts.keys():
+                who = text(self.request, "who") or "somebody"
+                lease = Lease(self.lock, who)
+                self._acquire(lease, amounts)
+                stack.enter_context(lease)
             self._remove(amounts, kept)
-        if not kept and set(kinds) == set(KINDS):
-            self._remove_own()
+            everything = not kept and set(kinds) == set(KINDS) and self._remove_own()
+        if everything:
+            self._remove_folders()
         told = {kind: amount.to_wire() for kind, amount in amounts.items()}
         return {"amounts": told, "kept": kept, "running": self._running()}
 
@@ -144,7 +145,7 @@ class _Storage:
     def _remove_environment(self, amount: Amount) -> None:
         self.prefix.remove(amount)
         for prefix in self.former:
-            lease = Lease(f"{prefix.path}.rl-lock", text(self.request, "who") or "somebody")
+            lease = Lease(f"{prefix.path}{_LOCK}", text(self.request, "who") or "somebody")
             lease.acquire(_refuse)
             with lease:
                 prefix.remove(amount)
@@ -230,23 +231,34 @@ class _Storage:
                 deletion.remove(folder, name, amount, keep)
                 os.close(folder)
 
-    def _remove_own(self) -> None:
-        """Remove what rl has made for itself, when nothing else is left in it, and the workdir if it is
-        empty."""
+    def _remove_own(self) -> bool:
+        """Remove what rl has made for itself; False when something else is left: another lock, jobs,
+        what the user has put there. Under our lock, which stays."""
         folder = deletion.open_folder(self.root, ".rl")
         if folder is None:
-            return
-        names = os.listdir(folder)
-        jobs = os.path.isdir(self.jobs_folder) and os.listdir(self.jobs_folder)
-        if not jobs and all(name in _OWN or stat.S_ISREG(_mode(folder, name)) for name in names):
+            return False
+        try:
+            names = [name for name in os.listdir(folder) if os.path.join(self.root, ".rl", name) != self.lock]
+            jobs = os.path.isdir(self.jobs_folder) and os.listdir(self.jobs_folder)
+            if jobs or not all(self._is_own(folder, name) for name in names):
+                return False
             for name in names:
                 deletion.remove(folder, name, Amount())
-            for path in (self.jobs_folder, os.path.join(self.root, ".rl"), self.root):
-                try:
-                    os.rmdir(path)
-                except OSError:
-                    continue
-        os.close(folder)
+        finally:
+            os.close(folder)
+        return True
+
+    @staticmethod
+    def _is_own(folder: int, name: str) -> bool:
+        return name in _OWN or (stat.S_ISREG(_mode(folder, name)) and not name.endswith(_LOCK))
+
+    def _remove_folders(self) -> None:
+        """Remove the folders that are empty now; a prepare that has begun since keeps them."""
+        for path in (self.jobs_folder, os.path.join(self.root, ".rl"), self.root):
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue
 
 
 def _mode(folder: int, name: str) -> int:

@@ -412,3 +412,17 @@ class TestDescribe:
         assert describe()["made_at"] == 5.0
         write(prefix / ".rl-packages", "rubbish")
         assert describe()["parts"] == ["done", "absent"]
+
+
+def test_all_of_it_is_no_other_prepares_lock(served: Served) -> None:
+    """Another one may be at an environment of another name in this very folder."""
+    make_environment(served.workdir / ".rl" / "env")
+    other = served.workdir / ".rl" / "other_env.rl-lock"
+    with Lease(str(other), "ann@laptop") as lease:
+        answer = ask(served, "remove", *ALL)
+        assert lease.held
+        assert (served.workdir / ".rl" / "workspace.json").exists()
+    assert kept(answer) == {}
+    assert not (served.workdir / ".rl" / "env").exists()
+    ask(served, "remove", *ALL)
+    assert not served.workdir.exists()
