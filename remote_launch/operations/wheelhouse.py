@@ -70,17 +70,16 @@ def build_wheelhouse(
     requirements: str | Path,
     on_progress: Callable[[str], None],
     *,
-    build_requires: Sequence[str] = (),
     refresh: bool = False,
 ) -> Path:
     """Return the wheelhouse for a server: the one kept, or one made now. Called from several threads, one of
     them builds what several servers share, and the others wait for it.
 
     ``requirements`` is a file, or the text of one whose paths are relative to the project. What matters is
-    what it says, so that requirements without versions keep theirs until ``refresh``. ``build_requires``
-    comes on top, for a project that is built on the server. Raises ConfigError, PrepareError.
+    what it says, so that requirements without versions keep theirs until ``refresh``. Raises ConfigError,
+    PrepareError.
     """
-    build = _Build(fleet, server, platform, build_requires, refresh)
+    build = _Build(fleet, server, platform, refresh)
     with tempfile.TemporaryDirectory(prefix="rl-requirements-") as scratch:
         file = requirements
         if isinstance(file, str):
@@ -161,16 +160,13 @@ def _once(key: str, build: Callable[[str], Path], on_progress: Callable[[str], N
 
 
 class _Build:
-    def __init__(
-        self, fleet: Fleet, server: Server, platform: Platform, build_requires: Sequence[str], refresh: bool
-    ) -> None:
+    def __init__(self, fleet: Fleet, server: Server, platform: Platform, refresh: bool) -> None:
         self._root = fleet.project.root
         self._cancel = fleet.local_runs
         self._platform = platform
         self._env = index_settings(server)
         backend = server.environment.torch_backend
         self._pip_args = [*server.environment.pip_args, *(["--torch-backend", backend] if backend else [])]
-        self._build_requires = list(build_requires)
         with _lock:
             self._made = _made_for.setdefault(fleet, set())
         self._refresh = refresh
@@ -189,7 +185,7 @@ class _Build:
         asked = read_requirements(requirements, base=self._root)
         settings = [
             _LAYOUT, str(self._root), str(self._platform), sorted(mask_env(self._env).items()),
-            [mask_urls(word) for word in self._pip_args], self._build_requires, content_digest(asked),
+            [mask_urls(word) for word in self._pip_args], content_digest(asked),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:32]
 
@@ -217,22 +213,7 @@ class _Build:
         on_progress(f"{len(wheels)} {noun}, {size / 1e6:.1f} MB")
         return place
 
-    def _download(self, requirements: Path, aside: Path, on_progress: Callable[[str], None]) -> list[Path]:
-        wheels = self._download_into(requirements, aside, on_progress)
-        if self._build_requires:
-            file = aside / "build.txt"
-            file.write_text("\n".join(self._build_requires) + "\n")
-            folder = aside / "build"
-            folder.mkdir()
-            for wheel in self._download_into(file, folder, on_progress):
-                os.replace(wheel, aside / wheel.name)  # noqa: PTH105
-            folder.rmdir()
-            file.unlink()
-        return wheels
-
-    def _download_into(
-        self, requirements: Path, folder: Path, on_progress: Callable[[str], None]
-    ) -> list[Path]:
+    def _download(self, requirements: Path, folder: Path, on_progress: Callable[[str], None]) -> list[Path]:
         return download_wheels(
             requirements,
             self._target,

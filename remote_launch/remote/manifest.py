@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 
+from .deletion import open_folder
 from .jobdir import CorruptError, Refusal, read_object, safe_relative, write_atomic
 
 TYPE_CHECKING = False
@@ -131,7 +132,7 @@ class Manifest:
 
     def _delete(self, name: str) -> bool:
         """Delete one file or link, through real folders only; True when it was there."""
-        folder = self._open_folder(os.path.dirname(name))
+        folder = open_folder(self.workdir, os.path.dirname(name))
         if folder is None:
             return False
         try:
@@ -147,27 +148,10 @@ class Manifest:
         finally:
             os.close(folder)
 
-    def _open_folder(self, name: str) -> int | None:
-        """Open a folder below the workdir part by part; None when a part is missing or a symbolic link."""
-        flags = os.O_RDONLY | os.O_DIRECTORY
-        try:
-            folder = os.open(self.workdir, flags)
-        except OSError:
-            return None
-        for part in filter(None, name.split("/")):
-            try:
-                below = os.open(part, flags | os.O_NOFOLLOW, dir_fd=folder)
-            except (OSError, ValueError):
-                return None
-            finally:
-                os.close(folder)
-            folder = below
-        return folder
-
     def _remove_empty(self, name: str) -> None:
         """Remove a folder that a deletion has emptied, and its parents that are empty then."""
         while name:
-            parent = self._open_folder(os.path.dirname(name))
+            parent = open_folder(self.workdir, os.path.dirname(name))
             if parent is None:
                 return
             try:

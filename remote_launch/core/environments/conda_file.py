@@ -13,6 +13,8 @@ import shlex
 from typing import TYPE_CHECKING
 
 from remote_launch.core.environments.includes import follow_includes
+from remote_launch.core.environments.reading import content_of
+from remote_launch.core.environments.sources import CONDA_FILES
 from remote_launch.core.yaml_lines import parse_yaml
 from remote_launch.errors import ConfigError
 from remote_launch.transport.command import mask_urls
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from remote_launch.core.inventory import Environment
     from remote_launch.core.yaml_lines import Node
 
-NAMES = ("environment.yml", "environment.yaml")
 CONDA_FORGE = "conda-forge"
 _KEYS = ("name", "channels", "dependencies", "prefix", "variables", "category", "platforms")
 _TOKEN = re.compile(r"/t/[^/]+/")  # anaconda.org's logins stand in the path
@@ -59,7 +60,7 @@ def find_conda_file(root: Path, files: Sequence[str], environment: Environment) 
     named = environment.requirements
     if named is not None and not named.endswith((".yml", ".yaml")):
         return None
-    path = named or next((name for name in NAMES if name in files), None)
+    path = named or next((name for name in CONDA_FILES if name in files), None)
     if path is None:
         return None
     if path not in files:
@@ -101,7 +102,7 @@ class _Reader:
             specs=specs,
             pip=words,
             files=named,
-            content=self._content(named),
+            content=content_of(self._root, named) if named else "",
             notes=self._notes(fields),
         )
 
@@ -175,14 +176,6 @@ class _Reader:
             return shlex.split(line)
         except ValueError as error:
             raise self._error(number, f"pip: {line!r}: {error}", "mend the quotes") from error
-
-    def _content(self, named: Sequence[str]) -> str:
-        import hashlib
-
-        digest = hashlib.sha256()
-        for path in named:
-            digest.update((self._root / path).read_bytes() + b"\0")
-        return digest.hexdigest() if named else ""
 
     def _notes(self, fields: dict[str, Node]) -> tuple[str, ...]:
         notes = []

@@ -58,14 +58,13 @@ class Bench:
         self.fleet = Fleet.load(str(self.project))
 
     def build(self, requirements: str | Path, platform: Platform = ARM, *, server: str = "gpu-a",
-              build_requires: tuple[str, ...] = (), refresh: bool = False) -> Path:  # fmt: skip
+              refresh: bool = False) -> Path:  # fmt: skip
         return build_wheelhouse(
             self.fleet,
             self.fleet.server(server),
             platform,
             requirements,
             self.lines.append,
-            build_requires=build_requires,
             refresh=refresh,
         )
 
@@ -120,15 +119,6 @@ class TestWhatIsMade:
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert (tmp_path / "there" / "lib.py").exists()
-
-    def test_what_the_project_is_built_with_comes_on_top(self, bench: Bench) -> None:
-        make_wheel(bench.packages, "app", requires=["lib<2"])
-        make_wheel(bench.packages, "lib", "1.0")
-        make_wheel(bench.packages, "lib", "2.0")
-        place = bench.build("app\n", build_requires=("lib>=2",))
-        assert len(list(place.glob("lib-*.whl"))) == 2
-        assert "lib==2.0" not in (place / PINS).read_text()
-        assert not [path for path in place.iterdir() if path.is_dir()]
 
     def test_paths_in_a_text_are_the_project_s(self, bench: Bench) -> None:
         make_wheel(bench.packages, "lib")
