@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 
+_ON_TERMINAL = 200  # rows; 10,000 would take a terminal 15 seconds
+
+
 @click.command("job-list", epilog=examples("rl job-list --rsync", "rl job-list --all --tag train.py --json"))
 @click.option("--rsync", "ask", is_flag=True, help="Ask the servers first, and bring new log lines back.")
 @click.option("-a", "--all", "show_all", is_flag=True, help="Ended jobs too.")
+@click.option(
+    "-n",
+    "--last",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help=f"Only the newest N; 0: every one [default on a terminal: {_ON_TERMINAL}].",
+)
 @click.option("--stopped", is_flag=True, help="Ended jobs only.")
 @click.option("--hidden", is_flag=True, hidden=True, help="Accepted for labml_remote's command lines.")
 @tags_option
@@ -38,6 +49,7 @@ def job_list(
     ctx: click.Context,
     ask: bool,
     show_all: bool,
+    last: int | None,
     stopped: bool,
     hidden: bool,
     tags: Sequence[str],
@@ -60,6 +72,11 @@ def job_list(
         jobs = [job for job in jobs if job.state.is_terminal]
     if servers:
         jobs = [job for job in jobs if job.server in set(servers)]
+    older = 0
+    if last is None and sys.stdout.isatty() and not as_json:
+        last = _ON_TERMINAL
+    if last:
+        jobs, older = _newest(jobs, last)
     if as_json:
         data = [job.to_dict() for job in jobs]
         if outcomes is not None:
@@ -67,6 +84,8 @@ def job_list(
         output.emit_json("job-list", data)
         return 0
     if jobs:
+        if older:
+            output.say(f"… {output.plural(older, 'older job')} (-n 0 shows every one)")
         _print_jobs(jobs, fleet.inventory.servers)
     else:
         click.echo(
@@ -80,6 +99,14 @@ def job_list(
         output.show_failures(outcomes.errors.values())
         return outcomes.exit_code
     return 0
+
+
+def _newest(jobs: Sequence[JobRecord], count: int) -> tuple[list[JobRecord], int]:
+    """Return the newest jobs, with all nodes of their launches, and how many are left out."""
+    launches = {job.launch_id for job in jobs[-count:] if job.launch_id}
+    first = len(jobs) - count
+    chosen = [job for number, job in enumerate(jobs) if number >= first or job.launch_id in launches]
+    return chosen, len(jobs) - len(chosen)
 
 
 def _recorded(fleet: Fleet, tags: Sequence[str], *, ended: bool) -> list[JobRecord]:

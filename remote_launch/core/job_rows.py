@@ -6,63 +6,42 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from remote_launch.core.jobs import JobRecord, JobState
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 _LATEST_S = 1e11  # the year 5138; no NaN is less
-_NUMBER_LIMIT = 2**63
-
-
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, int) and -_NUMBER_LIMIT <= value < _NUMBER_LIMIT
-
-
-def _time(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value < _LATEST_S
-
-
-def _object(value: object) -> bool:
-    return isinstance(value, dict)
-
-
-def _or_none(shape: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: value is None or shape(value)
-
-
-_SHAPES: dict[str, Callable[[object], bool]] = {
-    "job_id": lambda value: isinstance(value, str) and bool(_ID.match(value)),
-    "key": _number,
-    "server": _text,
-    "command": _text,
-    "name": _text,
-    "launch_id": _or_none(_text),
-    "run_id": _or_none(_text),
-    "node_rank": _or_none(_number),
-    "nnodes": _or_none(_number),
-    "tags": lambda value: isinstance(value, list) and all(isinstance(tag, str) for tag in value),
-    "env": _object,
-    "workdir": _text,
-    "state": _text,
-    "exit_code": _or_none(_number),
-    "signal": _or_none(_text),
-    "reason": _or_none(_text),
-    "attempt": _number,
-    "created_at": _time,
-    "started_at": _or_none(_time),
-    "ended_at": _or_none(_time),
-    "seen_at": _or_none(_time),
-    "unreachable_since": _or_none(_time),
-    "details": _object,
+_NONE = type(None)
+_TEXT, _TEXT_OR_NONE = (str,), (str, _NONE)
+_NUMBER, _NUMBER_OR_NONE = (int,), (int, _NONE)
+_TIME, _TIME_OR_NONE = (float, int), (float, int, _NONE)
+_SHAPES: dict[str, tuple[type, ...]] = {
+    "job_id": _TEXT,
+    "server": _TEXT,
+    "command": _TEXT,
+    "name": _TEXT,
+    "launch_id": _TEXT_OR_NONE,
+    "run_id": _TEXT_OR_NONE,
+    "node_rank": _NUMBER_OR_NONE,
+    "nnodes": _NUMBER_OR_NONE,
+    "tags": (list,),
+    "env": (dict,),
+    "workdir": _TEXT,
+    "state": _TEXT,
+    "exit_code": _NUMBER_OR_NONE,
+    "signal": _TEXT_OR_NONE,
+    "reason": _TEXT_OR_NONE,
+    "attempt": _NUMBER,
+    "created_at": _TIME,
+    "started_at": _TIME_OR_NONE,
+    "ended_at": _TIME_OR_NONE,
+    "seen_at": _TIME_OR_NONE,
+    "unreachable_since": _TIME_OR_NONE,
+    "details": (dict,),
 }
+# Fields that came later are passed on where they are of a kind that does no harm.
+_LATER = {field.name for field in dataclasses.fields(JobRecord)} - _SHAPES.keys() - {"key"}
 
 
 def dump_record(record: JobRecord) -> str:
@@ -80,14 +59,19 @@ def load_record(key: object, text: object) -> JobRecord:
     data = json.loads(text)
     if not isinstance(data, dict):
         raise TypeError("not a record")
-    data["key"] = key
-    # A column of a newer version is left out rather than refused.
-    known: dict[str, Any] = {}
-    for name, is_shaped in _SHAPES.items():
+    # A field of a newer version is left out rather than refused.
+    known: dict[str, Any] = {name: data[name] for name in _LATER if name in data}
+    for name, types in _SHAPES.items():
         if name in data:
             known[name] = value = data[name]
-            if not is_shaped(value):
+            kind = type(value)
+            if kind not in types or (types[0] is float and value is not None and not 0 <= value < _LATEST_S):
                 raise TypeError(f"{name}: {str(value)[:40]!r} can't be right")
+    if not _ID.match(known["job_id"]):
+        raise TypeError(f"{known['job_id'][:40]!r} is not a job id")
+    tags = known.get("tags", ())
+    if not all(isinstance(tag, str) for tag in tags):
+        raise TypeError("tags that are no texts")
+    known["tags"] = tuple(tags)
     known["state"] = JobState(known["state"])
-    known["tags"] = tuple(known.get("tags", ()))
-    return JobRecord(**known)
+    return JobRecord(key=key, **known)

@@ -136,9 +136,15 @@ class Registry:
 
     def unfinished(self) -> list[JobRecord]:
         """Return the jobs whose state isn't terminal, by key."""
-        marks = ",".join("?" * len(_TERMINAL))
-        where = f"WHERE state NOT IN ({marks})"  # question marks alone
-        return self._select(f"SELECT key, record FROM jobs {where} ORDER BY key", _TERMINAL)  # noqa: S608
+        return self.in_states([state for state in JobState if not state.is_terminal])
+
+    def in_states(self, states: Collection[JobState]) -> list[JobRecord]:
+        """Return the jobs in these states, by key."""
+        marks = ",".join("?" * len(states))
+        where = f"WHERE state IN ({marks})"  # question marks alone
+        return self._select(
+            f"SELECT key, record FROM jobs {where} ORDER BY key", [state.value for state in states]  # noqa: S608
+        )
 
     def launch(self, launch_id: str) -> list[JobRecord]:
         """Return the jobs of one launch, by node rank."""

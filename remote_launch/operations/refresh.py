@@ -58,11 +58,12 @@ def refresh(
     chosen = list(servers) if servers is not None else fleet.select()
     unfinished: dict[str, list[JobRecord]] = defaultdict(list)
     synced = registry.synced_bytes()
-    recorded = registry.all()
+    # A row that can't be read is not known: with the logs it is written anew.
+    recorded = registry.all() if logs else registry.in_states(UNSETTLED)
     for job in recorded:
         if job.state in UNSETTLED or (logs and _log_bytes(job) != synced.get(job.job_id, -1)):
             unfinished[job.server].append(job)
-    known = frozenset(job.job_id for job in recorded)  # a row that can't be read is written anew
+    known = frozenset(job.job_id for job in recorded) if logs else frozenset(registry.ids())
     told: dict[str, _Told] = {}
 
     def ask(server: Server) -> Refreshed:

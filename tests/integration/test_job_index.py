@@ -238,4 +238,5 @@ def test_ten_thousand_jobs_are_listed_at_once(lab: Lab) -> None:
     with contextlib.closing(sqlite3.connect(lab.path)) as connection, connection:
         connection.execute("UPDATE jobs SET state = 'SUCCEEDED'")
     assert lab.rl("job-list", timeout_s=1.5).stdout.startswith("no running jobs")
+    assert [job["key"] for job in listed(lab.rl, "--last", "2")] == [9_999, 10_000]
     wait_for(lambda: lab.rl("job-show", "10000", timeout_s=3).stdout != "", 10, "job-show")

@@ -230,7 +230,7 @@ class TestDamage:
         [
             {"job_id": "../../etc"}, {"job_id": 5}, {"server": None}, {"tags": "x"}, {"tags": [1]},
             {"details": []}, {"created_at": "yesterday"}, {"started_at": float("nan")}, {"ended_at": 1e300},
-            {"node_rank": "0"}, {"attempt": None}, {"env": []}, {"exit_code": 10**30}, {"state": "DANCING"},
+            {"node_rank": "0"}, {"attempt": None}, {"env": []}, {"exit_code": "1"}, {"state": "DANCING"},
         ],
     )  # fmt: skip
     def test_fields_of_another_shape_are_a_damaged_row(
