@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS = 8
 _DRAW_EVERY_S = 0.1
+_DRAW_AGAIN_S = 0.02  # when a line has just taken their place
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +55,8 @@ class Bars:
 
     def draw(self, *, now: bool = False) -> str:
         """What brings the screen up to date; nothing when that was done just now, unless ``now``."""
-        if not self.is_stale or (not now and time.monotonic() - self._drawn_at < _DRAW_EVERY_S):
+        pause_s = _DRAW_EVERY_S if self._drawn else _DRAW_AGAIN_S
+        if not self.is_stale or (not now and time.monotonic() - self._drawn_at < pause_s):
             return ""
         erased = self.erase()
         columns, height = shutil.get_terminal_size()
