@@ -112,10 +112,11 @@ class _Crew(Generic[T]):
         self.outcomes: dict[str, Outcome[T]] = {}
         self.bugs: list[BaseException] = []
         self._function = function
-        self._threads = [
-            threading.Thread(target=self._work, name=f"rl_{number}")
-            for number in range(max(1, min(limit, len(self.names))))
-        ]
+        self._threads = {}  # and their ends: a join that Ctrl-C interrupts takes one that runs for ended
+        for number in range(max(1, min(limit, len(self.names)))):
+            ended = threading.Event()
+            thread = threading.Thread(target=self._work, args=(ended,), name=f"rl_{number}")
+            self._threads[thread] = ended
 
     def start(self) -> None:
         for thread in self._threads:
@@ -124,12 +125,17 @@ class _Crew(Generic[T]):
     def wait(self, timeout_s: float) -> bool:
         """Wait for the threads' end; True when all have ended."""
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            if thread.ident is not None:  # an interrupt may come before all are started
-                thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        # An interrupt may come before all are started.
+        ends = [ended for thread, ended in self._threads.items() if thread.ident is not None]
+        return all(ended.wait(max(0.0, deadline - time.monotonic())) for ended in ends)
 
-    def _work(self) -> None:
+    def _work(self, ended: threading.Event) -> None:
+        try:
+            self._take_all()
+        finally:
+            ended.set()
+
+    def _take_all(self) -> None:
         while True:
             try:
                 name = self.waiting.popleft()

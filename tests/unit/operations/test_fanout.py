@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -125,6 +126,33 @@ def test_ctrl_c_ends_what_runs_and_starts_nothing_new() -> None:
     with pytest.raises(KeyboardInterrupt):
         fanout(["a", "b", "c"], function, limit=1, on_interrupt=interrupted.set)
     assert started == ["a"]
+
+
+def test_ctrl_c_waits_for_the_threads() -> None:
+    """Thread.join interrupted takes a running thread for ended (Python 3.10 to 3.12)."""
+    main, ended = threading.main_thread().ident or 0, []
+    interrupted = threading.Event()
+
+    def is_waiting() -> bool:
+        frame, names = sys._current_frames().get(main), []
+        while frame is not None:
+            names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        return "start" not in names and names[0] in ("wait", "_wait_for_tstate_lock", "join")
+
+    def function(name: str) -> None:
+        deadline = time.monotonic() + 10
+        while not is_waiting():
+            assert time.monotonic() < deadline
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.wait(10)
+        ended.append(name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fanout(["a"], function, on_interrupt=interrupted.set)
+    assert interrupted.is_set()
+    assert ended == ["a"]
 
 
 def test_ctrl_c_also_ends_what_was_between_two_commands() -> None:
