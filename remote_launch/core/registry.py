@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from remote_launch.core.job_rows import dump_record, load_record
 from remote_launch.core.jobs import JobRecord, JobState
-from remote_launch.core.registry_file import RegistryFile
-from remote_launch.errors import UnknownJobError, did_you_mean
+from remote_launch.core.registry_file import RegistryFile, is_unwritable
+from remote_launch.errors import RegistryError, UnknownJobError, did_you_mean
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
 _TERMINAL = [state.value for state in JobState if state.is_terminal]
@@ -35,6 +35,8 @@ class Registry:
         self.path = path
         self._file = RegistryFile(path)
         self._skipped: dict[str, None] = {}
+        self._unwritten: dict[str, JobRecord] = {}  # what is known in this process alone
+        self._unwritable = ""
 
     @property
     def was_set_aside(self) -> bool:
@@ -47,46 +49,50 @@ class Registry:
         aside = self._file.set_aside
         damage = f"{self.path} was damaged and is set aside as {aside and aside.name}; "
         damage += "rl job-list --rsync --all brings the jobs back from the servers"
-        return [*([damage] if aside else []), *self._skipped]
+        return [*([damage] if aside else []), *self._skipped, *filter(None, [self._unwritable])]
 
     def add(self, records: Iterable[JobRecord]) -> list[JobRecord]:
         """Given new jobs, return them with their keys (1, 2, 3 …). One transaction: all or none. A known
         job_id keeps its row."""
         records = list(records)
+        return self._file.write(lambda connection: self._insert(connection, records))
 
-        def insert(connection: sqlite3.Connection) -> list[JobRecord]:
-            next_key = _next_key(connection)
-            added = []
-            for record in records:
-                known = connection.execute(
-                    "SELECT key, record FROM jobs WHERE job_id = ?", (record.job_id,)
-                ).fetchall()
-                readable = self._read(known)
-                if readable:
-                    added.extend(readable)
-                    continue
-                if known:  # a row that can't be read: what the server told takes its place
-                    connection.execute("DELETE FROM jobs WHERE job_id = ?", (record.job_id,))
-                old_key = known[0][0] if known else None
-                keyed = dataclasses.replace(record, key=old_key if isinstance(old_key, int) else next_key)
-                next_key += keyed.key == next_key
-                connection.execute(
-                    "INSERT INTO jobs (job_id, key, launch_id, server, state, record)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (
-                        keyed.job_id, keyed.key, keyed.launch_id, keyed.server, keyed.state.value,
-                        dump_record(keyed),
-                    ),
-                )  # fmt: skip
-                added.append(keyed)
-            connection.execute("REPLACE INTO counters (name, value) VALUES ('next_key', ?)", (next_key,))
-            return added
+    def _insert(self, connection: sqlite3.Connection, records: Sequence[JobRecord]) -> list[JobRecord]:
+        next_key = _next_key(connection)
+        added = []
+        for record in records:
+            known = connection.execute(
+                "SELECT key, record FROM jobs WHERE job_id = ?", (record.job_id,)
+            ).fetchall()
+            readable = self._read(known)
+            if readable:
+                added.extend(readable)
+                continue
+            if known:  # a row that can't be read: what the server told takes its place
+                connection.execute("DELETE FROM jobs WHERE job_id = ?", (record.job_id,))
+            old_key = known[0][0] if known else None
+            keyed = dataclasses.replace(record, key=old_key if isinstance(old_key, int) else next_key)
+            next_key += keyed.key == next_key
+            connection.execute(
+                "INSERT INTO jobs (job_id, key, launch_id, server, state, record) VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    keyed.job_id, keyed.key, keyed.launch_id, keyed.server, keyed.state.value,
+                    dump_record(keyed),
+                ),
+            )  # fmt: skip
+            added.append(keyed)
+        connection.execute("REPLACE INTO counters (name, value) VALUES ('next_key', ?)", (next_key,))
+        return added
 
-        return self._file.write(insert)
+    def adopt(self, records: Iterable[JobRecord]) -> None:
+        """Add jobs that a server has. Where nothing can be written, it will tell of them again."""
+        records = list(records)
+        self._try_to_write(lambda connection: self._insert(connection, records))
 
     def update(self, records: Iterable[JobRecord]) -> None:
         """Write changed records. A terminal state that is already there stays: an older answer can't undo
-        it."""
+        it. Where the disk is full or can only be read, they hold in this process: a job can then still be
+        watched and stopped."""
         records = list(records)
 
         def write(connection: sqlite3.Connection) -> None:
@@ -107,7 +113,23 @@ class Registry:
                     (record.state.value, dump_record(record), record.job_id),
                 )
 
-        self._file.write(write)
+        if not self._try_to_write(write):
+            self._unwritten.update({record.job_id: record for record in records})
+
+    def _try_to_write(self, change: Callable[[sqlite3.Connection], object]) -> bool:
+        """Write what the servers will tell again; False, with a notice, where nothing can be written."""
+        try:
+            self._file.write(change)
+        except RegistryError as error:
+            if not is_unwritable(error):
+                raise
+            self._unwritable = f"{error.message}: what the servers told is not kept; {error.hint}"
+            return False
+        return True
+
+    def require_writable(self) -> None:
+        """Raise RegistryError where the file can't be changed."""
+        self._file.write(lambda connection: connection.execute("DELETE FROM jobs WHERE key IS NULL"))
 
     def remove(self, job_ids: Collection[str]) -> None:
         """Forget these jobs. Their keys are never given out again."""
@@ -142,9 +164,10 @@ class Registry:
         """Return the jobs in these states, by key."""
         marks = ",".join("?" * len(states))
         where = f"WHERE state IN ({marks})"  # question marks alone
-        return self._select(
+        jobs = self._select(
             f"SELECT key, record FROM jobs {where} ORDER BY key", [state.value for state in states]  # noqa: S608
         )
+        return [job for job in jobs if job.state in states]
 
     def launch(self, launch_id: str) -> list[JobRecord]:
         """Return the jobs of one launch, by node rank."""
@@ -209,7 +232,7 @@ class Registry:
 
     def set_synced_bytes(self, sizes: dict[str, int]) -> None:
         """Note the log sizes that a sync brought."""
-        self._file.write(
+        self._try_to_write(
             lambda connection: connection.executemany(
                 "UPDATE jobs SET synced_bytes = ? WHERE job_id = ?", [(v, k) for k, v in sizes.items()]
             )
@@ -224,7 +247,8 @@ class Registry:
         records = []
         for key, text in rows:
             try:
-                records.append(load_record(key, text))
+                record = load_record(key, text)
+                records.append(self._unwritten.get(record.job_id, record))
             except (ValueError, TypeError, KeyError, RecursionError) as error:
                 self._skipped[
                     f"job {key} in {self.path.name} can't be read and is left out ({error}); "

@@ -38,14 +38,22 @@ PRAGMA user_version = {_VERSION};
 _LOCK_TIMEOUT_S = 30.0
 # What SQLite says (its codes came with Python 3.11).
 _DAMAGED = ("malformed", "not a database", "no such table", "no such column")
-_REMEDIES = {
-    "locked": "another program has held it for long: look for an rl or a backup that hangs, then try again",
+_UNWRITABLE = {
     "readonly": "the file or its disk can only be read: make it writable; jobs on the servers go on",
     "read-only": "the file or its disk can only be read: make it writable; jobs on the servers go on",
-    "unable to open": "rl keeps it in the project's .remote folder: is that there, and may you write to it?",
     "disk is full": "free some space; jobs on the servers go on",
     "no space left": "free some space; jobs on the servers go on",
 }
+_REMEDIES = {
+    "locked": "another program has held it for long: look for an rl or a backup that hangs, then try again",
+    "unable to open": "rl keeps it in the project's .remote folder: is that there, and may you write to it?",
+    **_UNWRITABLE,
+}
+
+
+def is_unwritable(error: RegistryError) -> bool:
+    """True for a file that can still be read: its disk is full, or can only be read."""
+    return any(word in error.message.lower() for word in _UNWRITABLE)
 
 
 class RegistryFile:

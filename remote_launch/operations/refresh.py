@@ -153,7 +153,7 @@ def _settle(answers: Sequence[_Told], heard: Collection[str]) -> list[JobRecord]
 def _record(fleet: Fleet, answers: Sequence[_Told], heard: Collection[str] = ()) -> None:
     adopted = _settle(answers, heard)
     if adopted:
-        fleet.registry.add(adopted)
+        fleet.registry.adopt(adopted)
     changed = [job for answer in answers for job in answer.changed]
     if changed:
         fleet.registry.update(changed)

@@ -102,6 +102,7 @@ def measure(fleet: Fleet, jobs: Iterable[JobRecord], *, forget: bool = False) ->
 def remove(fleet: Fleet, jobs: Iterable[JobRecord], *, forget: bool = False) -> list[Removal]:
     """Remove these jobs, wherever they can be; return what came of each. With ``forget`` the local part of
     those goes, too, whose server is no longer in the inventory."""
+    fleet.registry.require_writable()  # before anything is gone
     results = _over_servers(fleet, jobs, "remove", forget=forget)
     for number_, result in enumerate(results):
         if not result.can_go:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sqlite3
 import subprocess
@@ -359,6 +360,19 @@ class TestWhereItCannotBeWritten:
         connection.close()
         self.connect(monkeypatch, mode="ro")
         assert registry.all() == [job]
+        remove = lambda: registry.remove([job.job_id])  # noqa: E731
+        for change in (lambda: add(registry), registry.require_writable, remove):
+            with pytest.raises(RegistryError, match="readonly"):
+                change()
+        registry.adopt([new_record(server="s", command="c")])
+        ended = dataclasses.replace(job, state=JobState.SUCCEEDED)
+        registry.update([ended])  # holds in this process
+        registry.set_synced_bytes({job.job_id: 5})
+        assert registry.all() == [registry.get("1")] == [ended]
+        assert registry.unfinished() == []
+        [notice] = registry.notices
+        assert "not kept" in notice
+        assert Registry(registry.path).all() == [job]
         with pytest.raises(RegistryError, match="readonly") as caught:
             add(registry)
         assert "writable" in str(caught.value.hint)
