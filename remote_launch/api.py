@@ -194,8 +194,8 @@ class Jobs:
         env_vars: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
         *,
-        stall_timeout_s: float | None = None,
-        notify: str | None = None,
+        max_restarts: int = 0, restart_window_s: float | None = None,
+        stall_timeout_s: float | None = None, notify: str | None = None,
     ) -> Job:
         """Return a job, not yet started. ``command`` is a text for the shell, or a list of words; the rest as
         for ``rl job-run``. Raises UnknownServerError."""
@@ -208,8 +208,8 @@ class Jobs:
             command,
             env=env_vars,
             tags=_tags(tags),
-            stall_timeout_s=stall_timeout_s,
-            notify=notify,
+            max_restarts=max_restarts, restart_window_s=restart_window_s,
+            stall_timeout_s=stall_timeout_s, notify=notify,
         )
         return Job(fleet, record_of(spec), spec)
 
@@ -281,8 +281,9 @@ def launch(
     master: str | None = None,
     master_port: int | None = None,
     grace_s: float = 15.0,
-    stall_timeout_s: float | None = None,
-    notify: str | None = None,
+    nnodes: int | None = None, spares: int | None = None,
+    max_restarts: int = 0, restart_window_s: float | None = None,
+    stall_timeout_s: float | None = None, notify: str | None = None,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
@@ -301,8 +302,9 @@ def launch(
         master=master,
         master_port=master_port,
         grace_s=grace_s,
-        stall_timeout_s=stall_timeout_s,
-        notify=notify,
+        nnodes=nnodes, spares=spares,
+        max_restarts=max_restarts, restart_window_s=restart_window_s,
+        stall_timeout_s=stall_timeout_s, notify=notify,
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))

@@ -28,6 +28,8 @@ from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 CHECKPOINT = Path("checkpoints/last.pt")  # under the folder the script is started in; written by rank 0 alone
+RUN_ID = os.environ.get("RL_RUN_ID", "")  # the same in all attempts of a launch (rl --max-restarts)
+ATTEMPT = int(os.environ.get("RL_ATTEMPT", "0"))
 SPLIT_SEED = 0  # which images are kept for the test: never changes, so that runs can be compared
 
 
@@ -39,7 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help=f"go on from rank 0's {CHECKPOINT}")
-    parser.add_argument("--fail-rank", type=int, metavar="N", help="rank N fails after its first epoch")
+    parser.add_argument("--fail-rank", type=int, metavar="N", help="rank N fails, in attempt 0")
+    parser.add_argument("--fail-epoch", type=int, default=1, metavar="EPOCH", help="... after this epoch")
     parser.add_argument("--fail-code", type=int, metavar="CODE", help="... with this exit code")
     parser.add_argument("--hang-rank", type=int, metavar="N", help="rank N hangs after its first epoch")
     return parser.parse_args()
@@ -120,13 +123,17 @@ def save_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, epoch:
     """Write the checkpoint aside, then put it in place: a run that dies here leaves the last one whole."""
     CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
     aside = CHECKPOINT.with_suffix(".tmp")
-    state = {"epoch": epoch, "model": model.module.state_dict(), "optimizer": optimizer.state_dict()}
+    state = {
+        "epoch": epoch, "run_id": RUN_ID,
+        "model": model.module.state_dict(), "optimizer": optimizer.state_dict(),
+    }
     torch.save(state, aside)
     aside.replace(CHECKPOINT)
 
 
-def load_checkpoint(model: DistributedDataParallel, optimizer: Optimizer) -> int:
-    """Load rank 0's checkpoint on every rank. Returns the last epoch done; 0 when rank 0 has none.
+def load_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, *, any_run: bool) -> int:
+    """Load rank 0's checkpoint on every rank: of an earlier attempt of this run, or of ``any_run``. Returns
+    the last epoch done; 0 when rank 0 has none.
 
     Only rank 0 reads its disk. The checkpoint is on rank 0's node alone (that is who wrote it), so ranks that
     each looked for a file of their own would start at different epochs and wait for each other for ever.
@@ -136,7 +143,7 @@ def load_checkpoint(model: DistributedDataParallel, optimizer: Optimizer) -> int
         box = [torch.load(CHECKPOINT, map_location="cpu", weights_only=True)]
     dist.broadcast_object_list(box, src=0)
     checkpoint = box[0]
-    if checkpoint is None:
+    if checkpoint is None or not (any_run or checkpoint.get("run_id") == RUN_ID):
         return 0
     model.module.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
@@ -161,7 +168,7 @@ def say_where_on_request() -> None:
     if "RL_JOB_DIR" in os.environ:
         folder = Path(os.environ["RL_JOB_DIR"], "stacks")
         folder.mkdir(exist_ok=True)
-        file = (folder / f"pid-{os.getpid()}.txt").open("w")  # noqa: SIM115 - for as long as this process lives
+        file = (folder / f"pid-{os.getpid()}.txt").open("w")  # kept open
         faulthandler.register(signal.SIGUSR1, file=file)
 
 
@@ -182,9 +189,11 @@ def train(args: argparse.Namespace) -> None:
     sampler = DistributedSampler(train_data, seed=args.seed)
     loader = DataLoader(train_data, batch_size=args.batch_size, sampler=sampler)
 
-    done = load_checkpoint(model, optimizer) if args.resume else 0
-    if args.resume:
-        log(f"going on after epoch {done}" if done else f"rank 0 has no {CHECKPOINT}: starting from scratch")
+    done = load_checkpoint(model, optimizer, any_run=args.resume) if args.resume or ATTEMPT else 0
+    if done:
+        log(f"resuming from epoch {done}, attempt {ATTEMPT}")
+    elif args.resume or ATTEMPT:
+        log(f"rank 0 has no {CHECKPOINT} to go on from: starting from scratch, attempt {ATTEMPT}")
 
     for epoch in range(done + 1, args.epochs + 1):
         started = time.perf_counter()
@@ -195,7 +204,7 @@ def train(args: argparse.Namespace) -> None:
         log(f"epoch {epoch:3d}  loss {loss:.4f}  test accuracy {accuracy:.3f}  {seconds:.2f} s")
         if dist.get_rank() == 0:
             save_checkpoint(model, optimizer, epoch)
-        if dist.get_rank() == args.fail_rank:
+        if dist.get_rank() == args.fail_rank and epoch >= args.fail_epoch and ATTEMPT == 0:
             fail(args)
         if dist.get_rank() == args.hang_rank:
             time.sleep(3600)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import notifying, output
-from remote_launch.cli.jobs import exit_text, launch_groups
+from remote_launch.cli.job_table import exit_text
+from remote_launch.cli.jobs import launch_groups
 from remote_launch.cli.options import (
     choose_jobs,
     examples,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
+from remote_launch.cli.job_table import attempt_lines, exit_text, node_text, print_jobs
 from remote_launch.cli.options import (
     examples,
     jobs_argument,
@@ -19,7 +20,7 @@ from remote_launch.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
+    from collections.abc import Sequence
 
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fanout import Outcomes
@@ -39,6 +40,7 @@ _ON_TERMINAL = 200  # rows; 10,000 would take a terminal 15 seconds
     metavar="N",
     help=f"Only the newest N; 0: every one [default on a terminal: {_ON_TERMINAL}].",
 )
+@click.option("--nodes", is_flag=True, help="A row for each node of a launch, not one for the launch.")
 @click.option("--stopped", is_flag=True, help="Ended jobs only.")
 @click.option("--hidden", is_flag=True, hidden=True, help="Accepted for labml_remote's command lines.")
 @tags_option
@@ -50,13 +52,14 @@ def job_list(
     ask: bool,
     show_all: bool,
     last: int | None,
+    nodes: bool,
     stopped: bool,
     hidden: bool,
     tags: Sequence[str],
     servers: Sequence[str],
     as_json: bool,
 ) -> int:
-    """List jobs, launches together: the running ones, or with --all every one.
+    """List jobs, a launch in one row: the running ones, or with --all every one.
 
     States are as the servers last told; --rsync asks them now.
     """
@@ -86,7 +89,7 @@ def job_list(
     if jobs:
         if older:
             output.say(f"… {output.plural(older, 'older job')} (-n 0 shows every one)")
-        _print_jobs(jobs, fleet.inventory.servers)
+        print_jobs(jobs, fleet.inventory.servers, opened=nodes)
     else:
         click.echo(
             "no jobs"
@@ -127,45 +130,6 @@ def _refresh(fleet: Fleet, servers: Sequence[Any]) -> Outcomes[Any]:
     return outcomes
 
 
-def _print_jobs(jobs: Sequence[JobRecord], servers: Container[str]) -> None:
-    rows = output.Rows(
-        "key", "name", "server", "node", "state", "exit", "started", "duration", "tags", "command"
-    )
-    groups: dict[str, list[JobRecord]] = {}
-    for job in jobs:
-        groups.setdefault(job.launch_id or job.job_id, []).append(job)
-    for group in groups.values():
-        for number, job in enumerate(sorted(group, key=lambda one: (one.node_rank or 0, one.key))):
-            rows.add_row(
-                str(job.key),
-                output.clean(job.name, colour=False) if number == 0 else "└",
-                job.server,
-                _node_text(job),
-                _state_cell(job, servers),
-                exit_text(job),
-                output.time_text(job.started_at),
-                output.duration_text(job.duration_s),
-                output.clean(",".join(job.tags), colour=False) if number == 0 else "",
-                output.clean(job.command, colour=False) if number == 0 else "",
-            )
-    rows.show()
-
-
-def _node_text(job: JobRecord) -> str:
-    return "" if job.node_rank is None else f"{job.node_rank}/{job.nnodes}"
-
-
-def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
-    more = ""
-    if job.server not in servers and not job.state.is_terminal:
-        more = " (server no longer in the inventory)"
-    elif job.unreachable_since and not job.state.is_terminal:
-        from remote_launch.core.jobs import now
-
-        more = f" (unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))})"
-    return output.state_cell(job.state, more)
-
-
 def _unreachable(job: JobRecord) -> str:
     """Return ", unreachable for 4m 10s" for a job whose server can't be asked: its state is an old one."""
     from remote_launch.core.jobs import now
@@ -173,12 +137,6 @@ def _unreachable(job: JobRecord) -> str:
     if not job.unreachable_since or job.state.is_terminal:
         return ""
     return f", unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))}"
-
-
-def exit_text(job: JobRecord) -> str:
-    if job.signal:
-        return f"SIG{job.signal}"
-    return "" if job.exit_code is None else str(job.exit_code)
 
 
 @click.command("job-show", epilog=examples("rl job-show 12"))
@@ -243,8 +201,10 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
     if first.launch_id:
         line("launch", first.launch_id)
     line("tags", ", ".join(first.tags))
+    for text in attempt_lines(first):
+        line("attempt", text)
     for job in jobs:
-        node = f" node {_node_text(job)}" if job.node_rank is not None else ""
+        node = f" node {node_text(job)}" if job.node_rank is not None else ""
         code = f" {exit_text(job)}" if exit_text(job) else ""
         line(
             f"job {job.key}",

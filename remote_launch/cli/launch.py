@@ -15,8 +15,10 @@ from remote_launch.cli.options import (
     examples,
     json_option,
     load_fleet,
+    max_restarts_option,
     notify_local_option,
     notify_option,
+    restart_window_option,
     servers_option,
     stall_option,
 )
@@ -61,6 +63,21 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
             metavar="SECONDS",
             help="Between TERM and KILL, at a kill.",
         ),
+        click.option(
+            "--nnodes",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Run on the first N of the servers; the others are spares [default: all].",
+        ),
+        click.option(
+            "--spare",
+            "spares",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Let the last N of the servers stand by, to replace a lost one at a restart.",
+        ),
+        max_restarts_option,
+        restart_window_option,
         stall_option,
         notify_option,
         notify_local_option,
@@ -104,6 +121,10 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         env: Sequence[str],
         tags: Sequence[str],
         grace_s: float,
+        nnodes: int | None,
+        spares: int | None,
+        max_restarts: int,
+        restart_window_s: float | None,
         stall_timeout_s: float | None,
         notify: str | None,
         notify_local: str | None,
@@ -126,6 +147,10 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             env=env_dict(env),
             tags=tags,
             grace_s=grace_s,
+            nnodes=nnodes,
+            spares=spares,
+            max_restarts=max_restarts,
+            restart_window_s=restart_window_s,
             stall_timeout_s=stall_timeout_s,
             notify=notify,
         )
@@ -230,7 +255,9 @@ def _show_started(
         f"launched {output.headline(script.display)}: {ranks}, "
         f"master {topology.master_addr}:{topology.master_port}"
     )
-    for job, node in zip(jobs, topology.nodes, strict=True):
+    for job in jobs[topology.nnodes :]:
+        say(f"  job {job.key}  {job.server}  stands by")
+    for job, node in zip(jobs, topology.nodes, strict=False):
         last = node.first_rank + node.nproc - 1
         rank_text = (
             f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
@@ -244,7 +271,9 @@ def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:
         return
     for spec in plan.specs:
         shown = spec.to_dict()
-        click.echo(f"# {spec.server} (node {spec.node_rank} of {spec.nnodes})")
+        is_spare = (spec.node_rank or 0) >= (spec.nnodes or 1)
+        node = "a spare" if is_spare else f"node {spec.node_rank}"
+        click.echo(f"# {spec.server} ({node} of {spec.nnodes})")
         click.echo(f"cd {spec.workdir}")
         click.echo(f"unset {' '.join(spec.unset_env)}")
         for name, value in shown["env"].items():

@@ -73,6 +73,21 @@ env_option = click.option(
 )
 
 
+max_restarts_option = click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="After a failure, start it again (all nodes of a launch), at most N times.",
+)
+restart_window_option = click.option(
+    "--restart-window",
+    "restart_window_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Only restarts within this time count [default: all].",
+)
 stall_option = click.option(
     "--stall-timeout",
     "stall_timeout_s",
@@ -128,14 +143,14 @@ def _warn_of_password(fleet: Fleet) -> None:
         )
 
 
-def _complete_servers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def complete_servers(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     try:
         return [name for name in load_fleet(ctx).inventory.servers if name.startswith(incomplete)]
     except Exception:  # noqa: BLE001 - a completion must never print a traceback into the user's prompt
         return []
 
 
-def _complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def complete_jobs(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     try:
         return [
             str(job.key)
@@ -159,11 +174,11 @@ servers_option = click.option(
     "servers",
     multiple=True,
     metavar="NAME",
-    shell_complete=_complete_servers,
+    shell_complete=complete_servers,
     help="A server of the inventory; repeatable [default: all].",
 )
 server_option = click.option(
-    "--server", metavar="NAME", shell_complete=_complete_servers, help="The server [default: the only one]."
+    "--server", metavar="NAME", shell_complete=complete_servers, help="The server [default: the only one]."
 )
 tags_option = click.option(
     "--tag",
@@ -173,13 +188,13 @@ tags_option = click.option(
     shell_complete=_complete_tags,
     help="Jobs with this tag; repeatable (all must match).",
 )
-jobs_argument = click.argument("keys", nargs=-1, metavar="[JOB]...", shell_complete=_complete_jobs)
+jobs_argument = click.argument("keys", nargs=-1, metavar="[JOB]...", shell_complete=complete_jobs)
 jobs_option = click.option(
     "--job",
     "job_options",
     multiple=True,
     metavar="JOB",
-    shell_complete=_complete_jobs,
+    shell_complete=complete_jobs,
     help="A job's key or id; the same as the argument.",
 )
 

@@ -17,7 +17,9 @@ from remote_launch.cli.options import (
     examples,
     json_option,
     load_fleet,
+    max_restarts_option,
     notify_option,
+    restart_window_option,
     server_option,
     single_server,
     stall_option,
@@ -119,6 +121,8 @@ def _piped() -> bytes | None:
     "--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags]."
 )
 @click.option("--name", default="", help="A name for the list [default: the command's first word].")
+@max_restarts_option
+@restart_window_option
 @stall_option
 @notify_option
 @dry_run_option
@@ -132,6 +136,8 @@ def job_run(
     env: Sequence[str],
     tags: Sequence[str],
     name: str,
+    max_restarts: int,
+    restart_window_s: float | None,
     stall_timeout_s: float | None,
     notify: str | None,
     dry_run: bool,
@@ -151,6 +157,8 @@ def job_run(
         env=env_dict(env),
         tags=tags,
         name=name,
+        max_restarts=max_restarts,
+        restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s,
         notify=notify,
     )

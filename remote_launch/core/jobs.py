@@ -124,7 +124,6 @@ class GangSpec:
     join_timeout_s: float = 60.0
     spares: int = 0  # servers after the first nnodes, that stand by
     nprocs: tuple[int, ...] = ()  # ranks, by server
-    fresh_port: bool = False  # a new master port for every attempt: the user has set none
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +154,7 @@ class JobSpec:
     nproc: int | None = None  # ranks on this node
     attempt: int = 0
     max_restarts: int = 0  # further attempts, after failures only
+    fresh_port: bool = False  # a new master port for every attempt: the user has set none
     restart_window_s: float | None = None  # restarts count within this time; None: over the whole job
     grace_s: float = 15.0
     gang: GangSpec | None = None

@@ -54,6 +54,49 @@ class Topology:
         return sum(node.nproc for node in self.nodes)
 
 
+def split_spares(servers: int, nnodes: int | None, spares: int | None) -> int:
+    """Given how many servers were chosen and torch-launch's --nnodes and --spare, return how many of them are
+    nodes; the rest stand by. Raises TopologyError."""
+    if nnodes is None:
+        nnodes = servers - (spares or 0)
+    if not 0 < nnodes <= servers or (spares is not None and nnodes + spares != servers):
+        wanted = f"{nnodes} nodes" + (f" and {spares} spares" if spares else "")
+        raise TopologyError(
+            f"{wanted}: {servers} servers were chosen", hint="choose them with --server", exit_code=2
+        )
+    if nnodes == 1 < servers:
+        raise TopologyError(
+            "a launch on one node has no use for spares: node 0 is not replaced",
+            hint="choose one server with --server",
+            exit_code=2,
+        )
+    return nnodes
+
+
+def lay_out_spares(topology: Topology, facts: Sequence[NodeFacts], nproc: Sequence[str | int]) -> list[Node]:
+    """Given the servers that stand by, return them as nodes after the launch's. Each must have as many ranks
+    as one that it may replace. Raises TopologyError."""
+    spares = []
+    for number, (fact, wanted) in enumerate(zip(facts, nproc, strict=True)):
+        count = resolve_nproc(wanted, fact)
+        if count not in {node.nproc for node in topology.nodes[1:]}:
+            raise TopologyError(
+                f"{fact.server} can't stand by: it would have {count} ranks, and no node after node 0 has",
+                hint="--nproc-per-node N is the same for all servers",
+            )
+        spares.append(
+            Node(
+                server=fact.server,
+                node_rank=topology.nnodes + number,
+                nproc=count,
+                first_rank=0,
+                address=fact.address,
+                interface=fact.interface,
+            )
+        )
+    return spares
+
+
 def order_servers(names: Sequence[str], master: str | None) -> list[str]:
     """Given servers in inventory order, return them in node order: the master first."""
     if master is None:

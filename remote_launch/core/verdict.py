@@ -35,6 +35,7 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
 
     While one is unfinished the state is its state. Else the first failure decides: the cause that the
     supervisors agreed on, or the earliest end that wasn't a stop."""
+    jobs = _taking_part(jobs)
     unfinished = [job for job in jobs if not job.state.is_terminal]
     if unfinished:
         return Verdict(
@@ -61,6 +62,17 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
         exit_code=_exit_code({"exit_code": first.exit_code, "signal": first.signal}),
         text=f"{first.server}: {text}",
     )
+
+
+def _taking_part(jobs: Sequence[JobRecord]) -> list[JobRecord]:
+    """Leave out what says nothing of a launch: nodes that a spare took the place of, and spares that took
+    none."""
+    told = [job.details.get("replaced") for job in jobs if job.node_rank == 0]
+    replaced = {gone: spare for one in told if isinstance(one, dict) for gone, spare in one.items()}
+    nodes = [job for job in jobs if job.node_rank is None or job.node_rank < (job.nnodes or 1)]
+    spares = [job for job in jobs if job not in nodes and job.server in set(map(str, replaced.values()))]
+    known = {job.server for job in spares}
+    return [job for job in [*nodes, *spares] if replaced.get(job.server) not in known] or list(jobs)
 
 
 # What a rank prints when its gloo threads outlive the interpreter: seen in 1 of 11 trainings that had ended

@@ -20,11 +20,11 @@ from remote_launch.errors import (
 from remote_launch.operations.frames import Frames
 from remote_launch.operations.lines import Lines
 from remote_launch.operations.log_events import Event, JobEnd, LogLine, Notice, Selection, Unfinished
-from remote_launch.operations.told import text
+from remote_launch.operations.told import text, texts
 from remote_launch.operations.verbs import refusal, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from types import TracebackType
     from typing import TypeGuard
 
@@ -112,8 +112,16 @@ class Follower:
             elif isinstance(event, BaseException):
                 raise event  # a bug in a reader's thread keeps its traceback
             else:
+                if isinstance(event, JobEnd):
+                    self._give_up(event.replaced)
                 return event
         raise StopIteration
+
+    def _give_up(self, servers: Collection[str]) -> None:
+        """Wait no more for the jobs of servers that the launch went on without."""
+        for reader in self._readers:
+            if reader.server.name in servers:
+                reader.waiting.clear()
 
     def close(self) -> None:
         """End the streams. Safe to call twice."""
@@ -241,6 +249,7 @@ class _Reader(threading.Thread):
                 exit_code=code if isinstance(code, int) else None,
                 signal=None if signal is None else str(signal),
                 reason=None if reason is None else str(reason),
+                replaced=tuple(texts(header.get("replaced"))),
             )
         )
 

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
-from remote_launch.core.topology import NodeFacts, Topology, lay_out, order_servers
+from remote_launch.core.topology import (
+    Node,
+    NodeFacts,
+    Topology,
+    lay_out,
+    lay_out_spares,
+    order_servers,
+    split_spares,
+)
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told
@@ -40,6 +48,10 @@ class LaunchRequest:
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tags: Sequence[str] = ()
     grace_s: float = 15.0
+    nnodes: int | None = None  # fewer than the servers: the rest stand by as spares
+    spares: int | None = None
+    max_restarts: int = 0
+    restart_window_s: float | None = None
     stall_timeout_s: float | None = None
     notify: str | None = None  # None: the inventory's on_finish
 
@@ -51,7 +63,7 @@ class LaunchPlan:
     launch_id: str
     run_id: str
     topology: Topology
-    specs: tuple[JobSpec, ...]
+    specs: tuple[JobSpec, ...]  # by node rank, then those of the spares
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -61,7 +73,8 @@ class LaunchPlan:
             "master_port": self.topology.master_port,
             "nnodes": self.topology.nnodes,
             "world_size": self.topology.world_size,
-            "nodes": [spec.to_dict() for spec in self.specs],
+            "nodes": [spec.to_dict() for spec in self.specs[: self.topology.nnodes]],
+            "spares": [spec.to_dict() for spec in self.specs[self.topology.nnodes :]],
         }
 
 
@@ -74,6 +87,11 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     check_script(fleet, request.script)
     selected = fleet.select(request.servers)
     names = order_servers([server.name for server in selected], request.master)
+    nnodes = split_spares(len(names), request.nnodes, request.spares)
+    if nnodes < len(names) and not request.max_restarts:
+        raise UsageError(
+            "a spare takes a lost node's place at a restart, and none was asked for", hint="--max-restarts N"
+        )
     by_name = {server.name: server for server in selected}
     answers = fleet.map(
         [by_name[name] for name in names], lambda server: _preflight(fleet, server, request.script)
@@ -81,12 +99,15 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     answers.raise_on_error("nothing was started")
     facts = [_node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
+    nproc = [_nproc(by_name[name], request) for name in names]
+    user_port = _user_port(request, user[names[0]])
     topology = lay_out(
-        facts,
-        [_nproc(by_name[name], request) for name in names],
+        facts[:nnodes],
+        nproc[:nnodes],
         master_addr=user[names[0]].get("MASTER_ADDR"),
-        master_port=_user_port(request, user[names[0]]),
+        master_port=user_port,
     )
+    members = [*topology.nodes, *lay_out_spares(topology, facts[nnodes:], nproc[nnodes:])]
     launch_id, run_id = new_id(), new_id()
     gang = None
     if topology.nnodes > 1:
@@ -96,20 +117,17 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             token=secrets.token_hex(32),
             nnodes=topology.nnodes,
             servers=tuple(names),
+            spares=len(names) - nnodes,
+            nprocs=tuple(node.nproc for node in members),
         )
     specs = tuple(
-        _spec(
-            fleet,
-            by_name[node.server],
-            request,
-            topology,
-            node.node_rank,
-            gang,
-            launch_id,
-            run_id,
-            answers.values[node.server],
+        dataclasses.replace(
+            _spec(fleet, request, topology, node, run_id, answers.values[node.server]),
+            launch_id=launch_id,
+            gang=gang,
+            fresh_port=user_port is None,
         )
-        for node in topology.nodes
+        for node in members
     )
     return LaunchPlan(launch_id=launch_id, run_id=run_id, topology=topology, specs=specs)
 
@@ -255,16 +273,13 @@ def _user_port(request: LaunchRequest, env: Mapping[str, str]) -> int | None:
 
 def _spec(
     fleet: Fleet,
-    server: Server,
     request: LaunchRequest,
     topology: Topology,
-    node_rank: int,
-    gang: GangSpec | None,
-    launch_id: str,
+    node: Node,
     run_id: str,
     answer: Mapping[str, Any],
 ) -> JobSpec:
-    node = topology.nodes[node_rank]
+    server = fleet.server(node.server)
     script = request.script
     local = [other for other in topology.nodes if fleet.server(other.server).target.transport == "local"]
     env = node_env(
@@ -288,16 +303,16 @@ def _spec(
         python=environment_python(server),
         path_prepend=environment_path(server),
         pythonpath_append=(".", "src"),
-        tags=tuple([*tags, "master"] if node_rank == 0 else tags),
-        launch_id=launch_id,
+        tags=tuple([*tags, "master"] if node.node_rank == 0 else tags),
         run_id=run_id,
-        node_rank=node_rank,
+        node_rank=node.node_rank,
         nnodes=topology.nnodes,
         first_rank=node.first_rank,
         nproc=node.nproc,
         grace_s=request.grace_s,
         stall_timeout_s=request.stall_timeout_s,
-        notify=notification(fleet, request.notify) if node_rank == 0 else None,
-        gang=gang,
+        notify=notification(fleet, request.notify) if node.node_rank == 0 else None,
+        max_restarts=request.max_restarts,
+        restart_window_s=request.restart_window_s,
         created_at=now(),
     )

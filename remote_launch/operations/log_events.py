@@ -54,6 +54,7 @@ class JobEnd:
     exit_code: int | None
     signal: str | None
     reason: str | None
+    replaced: tuple[str, ...] = ()  # servers of the launch whose places spares took: they may never answer
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

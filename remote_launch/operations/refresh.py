@@ -222,6 +222,11 @@ def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
         if value:
             details[name] = value  # noqa: PERF403
+    attempts = [item for item in mappings(told.get("attempts")) if number(item.get("attempt")) is not None]
+    if len(attempts) > 1 or (attempts and not state.is_terminal):
+        details["attempts"] = attempts
+    if mapping(told.get("replaced")):
+        details["replaced"] = mapping(told.get("replaced"))
     if number(told.get("left_over")):
         details["left_over"] = number(told["left_over"])
     return dataclasses.replace(

@@ -40,6 +40,8 @@ def job_spec(
     tags: Sequence[str] = (),
     name: str = "",
     grace_s: float = 15.0,
+    max_restarts: int = 0,
+    restart_window_s: float | None = None,
     stall_timeout_s: float | None = None,
     notify: str | None = None,
 ) -> JobSpec:
@@ -69,6 +71,8 @@ def job_spec(
         pythonpath_append=(".", "src"),
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,
+        max_restarts=max_restarts,
+        restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s,
         notify=notification(fleet, notify),
         created_at=now(),

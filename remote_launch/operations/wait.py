@@ -40,7 +40,7 @@ def wait_jobs(
         else:
             _poll_until(fleet, open_jobs, deadline, timeout_s or 0.0)
     current = refresh_jobs(fleet, current)
-    if any(not job.state.is_terminal for job in current):
+    if not verdict_of(current).state.is_terminal:
         # Nobody may take "can't be known" for success: rl job-wait && deploy
         raise failure or JobStateError(
             f"what {_keys(current)} came to can't be known now",

@@ -198,6 +198,8 @@ class _Job:
         self.ended = True
         self.close()
         fields = {name: state.get(name) for name in ("state", "exit_code", "signal", "reason")}
+        if state.get("replaced"):
+            fields["replaced"] = list(state["replaced"])
         put({"end": True, "job": self._job.job_id, **fields})
 
     def _list(self, now: float) -> None:

@@ -91,7 +91,7 @@ class GangSettings:
         self.silence_s = number(data, "silence_s", 10.0) or 10.0
         self.join_timeout_s = number(data, "join_timeout_s", 60.0) or 60.0
         spares = data.get("spares") or 0
-        self.fresh_port = data.get("fresh_port") is True
+        self.fresh_port = spec.get("fresh_port") is True
         self.nprocs = data.get("nprocs") or []  # of the members, spares last
         if not isinstance(self.nnodes, int) or not isinstance(spares, int) or spares < 0:
             raise Refusal("RequestError", "gang: nnodes and spares are numbers")

@@ -66,7 +66,8 @@ class Restarts:
 class Alone:
     """The attempts of a job that has no other nodes. As Coordinator and Member are for a launch."""
 
-    def __init__(self, host: Host, restarts: Restarts) -> None:
+    def __init__(self, host: Host, restarts: Restarts, *, fresh_port: bool) -> None:
+        self._fresh_port = fresh_port
         self.verdict: dict[str, Any] | None = None
         self._host = host
         self._restarts = restarts
@@ -113,7 +114,8 @@ class Alone:
         if self.verdict is None and self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._failure = None
-            self._host.begin({"attempt": self._host.attempt + 1, "port": free_port("")})
+            port = free_port("") if self._fresh_port else None
+            self._host.begin({"attempt": self._host.attempt + 1, "port": port})
 
     def wait_s(self, now: float) -> float | None:
         return None if self._resume_at is None else max(0.0, self._resume_at - now)

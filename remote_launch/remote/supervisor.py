@@ -17,7 +17,16 @@ from . import owner, procs, verdict
 from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
-from .jobdir import CorruptError, JobDir, Refusal, number, read_object, text, write_atomic
+from .jobdir import (
+    SPEC_LIMIT_BYTES,
+    CorruptError,
+    JobDir,
+    Refusal,
+    number,
+    read_object,
+    text,
+    write_atomic,
+)
 from .logindex import LogIndex
 from .member import Member
 from .notify import Notifier
@@ -59,7 +68,8 @@ class Supervisor:
         self._login = login
         self._umask = umask
         self._notifier = Notifier(spec, job, workdir, login)
-        self._alone = Alone(self, self.restarts)  # what a job without a gang has for one
+        # What a job without a gang has for one.
+        self._alone = Alone(self, self.restarts, fresh_port=spec.get("fresh_port") is True)
         self._record: dict[str, Any] = {}  # started.json
         self._attempts: list[dict[str, Any]] = []  # those that are over
         self._told_ended = self._told_gone = False
@@ -165,12 +175,20 @@ class Supervisor:
         self.files = JobDir(self.job.path, self.attempt)
         self._record["reason"] = place.get("reason")
         try:
+            self._note_place()
             self._spawn()
-        except (Refusal, OSError) as error:
-            message = error.message if isinstance(error, Refusal) else f"can't be started: {error.strerror}"
+        except (Refusal, CorruptError, OSError) as error:
+            message = error.message if isinstance(error, Refusal) else f"it can't be started again: {error}"
             self.log(message)
             self.tree = JobTree.without_child(self.job.job_id, self.log, message)
             self._told_ended = self._told_gone = False
+
+    def _note_place(self) -> None:
+        """Have spec.json say which node a spare has become: readers of its logs need the ranks."""
+        names = ("node_rank", "first_rank", "nproc")
+        public = read_object(self.job.spec, SPEC_LIMIT_BYTES) or {}
+        if any(public.get(name) != self.spec.get(name) for name in names):
+            write_atomic(self.job.spec, {**public, **{name: self.spec.get(name) for name in names}})
 
     def _join_gang(self) -> Coordinator | Member | None:
         """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises

@@ -289,7 +289,10 @@ class TestJobList:
         out = capsys.readouterr().out
         assert "unreachable for" in out
         assert "SIGKILL" in out
-        assert "0/2" in out
+        assert "0/2" not in out
+        assert "2 nodes" in out  # one row for the launch
+        assert run(["job-list", "--all", "--nodes"]) == 0
+        assert "0/2" in capsys.readouterr().out
         assert "\x1b" not in out
         assert out.count("torchrun train.py") == 1
 

@@ -112,3 +112,15 @@ def test_a_kill_for_memory_is_named() -> None:
     cause = {"server": "gpu-b", "rank": 3, "signal": "KILL", "killed_by": by}
     assert describe_cause(cause) == "rank 3 on gpu-b was killed by the kernel: out of memory (limit 2 GiB)"
     assert describe_cause({**cause, "killed_by": [1]}) == "rank 3 on gpu-b was ended by signal KILL"
+
+
+def test_a_node_that_was_replaced_and_a_spare_that_was_not_needed_say_nothing() -> None:
+    def node(rank: int, state: JobState, **fields: Any) -> JobRecord:
+        return job(state, server=f"s{rank}", node_rank=rank, nnodes=2, launch_id="f" * 32, **fields)
+
+    first = node(0, JobState.SUCCEEDED, details={"replaced": {"s1": "s2"}})
+    lost, spare = node(1, JobState.RUNNING), node(2, JobState.SUCCEEDED)
+    assert verdict_of([first, lost, spare, node(3, JobState.FAILED)]).state is JobState.SUCCEEDED
+    assert verdict_of([first, lost, node(2, JobState.RUNNING)]).state is JobState.RUNNING
+    assert verdict_of([first, lost, node(2, JobState.FAILED, exit_code=37)]).exit_code == 37
+    assert verdict_of([first, lost]).state is JobState.RUNNING  # the spare isn't known yet

@@ -10,7 +10,7 @@ import pytest
 from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
-from remote_launch.errors import TopologyError
+from remote_launch.errors import RemoteLaunchError, TopologyError
 from remote_launch.operations import launch as module
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.launch import LaunchPlan, LaunchRequest, plan_launch
@@ -27,20 +27,26 @@ RUBBISH = [None, "", "\x1b[2J", "a b", -1, 1.5, [], {}, [1, {}], 10**30, float("
 
 
 @pytest.fixture
-def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def servers() -> str:
+    return "ab"
+
+
+@pytest.fixture
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str) -> Any:
     project = Project(root=tmp_path)
     (tmp_path / "train.py").touch()
     inventory = Inventory(
         name="p",
-        servers={name: Server(name=name, workdir="~/w", nproc_per_node=2) for name in "ab"},
+        servers={name: Server(name=name, workdir="~/w", nproc_per_node=2) for name in servers},
         sync=Sync(),
         path=project.config,
         project=project,
     )
 
-    def make(**told: Any) -> LaunchPlan:
+    def make(asked: dict[str, Any] | None = None, **told: Any) -> LaunchPlan:
         monkeypatch.setattr(module, "call", lambda *_, **__: {**ANSWER, **told})
-        return plan_launch(Fleet(project, inventory), LaunchRequest(script=Script(name="train.py")))
+        request = LaunchRequest(script=Script(name="train.py"), **(asked or {}))
+        return plan_launch(Fleet(project, inventory), request)
 
     return make
 
@@ -72,3 +78,38 @@ def test_an_answer_of_any_shape_steers_no_terminal_and_no_command(
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "::1", "gpu-a.lan", "192.168.0.7"])
 def test_addresses_of_all_kinds(plan: Any, address: str) -> None:
     assert plan(address=address).topology.master_addr == address
+
+
+class TestSpares:
+    @pytest.fixture
+    def servers(self) -> str:
+        return "abc"
+
+    @pytest.mark.parametrize("asked", [{"spares": 1}, {"nnodes": 2}, {"nnodes": 2, "spares": 1}])
+    def test_the_last_servers_stand_by(self, plan: Any, asked: dict[str, Any]) -> None:
+        made = plan({**asked, "max_restarts": 2, "restart_window_s": 60.0})
+        assert (made.topology.nnodes, made.topology.world_size) == (2, 4)
+        assert [(spec.server, spec.node_rank, spec.nnodes) for spec in made.specs] == [
+            ("a", 0, 2), ("b", 1, 2), ("c", 2, 2)
+        ]
+        gang = made.specs[2].gang
+        assert (gang.nnodes, gang.spares, gang.servers, gang.nprocs) == (2, 1, ("a", "b", "c"), (2, 2, 2))
+        assert all((spec.max_restarts, spec.restart_window_s) == (2, 60.0) for spec in made.specs)
+        shown = made.to_dict()
+        assert [len(shown[name]) for name in ("nodes", "spares")] == [2, 1]
+
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"spares": 1}, {"spares": 3, "max_restarts": 1}, {"nnodes": 4, "max_restarts": 1},
+            {"nnodes": 2, "spares": 2, "max_restarts": 1}, {"nnodes": 1, "max_restarts": 1},
+        ],
+    )
+    def test_what_makes_no_sense_is_said(self, plan: Any, asked: dict[str, Any]) -> None:
+        with pytest.raises(RemoteLaunchError) as caught:
+            plan(asked)
+        assert caught.value.hint
+
+    def test_a_port_of_the_users_is_kept_through_all_attempts(self, plan: Any) -> None:
+        assert all(spec.fresh_port for spec in plan().specs)
+        assert not any(spec.fresh_port for spec in plan({"master_port": 29500}).specs)

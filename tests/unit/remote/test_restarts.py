@@ -162,9 +162,9 @@ def test_a_failure_on_one_node_starts_all_again(nodes: list[Served]) -> None:
 
 
 def test_every_attempt_has_a_port_of_its_own(nodes: list[Served]) -> None:
-    launch = Launch(nodes, fresh_port=True)
-    tell = 'echo $MASTER_PORT; [ $RL_ATTEMPT = 1 ]'
-    launch.start(tell, f"{tell} || exec sleep 60", max_restarts=1, env={"MASTER_PORT": "29500"})
+    launch = Launch(nodes)
+    tell, env = "echo $MASTER_PORT; [ $RL_ATTEMPT = 1 ]", {"MASTER_PORT": "29500"}
+    launch.start(tell, f"{tell} || exec sleep 60", max_restarts=1, fresh_port=True, env=env)
     assert [launch.wait(rank)["state"] for rank in range(2)] == ["SUCCEEDED"] * 2
     ports = [(nodes[rank].folder(launch.ids[rank]) / "job.1.out").read_text() for rank in range(2)]
     assert ports[0] == ports[1] != "29500\n"

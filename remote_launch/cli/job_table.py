@@ -1,0 +1,112 @@
+"""The table of rl job-list: a launch is one row, which --nodes opens into its nodes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.cli import output
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+    from remote_launch.core.jobs import JobRecord
+
+
+def print_jobs(jobs: Sequence[JobRecord], servers: Container[str], *, opened: bool) -> None:
+    """Print jobs, those of a launch together. ``servers`` are the inventory's."""
+    rows = output.Rows(
+        "key", "name", "server", "node", "state", "exit", "started", "duration", "tags", "command"
+    )
+    groups: dict[str, list[JobRecord]] = {}
+    for job in jobs:
+        groups.setdefault(job.launch_id or job.job_id, []).append(job)
+    for group in groups.values():
+        group.sort(key=lambda one: (one.node_rank or 0, one.key))
+        if len(group) > 1 and not opened:
+            rows.add_row(*_launch_cells(group, servers))
+            continue
+        for number, job in enumerate(group):
+            first = number == 0
+            rows.add_row(
+                str(job.key),
+                output.clean(job.name, colour=False) if first else "└",
+                job.server,
+                node_text(job),
+                _state_cell(job, servers),
+                exit_text(job),
+                output.time_text(job.started_at),
+                output.duration_text(job.duration_s),
+                output.clean(",".join(job.tags), colour=False) if first else "",
+                output.clean(job.command, colour=False) if first else "",
+            )
+    rows.show()
+
+
+def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[output.Cell | str]:
+    from remote_launch.core.verdict import verdict_of
+
+    first = group[0]
+    verdict = verdict_of(group)
+    unfinished = [job for job in group if not job.state.is_terminal]
+    notes = [f"{len(unfinished)} of {len(group)}"] if 0 < len(unfinished) < len(group) else []
+    if unfinished and first.attempt:
+        notes.append(f"attempt {first.attempt + 1}")
+    notes += dict.fromkeys(text for job in unfinished if (text := _trouble(job, servers)))
+    began = [job.started_at for job in group if job.started_at]
+    return [
+        str(first.key),
+        output.clean(first.name, colour=False),
+        f"{first.server} +{len(group) - 1}",
+        f"{first.nnodes} nodes",
+        output.state_cell(verdict.state, f" ({', '.join(notes)})" if notes else ""),
+        "" if unfinished else str(verdict.exit_code),
+        output.time_text(min(began, default=None)),
+        output.duration_text(max((job.duration_s or 0.0 for job in group), default=None)),
+        output.clean(",".join(first.tags), colour=False),
+        output.clean(first.command, colour=False),
+    ]
+
+
+def node_text(job: JobRecord) -> str:
+    """Return "1/4": which node of how many; "spare"; "" for a job alone."""
+    if job.node_rank is None:
+        return ""
+    return "spare" if job.node_rank >= (job.nnodes or 1) else f"{job.node_rank}/{job.nnodes}"
+
+
+def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
+    trouble = "" if job.state.is_terminal else _trouble(job, servers)
+    return output.state_cell(job.state, f" ({trouble})" if trouble else "")
+
+
+def _trouble(job: JobRecord, servers: Container[str]) -> str:
+    """Return why an unfinished job's state may not be what it says."""
+    if job.server not in servers:
+        return "server no longer in the inventory"
+    if not job.unreachable_since:
+        return ""
+    from remote_launch.core.jobs import now
+
+    return f"unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))}"
+
+
+def exit_text(job: JobRecord) -> str:
+    """Return a job's exit code, or the signal that ended it, as "SIGKILL"."""
+    if job.signal:
+        return f"SIG{job.signal}"
+    return "" if job.exit_code is None else str(job.exit_code)
+
+
+def attempt_lines(job: JobRecord) -> list[str]:
+    """Return a line for each attempt of a job that was restarted: "1: rank 3 on gpu-b exited with 37"."""
+    from remote_launch.core.verdict import describe_cause
+    from remote_launch.operations.told import epoch_s, mapping, mappings, number
+
+    lines = []
+    for one in mappings(job.details.get("attempts")):
+        began, ended = epoch_s(one.get("started_at")), epoch_s(one.get("ended_at"))
+        took = output.duration_text(None if began is None or ended is None else max(0.0, ended - began))
+        cause = mapping(one.get("cause"))
+        end = describe_cause(cause) if cause else str(job.reason or job.state.value.lower())
+        lines.append(f"{(number(one.get('attempt')) or 0) + 1}: ran {took}: {end}")
+    return lines
