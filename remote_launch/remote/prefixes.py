@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 
+from . import deletion
 from .jobdir import Refusal
 
 ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
@@ -46,14 +46,13 @@ def empty(prefix: str, root: str) -> None:
     for mark in (beside(prefix), os.path.join(prefix, ENV_MARK)):
         with open(mark, "w"):
             pass
-    for name in os.listdir(prefix):
-        path = os.path.join(prefix, name)
-        if name == ENV_MARK:
-            continue
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
+    folder = os.open(prefix, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for name in os.listdir(folder):
+            if name != ENV_MARK:
+                deletion.remove(folder, name, deletion.Amount())
+    finally:
+        os.close(folder)
 
 
 def made(prefix: str) -> None:

@@ -285,6 +285,8 @@ class _Runner:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:
                 if not selector.select(BEAT_S):
+                    if child.poll() is not None:
+                        break  # what it has left running holds the output open
                     _tell({"alive": 1})
                     continue
                 chunk = os.read(child.stdout.fileno(), 65536)

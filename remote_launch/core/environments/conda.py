@@ -78,7 +78,7 @@ _NO_INSTALLER = (
     "manager: uv or venv needs none"
 )
 _INSTALL_HINTS = (
-    ("404", _NO_INSTALLER),
+    ("HTTP 404", _NO_INSTALLER),
     (
         "its sha256 is",
         "what came is not the file that was meant: see environment.sha256 and installer_url, or try again",

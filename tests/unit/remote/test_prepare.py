@@ -239,6 +239,22 @@ def test_an_environment_whose_python_became_another_is_made_anew(recipe: Recipe)
     assert recipe.check()["parts"] == [False, False]
 
 
+def test_a_folder_that_its_packages_have_closed_is_emptied(recipe: Recipe) -> None:
+    closed = recipe.prefix / "closed"
+    closed.mkdir(parents=True)
+    (closed / "file").touch()
+    closed.chmod(0o500)
+    assert "end" in recipe.run()[-1]
+    assert not closed.exists()
+
+
+def test_a_step_that_leaves_something_running_has_ended(recipe: Recipe) -> None:
+    script = f'sleep 600 & echo $! > "{recipe.root}/pid"; echo started'
+    recipe.packages["steps"] = [recipe.step("install", script)]
+    assert "end" in recipe.run()[-1]
+    assert not alive(int((recipe.root / "pid").read_text()))
+
+
 def test_packages_alone_need_an_environment(recipe: Recipe) -> None:
     recipe.environment["only_check"] = True
     assert "no environment yet" in recipe.run()[-1]["error"]["message"]
