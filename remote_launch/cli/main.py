@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "torch-launch": ("launch", "torch_launch", "torchrun on all servers at once"),
         "run": ("run", "run", "One command on one server, in the foreground"),
         "job-run": ("run", "job_run", "One command as a job, in the background"),
+        "ssh": ("shell", "ssh", "A shell on a server, in the project's folder"),
         "helper-torch-launch": ("launch", "helper_torch_launch", "torch-launch with labml_remote's options"),
     },
     "Jobs": {
@@ -43,6 +44,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "job-show": ("jobs", "job_show", "One job or launch: why it ended, its last lines"),
         "job-tail": ("job_tail", "job_tail", "The last lines of a job; goes on until it ends"),
         "job-wait": ("job_actions", "job_wait", "Wait for jobs; exit with their exit code"),
+        "attach": ("shell", "attach", "A shell in a job's folder, on its server"),
         "job-kill": ("job_actions", "job_kill", "Stop jobs, with all their processes"),
         "job-rsync": ("job_actions", "job_rsync", "Bring the logs of jobs back"),
         "job-rm": ("job_remove", "job_rm", "Remove ended jobs, on the servers and here; asks first"),

@@ -6,7 +6,7 @@ The same contract tests (``tests/contract``) run against all three."""
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from remote_launch.errors import CommandError, last_lines
 
@@ -158,6 +158,11 @@ class Transport(Protocol):
     def rsync_route(self) -> AbstractContextManager[RsyncRoute]:
         """For the length of a ``with``: how rsync reaches the server over the connection that is already
         there."""
+        ...
+
+    def enter(self, path: str) -> NoReturn:
+        """Become an interactive session there on this process's terminal: a /bin/sh that runs the script at
+        ``path``. This process ends with its exit code. Raises UsageError where that can't be."""
         ...
 
     def cancel(self) -> None:

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import paramiko
 
-from remote_launch.errors import ConnectError, RemoteLaunchError, TransportError
+from remote_launch.errors import ConnectError, RemoteLaunchError, TransportError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import read_exit, stop_command
@@ -125,6 +125,16 @@ class FabricTransport:
         self._connected()
         with BridgeServer(self.channel) as server:
             yield RsyncRoute(shell=server.shell, prefix="server:", cancel=self._programs)
+
+    def enter(self, path: str) -> NoReturn:  # noqa: ARG002 - the protocol's
+        """See ``base.Transport.enter``: not offered here."""
+        target = self.target
+        login = f"{target.username}@{target.hostname}" if target.username else target.hostname
+        port = f" -p {target.port}" if target.port else ""
+        raise UsageError(
+            f"{target.name}: no shell through fabric (a login by password)",
+            hint=f"ssh -t{port} {login}; or rl authorize, to log in by a key",
+        )
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""

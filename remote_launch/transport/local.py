@@ -6,14 +6,20 @@ from __future__ import annotations
 import contextlib
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from remote_launch.errors import CommandError, ConnectError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import read_exit, stop_command
 from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import Cancel, OutputOverflow, ProcessTimeout, run_process
+from remote_launch.transport.process import (
+    Cancel,
+    OutputOverflow,
+    ProcessTimeout,
+    become,
+    run_process,
+)
 from remote_launch.transport.pump import TcpPump
 
 if TYPE_CHECKING:
@@ -127,6 +133,10 @@ class LocalTransport:
     def rsync_route(self) -> Iterator[RsyncRoute]:
         """See ``base.Transport.rsync_route``."""
         yield RsyncRoute(home=f"{Path.home()}/", cancel=self._cancel)
+
+    def enter(self, path: str) -> NoReturn:
+        """See ``base.Transport.enter``."""
+        become(["/bin/sh", str(Path(path).expanduser())])
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""

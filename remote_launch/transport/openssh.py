@@ -9,15 +9,22 @@ import os
 import re
 import socket
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from remote_launch.errors import ConnectError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
-from remote_launch.transport.command import read_exit, stop_command
+from remote_launch.transport.command import quote_path, read_exit, stop_command
 from remote_launch.transport.masters import Master, missing_ssh, options
 from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import Cancel, Ended, OutputOverflow, ProcessTimeout, run_process
+from remote_launch.transport.process import (
+    Cancel,
+    Ended,
+    OutputOverflow,
+    ProcessTimeout,
+    become,
+    run_process,
+)
 from remote_launch.transport.ssh_errors import connect_error, lost_error, plain
 
 if TYPE_CHECKING:
@@ -203,6 +210,14 @@ class OpensshTransport:
         shell = ("ssh", *self._master.through(), *options(self.target), "-T")
         yield RsyncRoute(shell=shell, prefix=f"{host}:", cancel=self._cancel)
         self._master.touch()
+
+    def enter(self, path: str) -> NoReturn:
+        """See ``base.Transport.enter``. ssh takes this process's place: keys, signals and the size of the
+        window are its business."""
+        self.connect()
+        self._master.touch()
+        words = ["ssh", *self._master.through(), *options(self.target), "-o", "LogLevel=ERROR", "-t"]
+        become([*words, "--", self.target.hostname, f"exec /bin/sh {quote_path(path)}"])
 
     def cancel(self) -> None:
         """See ``base.Transport.cancel``."""

@@ -9,9 +9,10 @@ import os
 import selectors
 import signal
 import subprocess
+import sys
 import threading
 import time
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, NoReturn, cast
 
 from remote_launch.transport.base import CAPTURE_LIMIT_BYTES
 
@@ -252,3 +253,12 @@ def _write(pipe: IO[bytes], left: memoryview) -> memoryview:
         return left
     except (BrokenPipeError, ConnectionResetError):
         return left[:0]
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Have a program take this process's place, with its terminal."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is the point
