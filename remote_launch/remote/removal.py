@@ -46,7 +46,7 @@ def removal(request: dict[str, Any]) -> dict[str, Any]:
                 told = _look(folder, job_id) if op == "look" else _remove(folder, JobDir(f"{path}/{job_id}"))
             jobs.append({"job_id": job_id, **told})
         if op == "remove":
-            _sweep(folder)
+            sweep(folder)
         return {"jobs": jobs}
     finally:
         os.close(folder)
@@ -131,8 +131,8 @@ def _empty(folder: int, trash: str, amount: Amount) -> str | None:
     return f"files of it are left in {trash}: {reason}"
 
 
-def _sweep(folder: int) -> None:
-    """Remove what earlier removals left half way."""
+def sweep(folder: int) -> None:
+    """Remove from a jobs folder what earlier removals left half way."""
     for name in os.listdir(folder):
         if TRASH.match(name):
             with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 
-from . import deletion, owned, states
+from . import deletion, owned, removal, states
 from .deletion import Amount
 from .jobdir import JobDir, Refusal, expand, jobs_folder, lock_if_free, safe_relative, text, workdir
 from .lease import Lease
@@ -197,6 +197,7 @@ class _Storage:
             finally:
                 if lock is not None:
                     os.close(lock)
+        removal.sweep(folder)
         os.close(folder)
 
     # -- caches

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -173,6 +174,14 @@ def test_a_start_that_is_broken_off_anywhere_starts_once_or_not_at_all(lab: Lab)
             assert job_id not in runs, job
         assert job["state"] != "LOST", job
     assert len({job["key"] for job in jobs.values()}) == len(jobs)
+    (lab.rl.project / ".remote" / "jobs.sqlite3").unlink()  # what the servers have is enough
+    again = lab.jobs()
+    assert {job["job_id"] for job in again} == folders.keys()
+    launches = [job["launch_id"] or job["job_id"] for job in sorted(again, key=lambda job: job["key"])]
+    assert len(list(itertools.groupby(launches))) == len(set(launches)), "the nodes of a launch are scattered"
+    for job in again:
+        names = ("launch_id", "node_rank", "tags", "command", "exit_code", "attempt", "created_at")
+        assert [job[name] for name in names] == [jobs[job["job_id"]][name] for name in names]
 
 
 def settled(lab: Lab) -> bool:
