@@ -67,7 +67,8 @@ class Coordinator:
 
     def leave(self) -> None:
         """This supervisor was told to stop, though not by rl, while nothing ran here."""
-        if self.verdict is None:
+        self._nodes.own.left = True  # no other attempt
+        if self._pause is not None:
             server = self._host.server_name(0)
             self._end({"state": "FAILED", "by": None, "cause": stopped_from_outside(0, server, 0.0)})
 

@@ -85,7 +85,8 @@ class Member:
     def leave(self) -> None:
         """This supervisor was told to stop, though not by rl, while nothing ran here."""
         self._send("left", {})
-        self._end({"state": "FAILED", "note": OUTSIDE, "cause": (self._stop or {}).get("cause")})
+        if self._is_resting:
+            self._end({"state": "FAILED", "note": OUTSIDE, "cause": (self._stop or {}).get("cause")})
 
     @property
     def may_go_on(self) -> bool:

@@ -269,7 +269,7 @@ class Supervisor:
         self.stop(first, grace_s)
         if self._killed:
             gang.kill(self._killed)
-        elif kill is None and self.tree.gone:
+        elif kill is None and not self.tree.child_alive:
             gang.leave()
 
     def stop(self, first: int, grace_s: float) -> None:
