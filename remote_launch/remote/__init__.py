@@ -29,8 +29,8 @@ The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written
 file            content
 --------------  ----------------------------------------------------------------------------------------------
 lock            flocked by the supervisor for its life
-spec.json       the spec as received, without "secret_env" (but its "secret_names") and "gang.token"; "machine": hostname, boot_id,
-                pid_namespace, machine_id
+spec.json       the spec as received, without "secret_env" (its names: "secret_names") and "gang.token";
+                "machine": hostname, boot_id, pid_namespace, machine_id
 started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks, started_at (epoch seconds), attempt,
                 server (its name), and what spec.json has as "machine" (see owner.py)
 kill.json       a kill was asked for: signal, grace_s, by, at
@@ -43,4 +43,6 @@ job.out job.err stdout and stderr of the command (of torchrun itself for a launc
 ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
 logs.index      when the logs had which sizes, a line a look (see logindex.py)
 supervisor.log  what the supervisor did, for people
+
+A folder ``.trash-<job_id>-…`` beside them is a removed job, not all gone yet.
 """
