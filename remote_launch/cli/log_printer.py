@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from remote_launch.cli import output
 from remote_launch.cli.bars import Bars, Row
 
 if TYPE_CHECKING:
-    import re
     from collections.abc import Sequence
 
     from remote_launch.core.jobs import JobRecord
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LONGEST_ON_TERMINAL = 10_000  # characters of one line: some screens
 _RANKS_A_NODE = 8  # as far as the width of a prefix goes
 _RESET = "\x1b[0m"
+_CUT_COLOUR = re.compile(r"\x1b[^m]*\Z")
 
 
 class Printer:
@@ -126,5 +127,6 @@ def _for_terminal(text: str, *, goes_on: bool) -> str:
     left = len(text) - _LONGEST_ON_TERMINAL
     if left > 0 or goes_on:
         more = "the line goes on" if goes_on else f"{left} more characters"
-        text = f"{text[:_LONGEST_ON_TERMINAL]}{_RESET} … ({more}: rl job-rsync, or write to a file)"
+        beginning = _CUT_COLOUR.sub("", text[:_LONGEST_ON_TERMINAL])
+        text = f"{beginning}{_RESET} … ({more}: rl job-rsync, or write to a file)"
     return text + _RESET if "\x1b" in text else text

@@ -35,7 +35,7 @@ _ESCAPES = re.compile(
     r"|[\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _C1 = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
-_COLOUR = re.compile(r"\x1b\[[0-9;:]*m\Z")
+_COLOUR = re.compile(r"\x1b\[[0-9;:]{0,80}m\Z")
 STATE_STYLES = {
     "CREATED": "yellow",
     "QUEUED": "yellow",
