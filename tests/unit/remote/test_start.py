@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_launch.remote import procs
+from remote_launch.remote import procs, start
+from remote_launch.remote.jobdir import Refusal
 from tests.support.served import PYTHON, until
 
 if TYPE_CHECKING:
@@ -29,6 +31,20 @@ def test_start_reports_the_child_and_a_second_start_says_already(served: Served)
     served.kill(spec["job_id"])
     assert served.call("start", spec=spec)["state"] == "ALREADY"  # also after its end
     assert served.out(spec["job_id"]) == "once\n"
+
+
+def test_a_start_that_meets_another_one_is_no_failure_of_the_job(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "RIVAL_PATIENCE_S", 0.1)
+    spec = served.spec("true")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(Refusal, match="another start of this job is under way") as caught:
+            start.start({"spec": spec, "jobs_folder": ".jobs"})
+    assert caught.value.kind == "StartUnderWayError"
 
 
 def test_ten_starts_at_once_make_one_child(served: Served) -> None:
@@ -184,6 +200,7 @@ def test_secrets_are_not_written_down(served: Served) -> None:
     assert served.call("start", spec=spec)["state"] == "STARTED"
     for path in served.folder(spec["job_id"]).rglob("*"):
         assert not path.is_file() or b"s3cret" not in path.read_bytes(), path
+    assert served.read(spec["job_id"], "spec.json")["secret_names"] == ["API_KEY"]
     assert stat.S_IMODE(served.folder(spec["job_id"]).stat().st_mode) == 0o700
 
 
