@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import subprocess
+from importlib.util import find_spec
 
 from .preflight import find_python
 
@@ -21,13 +22,7 @@ _TIMEOUT_S = 20.0
 def machine() -> dict[str, Any]:
     """Return what decides which programs and wheels run here."""
     libc, version = platform.libc_ver()
-    try:
-        import ensurepip
-        import venv
-
-        has_venv = bool(ensurepip and venv)
-    except ImportError:
-        has_venv = False
+    has_venv = all(find_spec(name) is not None for name in ("ensurepip", "venv"))  # importing them: 25 ms
     return {
         "system": platform.system(), "machine": platform.machine(), "libc": libc or "musl",
         "libc_version": version, "python_version": platform.python_version(), "venv": has_venv,

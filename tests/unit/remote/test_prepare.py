@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.transport.listing import list_files, stats_of
-from tests.support.served import until
+from tests.support.served import PYTHON, until
 
 if TYPE_CHECKING:
     from tests.support.served import Served
@@ -169,6 +169,31 @@ def test_a_step_whose_connection_always_breaks_off_fails(recipe: Recipe) -> None
     assert recipe.count("tries") == 3
 
 
+def test_a_download_that_pip_took_for_whole_is_tried_again(recipe: Recipe) -> None:
+    """An old pip doesn't see that a file was cut off: its checksum is not the one that its index names."""
+    tries, right, wrong = f"{recipe.root}/tries", "a" * 64, "b" * 64
+    pip = "six from https://host/six.whl#sha256=%s (from -r requirements.txt):\n Expected sha256 %s\n Got %s"
+    recipe.packages["steps"] = [
+        recipe.step("install", f'echo run >> "{tries}"; echo "$1"; [ $(wc -l < "{tries}") = 2 ]', text)
+        for text in [pip % (right, right, wrong)]
+    ]
+    recipe.packages["steps"][0]["retry_on"] = ["ProtocolError"]
+    assert "end" in recipe.run()[-1]
+    assert recipe.count("tries") == 2
+    other = f'echo run >> "{recipe.root}/once"; echo "$1"; exit 1'
+    recipe.packages["steps"] = [recipe.step("install", other, pip % (right, wrong, right))]
+    recipe.packages["steps"][0]["retry_on"] = ["ProtocolError"]
+    recipe.packages["fingerprint"] = "k2"
+    assert "failed" in recipe.run()[-1]
+    assert recipe.count("once") == 1, "the file is whole, and another one than the requirements name"
+
+
+def test_the_removal_of_an_old_environment_is_told(recipe: Recipe) -> None:
+    assert not [frame for frame in recipe.run() if "removing" in frame.get("out", "")]
+    again = recipe.run(force=True)
+    assert again[0] == {"out": "removing the old environment\n"}
+
+
 def test_a_folder_of_somebodys_is_not_emptied(recipe: Recipe, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.mkdir()
@@ -253,6 +278,11 @@ def test_a_step_that_leaves_something_running_has_ended(recipe: Recipe) -> None:
     recipe.packages["steps"] = [recipe.step("install", script)]
     assert "end" in recipe.run()[-1]
     assert not alive(int((recipe.root / "pid").read_text()))
+
+
+def test_whether_a_server_can_make_a_venv_is_known(recipe: Recipe) -> None:
+    imported = subprocess.run([PYTHON, "-c", "import ensurepip, venv"], stderr=subprocess.DEVNULL)
+    assert recipe.check()["machine"]["venv"] is (imported.returncode == 0)
 
 
 def test_packages_alone_need_an_environment(recipe: Recipe) -> None:
