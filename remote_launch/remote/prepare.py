@@ -35,6 +35,7 @@ from .jobdir import (
 )
 from .lease import Lease
 from .manifest import Manifest
+from .retries import broke_off
 from .workspace import check as check_workspace
 
 TYPE_CHECKING = False
@@ -195,7 +196,10 @@ class _Runner:
         if os.path.lexists(mark):
             os.unlink(mark)
         if part.get("empties"):
-            prefixes.empty(expand(part["empties"]), self.root)
+            prefix = expand(part["empties"])
+            if os.path.isdir(prefix) and os.listdir(prefix):
+                _tell({"out": "removing the old environment\n"})  # with torch it takes a while
+            prefixes.empty(prefix, self.root)
         for step in part["steps"]:
             self._step(step)
         self._check_leases()
@@ -245,7 +249,7 @@ class _Runner:
         for attempt in range(1, ATTEMPTS + 1):
             self._tail = ""
             code = self._script(step) if step.get("script") else 0
-            if not code or not any(words in self._tail for words in step.get("retry_on") or []):
+            if not code or not broke_off(self._tail, step.get("retry_on") or []):
                 break
             if attempt < ATTEMPTS:
                 _tell({"out": f"the connection broke off: attempt {attempt + 1} of {ATTEMPTS}\n"})

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from remote_launch.core.environments.steps import Hints
 
 _BUILD = ("metadata-generation-failed", "subprocess-exited-with-error", "Failed building", "Failed to build")
+# pip tries on, and then says that there is no such package.
+_UNREACHABLE = ("Failed to establish a new connection", "error sending request for url", "ConnectTimeout")
 
 
 def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
@@ -29,9 +31,18 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
     certificate = (
         "the server doesn't trust the index's certificate: env: names its own (SSL_CERT_FILE; pip: PIP_CERT)"
     )
+    broken = (
+        "the download broke off each time: rl prepare again, or with offline: true, so that this machine"
+        " downloads; a proxy goes into env: (HTTPS_PROXY), a mirror is index_url"
+    )
+    cut_off = "the connection broke off: attempt"  # rl's own words
+    reach = (
+        "the server can't reach the package index: offline: true has this machine download; a proxy goes into"
+        " env: (HTTPS_PROXY), a mirror is index_url"
+    )
     absent = ((missing, "No matching distribution"), (missing, "No solution found"), (missing, "the cache"))
     rows = (
-        *(absent if offline else ()),
+        *(absent if offline else ((broken, cut_off),)),
         (changed, "DO NOT MATCH THE HASHES"),
         (changed, "Hash mismatch"),
         (mixed, "In --require-hashes mode"),
@@ -42,6 +53,7 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
         (login, "403 Forbidden"),
         (certificate, "CERTIFICATE_VERIFY_FAILED"),
         (certificate, "invalid peer certificate"),
+        *((reach, words) for words in _UNREACHABLE),
         (platform, "no wheels with a matching"),
         (platform, "is not a supported wheel on this platform"),
         (unknown, "was not found in the package registry"),

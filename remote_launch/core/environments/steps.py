@@ -23,7 +23,7 @@ Hints = tuple[tuple[str, str], ...]
 BROKEN_CONNECTION = (
     *("IncompleteRead", "Connection broken", "ConnectionResetError", "Connection reset", "Read timed out"),
     *("RemoteDisconnected", "ProtocolError", "end of file before message length reached", "unexpected EOF"),
-    *("error decoding response body", "connection closed before message completed", "Failed to download"),
+    *("error decoding response body", "connection closed before message completed", "network timeout"),
 )
 
 

@@ -364,6 +364,9 @@ class TestHints:
             ("invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
             ("/usr/bin/python3: No module named pip", "manager: uv"),
             ("error: externally-managed-environment", "manager: venv"),
+            ("Failed to establish a new connection: …\n(from versions: none)", "offline: true"),
+            ("cause: error sending request for url (https://pypi.org/simple/six/)", "offline: true"),
+            ("the connection broke off: attempt 3 of 3\nDO NOT MATCH THE HASHES", "broke off each time"),
             ("Failed to parse `uv.lock`, which uses an unsupported schema version", "newer uv"),
         ],
     )
