@@ -50,7 +50,8 @@ class Environment:
     torch_backend: str | None = None  # uv's --torch-backend: cu126, cpu, auto
     offline: bool = False  # the server has no internet: packages are downloaded here and sent
     channels: tuple[str, ...] = ()  # conda's; none: conda-forge
-    installer_url: str | None = None  # of Miniforge or Miniconda, where the server has no conda
+    # Of Miniforge or Miniconda, where the server has no conda.
+    installer_url: str | None = dataclasses.field(default=None, repr=False)
     sha256: str | None = None  # of that installer
     name: str = "rl_env"  # conda's environment; left out of an inventory: <project>_env
     prefix: str | None = None  # the environment's folder; None: in the workdir
