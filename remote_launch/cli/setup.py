@@ -174,7 +174,7 @@ def _asked_again() -> Iterator[None]:
 def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bool) -> int:
     """List the servers of the inventory, one row each."""
     from remote_launch.operations.servers import check as check_servers
-    from remote_launch.operations.servers import describe
+    from remote_launch.operations.servers import describe, logout_warning
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
@@ -189,6 +189,7 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
         rows.show()
         return 0
     outcomes = check_servers(fleet, chosen)
+    warnings = list(filter(None, (logout_warning(*item) for item in outcomes.values.items())))
     if as_json:
         data = [
             {
@@ -198,7 +199,7 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
             }
             for entry in described
         ]
-        return output.emit_outcomes("servers", outcomes, data)
+        return output.emit_outcomes("servers", outcomes, data, warnings=warnings)
     rows = output.Rows(
         "server", "host", "state", "python", "cores", "memory free", "disk free", "GPUs", "answered in"
     )
@@ -226,6 +227,8 @@ def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bo
                 output.duration_text(outcome.duration_s),
             )
     rows.show()
+    for warning in warnings:
+        output.warn(warning)
     output.show_failures(outcomes.errors.values())
     return outcomes.exit_code
 

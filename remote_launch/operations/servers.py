@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.operations.told import mapping
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
@@ -47,6 +48,20 @@ def check(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[dict[str, Any]]:
         return dict(facts)
 
     return fleet.map(servers, ask)
+
+
+def logout_warning(name: str, facts: Mapping[str, Any]) -> str | None:
+    """Given a server's facts (untrusted), return a warning where its jobs end when the user logs out, with
+    what to do."""
+    logind = mapping(facts.get("logind"))
+    if logind.get("kill_user_processes") is not True:
+        return None
+    ends = f"{name}: jobs there end when rl's connection does (KillUserProcesses=yes in its logind.conf)"
+    if logind.get("scopes") is not True:
+        return f"{ends}, and there is no systemd-run to prevent it: ask for KillUserProcesses=no"
+    if logind.get("linger") is not True:
+        return f"{ends}; rl can prevent it after: rl run --server {name} -- loginctl enable-linger"
+    return None
 
 
 def disconnect(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[bool]:

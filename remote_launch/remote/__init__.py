@@ -44,5 +44,9 @@ ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{st
 logs.index      when the logs had which sizes, a line a look (see logindex.py)
 supervisor.log  what the supervisor did, for people
 
+stacks/         what each rank was doing when the job was stopped for want of output: rank-<n>.txt, job.txt;
+                pid-<n>.txt is a rank's own, by which it says that it answers SIGUSR1 (see stacks.py)
+heartbeat       $RL_HEARTBEAT_FILE: a script that has nothing to print may touch it (see stall.py)
+notify.log      what the user's command after the end has printed (see notify.py)
 A folder ``.trash-<job_id>-…`` beside them is a removed job, not all gone yet.
 """

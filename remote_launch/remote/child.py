@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _OURS = (
     "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR",
-    "RL_HEARTBEAT_FILE",
+    "RL_HEARTBEAT_FILE", "RL_IN_SCOPE",
 )
 
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 FRESH_S = 5.0  # a beat that is older tells nothing
 ENDED_S = 1e9  # how long a node whose part has ended is quiet
 ENTRIES_LIMIT = 20_000
-_NOTES = ("lock", "supervisor.log", "notify.log", "stacks")
+_NOTES = ("lock", "supervisor.log", "notify.log", "stacks", "logs.index", "logs.dropped")
 
 
 def prepare(env: dict[str, str], spec: dict[str, Any], job: JobDir) -> None:

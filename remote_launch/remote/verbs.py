@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> int:
 def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
     # Each verb imports only what it needs: an archive's modules are compiled anew in every process.
     if verb == "start":
-        from . import start
+        from . import logind, start
 
-        return start.start(request)
+        return logind.start_in_scope(request) or start.start(request)
     if verb == "probe":
         from . import states
 

@@ -140,7 +140,7 @@ def test_time_in_which_the_watcher_slept_does_not_count(tmp_path: Path) -> None:
 def test_notes_of_rl_itself_are_no_signs_of_life(tmp_path: Path) -> None:
     life = stall.Life(JobDir(str(tmp_path)), "", 10.0)
     start = time.monotonic()
-    for name in ("supervisor.log", "kill.json", "exit.json.abc.tmp", "notify.log"):
+    for name in ("supervisor.log", "kill.json", "exit.json.abc.tmp", "logs.index"):
         (tmp_path / name).write_text("x")
     life.tick(start + 1)
     assert life.quiet_s > 0
