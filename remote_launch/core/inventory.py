@@ -78,6 +78,7 @@ class Server:
     python: str | None = None
     ssh_config: Path | None = None
     connect_timeout_s: int = DEFAULT_CONNECT_TIMEOUT_S
+    log_max_bytes: int | None = None  # of each log file of a job; None: they grow
     environment: Environment = dataclasses.field(default_factory=Environment)
 
     @property

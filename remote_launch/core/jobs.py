@@ -157,6 +157,7 @@ class JobSpec:
     fresh_port: bool = False  # a new master port for every attempt: the user has set none
     restart_window_s: float | None = None  # restarts count within this time; None: over the whole job
     grace_s: float = 15.0
+    log_max_bytes: int | None = None  # of each log file
     gang: GangSpec | None = None
     stall_timeout_s: float | None = None  # no output for so long: its stacks are written, and it is stopped
     notify: str | None = dataclasses.field(default=None, repr=False)  # shell; run on the server after the end

@@ -39,6 +39,7 @@ SERVER_KEYS: Mapping[str, Kind] = {
     "python": kinds.TEXT,
     "ssh_config": kinds.TEXT,
     "connect_timeout_s": kinds.integer(1, 3600),
+    "log_max_bytes": kinds.integer(1 << 20, 1 << 50),
     "environment": kinds.SUBTREE,
 }
 ENVIRONMENT_KEYS: Mapping[str, Kind] = {

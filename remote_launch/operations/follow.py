@@ -266,6 +266,8 @@ class _Reader(threading.Thread):
             offset = shown
         offsets[file] = offset + len(body)
         source = _source(job.job_id, file, header)
+        if shown is not None and offset > shown:  # what was between is gone: two lines must not become one
+            self.lines.flush(lambda one: one == source)
         self.first_attempts.setdefault(job.job_id, source.attempt)
         if body:
             self.lines.add(source, body)

@@ -310,6 +310,7 @@ def _spec(
         first_rank=node.first_rank,
         nproc=node.nproc,
         grace_s=request.grace_s,
+        log_max_bytes=server.log_max_bytes,
         stall_timeout_s=request.stall_timeout_s,
         notify=notification(fleet, request.notify) if node.node_rank == 0 else None,
         max_restarts=request.max_restarts,

@@ -71,6 +71,7 @@ def job_spec(
         pythonpath_append=(".", "src"),
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,
+        log_max_bytes=server.log_max_bytes,
         max_restarts=max_restarts,
         restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s,

@@ -31,22 +31,26 @@ file            content
 lock            flocked by the supervisor for its life
 spec.json       the spec as received, without "secret_env" (its names: "secret_names") and "gang.token";
                 "machine": hostname, boot_id, pid_namespace, machine_id
-started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks, started_at (epoch seconds), attempt,
-                server (its name), and what spec.json has as "machine" (see owner.py)
+started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks (of this attempt; null for a spare),
+                started_at (epoch seconds; of the first attempt), attempt, attempt_started_at, reason (what
+                there is to say of a running job), attempts (those that are over: [{attempt, started_at,
+                ended_at, cause}]), server (its name), and what spec.json has as "machine" (see owner.py)
 kill.json       a kill was asked for: signal, grace_s, by, at
 failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
-                time, error_file, message}]
-exit.json       state (SUCCEEDED|FAILED|KILLED), exit_code, signal, reason, ended_at, started_at, attempt,
+                time, error_file, message}]; of an attempt that is over: failures.<attempt>.json
+exit.json       state (SUCCEEDED|FAILED|KILLED, LOST by the guardian), exit_code, signal, reason, ended_at,
+                started_at, attempt, attempts (all), replaced ({server: the spare that took its place}),
                 left_over (processes that could not be ended; 0), failures, cause (of the launch: node_rank,
                 server, rank, exit_code, signal, tail, message, time, lost)
-job.out job.err stdout and stderr of the command (of torchrun itself for a launch)
-ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
+job.out job.err stdout and stderr of the command (of torchrun itself for a launch); of attempt 1: job.1.out …
+ranks/          (of attempt 1: ranks.1/ …) torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
+logs.dropped    how much of each log is gone from its beginning (see loglimit.py); absent where none is
 logs.index      when the logs had which sizes, a line a look (see logindex.py)
 supervisor.log  what the supervisor did, for people
-
 stacks/         what each rank was doing when the job was stopped for want of output: rank-<n>.txt, job.txt;
                 pid-<n>.txt is a rank's own, by which it says that it answers SIGUSR1 (see stacks.py)
 heartbeat       $RL_HEARTBEAT_FILE: a script that has nothing to print may touch it (see stall.py)
 notify.log      what the user's command after the end has printed (see notify.py)
+
 A folder ``.trash-<job_id>-…`` beside them is a removed job, not all gone yet.
 """

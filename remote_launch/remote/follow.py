@@ -13,7 +13,7 @@ import select
 import stat
 import time
 
-from . import jobdir, logindex
+from . import jobdir, logindex, loglimit
 from .jobdir import SPEC_LIMIT_BYTES, CorruptError, JobDir, Refusal
 from .logfiles import LogFile, log_files, start_of_last_lines, start_of_line
 from .states import TERMINAL, state_of
@@ -116,6 +116,7 @@ class _File:
             size = min(size, self.limit)
         if size <= self.offset:
             return False
+        self.offset = loglimit.next_data(self.fd, self.offset, size)
         content = os.pread(self.fd, min(CHUNK_BYTES, size - self.offset), self.offset)
         if not content:
             return False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .jobdir import JobDir
+    from .loglimit import LogLimit
 
 EVERY_S = 1.0
 LIST_EVERY_S = 5.0
@@ -31,8 +32,9 @@ LIMIT_BYTES = 32 << 20
 class LogIndex:
     """Notes sizes, for as long as a supervisor calls ``tick``."""
 
-    def __init__(self, job: JobDir) -> None:
+    def __init__(self, job: JobDir, limit: LogLimit | None = None) -> None:
         self._job = job
+        self._limit = limit
         self._path = index_path(job)
         self._rows = read_rows(self._path)
         self._sizes: dict[str, int] = {}
@@ -60,6 +62,8 @@ class LogIndex:
                 size = os.lstat(os.path.join(self._job.path, name)).st_size
                 if size != self._sizes.get(name, 0):
                     self._sizes[name] = grown[name] = size
+                    if self._limit is not None:
+                        self._limit.apply(name, size)
         if grown:
             self._add((time.time(), grown))
 

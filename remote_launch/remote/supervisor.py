@@ -28,6 +28,7 @@ from .jobdir import (
     write_atomic,
 )
 from .logindex import LogIndex
+from .loglimit import LogLimit
 from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
@@ -220,7 +221,7 @@ class Supervisor:
         """Supervise until nothing of the job is left and the launch's verdict is known; then write
         exit.json."""
         gang = self.gang or self._alone
-        log_index = LogIndex(self.job)
+        log_index = LogIndex(self.job, LogLimit(self.job, number(self.spec, "log_max_bytes"), self.log))
         self.tree.reap()  # it may have ended before the signal handler's pipe was looked at
         while True:
             now = time.monotonic()

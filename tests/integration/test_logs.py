@@ -192,6 +192,45 @@ class TestSync:
         rl("job-rsync")
         assert (here / "exit.json").exists()
 
+    def test_what_the_server_has_given_back_is_neither_sent_nor_missed(self, rl: Rl) -> None:
+        path = rl.project / ".remote" / "configs.yaml"
+        path.write_text(path.read_text() + "defaults: {log_max_bytes: 1048576}\n")
+        script = "head -c 3000000 /dev/zero | tr '\\0' x | fold -w 99; while [ ! -e go ]; do sleep 0.05; done"
+        rl("job-run", "--", "sh", "-c", script)
+        [job] = rl.json("job-list")["data"]
+        there = rl.project.parent / "work" / ".jobs" / str(job["job_id"])
+        wait_for((there / "logs.dropped").exists, 20, "a shorter log")
+        (rl.project.parent / "work" / "go").touch()
+        rl("job-wait")
+        rl("job-rsync")
+        log, brought = there / "job.out", rl.project / ".remote" / "jobs" / there.name / "job.out"
+        assert brought.read_bytes() == log.read_bytes()
+        assert brought.stat().st_blocks * 512 < 2_000_000
+
+
+class TestWhatIsGone:
+    @pytest.mark.parametrize(
+        "name",
+        ["../job.out", "/etc/passwd", "ranks/../attempt_0/0/stdout.log", "ranks/x/attempt_0/0/error.json", "",
+         "job.out/x", "ranks/./attempt_0/0/stdout.log", "job.out\n", "exit.json", "ranks/x/y/0/stdout.log"],
+    )  # fmt: skip
+    def test_names_that_are_no_logs_are_nothing(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "logs.dropped").write_text(json.dumps({name: 5, "job.err": 10**30, "job.out": -1}))
+        assert log_sync._dropped(tmp_path / "logs.dropped") == {}
+
+    def test_links_are_not_written_through(self, tmp_path: Path) -> None:
+        folder, other = tmp_path / "job", tmp_path / "other"
+        folder.mkdir()
+        other.mkdir()
+        (folder / "job.out").symlink_to(other / "new")
+        (folder / "ranks").symlink_to(other)
+        for name in ("job.out", "ranks/run_x/attempt_0/0/stdout.log"):
+            log_sync._lengthen(folder, name, 5)
+        assert list(other.iterdir()) == []
+        log_sync._lengthen(folder, "job.err", 5)
+        log_sync._lengthen(folder, "job.err", 3)
+        assert (folder / "job.err").stat().st_size == 5
+
 
 def outside(project: Path) -> dict[str, float]:
     """All that is in the project but the jobs' folder, with its times."""

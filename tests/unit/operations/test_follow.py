@@ -131,6 +131,10 @@ class TestReconnect:
         assert texts(events) == ["one", "two", "three", "four"]
         assert fleet.requests[1]["jobs"][0]["offsets"] == {"job.out": 8}
 
+    def test_lines_on_both_sides_of_what_is_gone_are_two(self, run: Any) -> None:
+        events, _ = run([chunk(b"one\ntw"), chunk(b"enty\n", 90_000), frame(END)])
+        assert texts(events) == ["one", "tw", "enty"]
+
     def test_a_frame_cut_by_the_break_is_forgotten(self, run: Any) -> None:
         whole = chunk(b"one\n")
         for cut in range(len(whole)):
