@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.errors import PrepareError
 from remote_launch.operations.told import mapping, text
-from remote_launch.operations.wheelhouse import wheelhouse_cache_dir
 from remote_launch.transport.command import mask_urls
 from remote_launch.transport.fetching import fetch_here
 from remote_launch.transport.rsync import rsync_push
@@ -32,6 +31,8 @@ _WORD = "[A-Za-z0-9_]{1,32}"
 
 def downloads_cache_dir() -> Path:
     """Return the folder that downloads are kept in. All of it may be deleted at any time."""
+    from remote_launch.operations.wheelhouse import wheelhouse_cache_dir
+
     return wheelhouse_cache_dir().parent / "downloads"
 
 

@@ -17,7 +17,6 @@ from remote_launch.core.environments.conda import find_conda_file
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.downloads import Downloads
-from remote_launch.operations.offline import send_wheels
 from remote_launch.operations.provision import (
     Progress,
     StepResult,
@@ -258,6 +257,8 @@ class _Run:
         return done
 
     def _send_wheels(self, server: Server, answer: dict[str, Any], tell: Tell) -> None:
+        from remote_launch.operations.offline import send_wheels  # pip's side: 25 ms that few need
+
         source = self._plan.sources[server.name]
         if source is not None:
             send_wheels(self._fleet, server, source, answer, tell, refresh=self._plan.force)
