@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Forward, Target
     from remote_launch.transport.command import Command
 
-MAX_CHANNELS = 4  # sshd's MaxSessions is 10; commands that stop others come on top
+# sshd's MaxSessions is 10. So many commands and so many streams (logs that are followed), which may last for
+# days, each at a time: streams hold up no command. Commands that stop others come on top.
+MAX_CHANNELS = 4
 OPEN_TIMEOUT_S = 30.0  # for a channel on a connection that stands
 STOP_TIMEOUT_S = 10.0
 
@@ -53,6 +55,7 @@ class FabricTransport:
         self._lock = threading.Lock()  # around connecting
         self._connection: Connection | None = None
         self._slots = threading.BoundedSemaphore(MAX_CHANNELS)
+        self._stream_slots = threading.BoundedSemaphore(MAX_CHANNELS)
         self._watches_lock = threading.Lock()
         self._watches: set[Watch] = set()
         self._programs = Cancel()
@@ -74,7 +77,8 @@ class FabricTransport:
         watch = Watch(timeout_s)
         run = _Run(self, command, watch, on_stdout, on_stderr)
         try:
-            with self._watched(watch), self._slot(watch):
+            is_stream = timeout_s is None and on_stdout is not None
+            with self._watched(watch), self._slot(watch, is_stream=is_stream):
                 return run.complete(stdin)
         except DeadlinePassedError:
             said = ProcessTimeout(run.stdout.value(), run.stderr.value())
@@ -229,14 +233,15 @@ class FabricTransport:
                 self._watches.discard(watch)
 
     @contextlib.contextmanager
-    def _slot(self, watch: Watch) -> Iterator[None]:
+    def _slot(self, watch: Watch, *, is_stream: bool = False) -> Iterator[None]:
         """One of the channels that may be open at a time; waits for it."""
-        while not self._slots.acquire(timeout=min(watch.check() or 0.2, 0.2)):
+        slots = self._stream_slots if is_stream else self._slots
+        while not slots.acquire(timeout=min(watch.check() or 0.2, 0.2)):
             pass
         try:
             yield
         finally:
-            self._slots.release()
+            slots.release()
 
 
 class _Run:

@@ -208,6 +208,27 @@ class TestLimits:
         assert len(texts) == len(threads)
         assert max(map(int, texts)) <= MAX_CHANNELS
 
+    def test_streams_that_last_hold_up_no_command(self, sshd: SshdServer, opened: Opener) -> None:
+        transport = opened(sshd.target("fabric"))
+        transport.connect()
+        begun = threading.Semaphore(0)
+
+        def stream() -> None:
+            with contextlib.suppress(KeyboardInterrupt):  # how ``cancel`` ends it
+                command = Command([], shell="echo begun; exec sleep 60")
+                transport.run(command, on_stdout=lambda _: begun.release())
+
+        threads = [threading.Thread(target=stream) for _ in range(MAX_CHANNELS + 2)]
+        for thread in threads:
+            thread.start()
+        for _ in range(MAX_CHANNELS):
+            assert begun.acquire(timeout=20)
+        assert hello(transport) == "hello"
+        assert not begun.acquire(blocking=False)
+        transport.cancel()
+        for thread in threads:
+            thread.join(20)
+
     def test_a_short_timeout_harms_no_other_command(self, sshd: SshdServer, opened: Opener) -> None:
         transport = opened(sshd.target("fabric"))
         transport.connect()
