@@ -75,7 +75,7 @@ class Follower:
     ) -> None:
         self._fleet = fleet
         self._on_rest = on_rest
-        self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=10_000)
+        self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=2_000)  # a paused terminal keeps no more
         self._stop = threading.Event()
         by_server: dict[str, list[JobRecord]] = defaultdict(list)
         for job in jobs:
