@@ -8,6 +8,10 @@ import os
 from . import deletion
 from .jobdir import Refusal
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
 _OTHERS = ("bin", "cache", "downloads", "wheelhouse")  # what else rl has in <workdir>/.rl
 
@@ -30,6 +34,21 @@ def beside(prefix: str) -> str:
     """Return the file that says whose a folder is while it is made: some managers take an empty folder only,
     and one that is killed leaves it without its own mark."""
     return prefix + ENV_MARK
+
+
+def refuse_in_use(prefix: str, request: dict[str, Any]) -> None:
+    """Raise Refusal for a folder that has something in it while a job of this workdir may run with it."""
+    if not os.path.isdir(prefix) or not os.listdir(prefix):
+        return
+    from . import states
+
+    count = sum(states.may_run(job) for job in states.all_jobs(request))
+    if count:
+        raise Refusal(
+            "WorkspaceError",
+            f"{prefix} can't be made anew: {'1 job still runs' if count == 1 else f'{count} jobs still run'}",
+            "rl job-list shows the jobs, rl job-kill ends them; another environment.prefix is a second one",
+        )
 
 
 def empty(prefix: str, root: str) -> None:

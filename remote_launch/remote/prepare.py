@@ -134,7 +134,7 @@ def _tell(frame: dict[str, Any]) -> None:
 
 class _Runner:
     def __init__(self, request: dict[str, Any]) -> None:
-        self.root = workdir(request)
+        self.request, self.root = request, workdir(request)
         self.recipe = request.get("recipe") or {}
         self.force = bool(request.get("force"))
         self.who = text(request, "who") or "somebody"
@@ -193,6 +193,8 @@ class _Runner:
             raise Refusal("MissingProgramError", f"there is no environment yet ({python})", "rl prepare")
         mark = expand(part["mark"])
         self._check_leases()
+        if part.get("empties"):
+            prefixes.refuse_in_use(expand(part["empties"]), self.request)
         if os.path.lexists(mark):
             os.unlink(mark)
         if part.get("empties"):

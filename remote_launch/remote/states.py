@@ -34,6 +34,18 @@ SPEC_FIELDS = (
 )
 
 
+def all_jobs(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what ``probe`` says of every job that has a folder here."""
+    jobs: list[dict[str, Any]] = probe({**request, "job_ids": None, "specs": False})["jobs"]
+    return jobs
+
+
+def may_run(job: dict[str, Any]) -> bool:
+    """True for a job that may still have processes. One of another machine that shares this home can't be
+    judged from here, and counts as running until it has ended."""
+    return job["state"] not in TERMINAL or bool(job.get("left_over"))
+
+
 def probe(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"server", "job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad",
     "facts", "time"}.

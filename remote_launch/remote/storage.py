@@ -66,9 +66,8 @@ class _Storage:
         self.manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
         self.prefix = owned.Prefix(root, text(request, "prefix"), request.get("marks"))
         self.former = owned.former(root, self.prefix)
-        probed = states.probe({**request, "job_ids": None, "specs": False})
-        self.jobs = probed["jobs"]
-        self.running = [job for job in self.jobs if _runs(job)]
+        self.jobs = states.all_jobs(request)
+        self.running = [job for job in self.jobs if states.may_run(job)]
 
     def look(self, kinds: list[str]) -> dict[str, Any]:
         """Say what there is."""
@@ -169,7 +168,7 @@ class _Storage:
         """Return the ids of this machine's jobs that have ended, with all their processes."""
         return [
             job["job_id"] for job in self.jobs
-            if job["state"] in states.TERMINAL and not _runs(job) and not job.get("elsewhere")
+            if job["state"] in states.TERMINAL and not states.may_run(job) and not job.get("elsewhere")
         ]
 
     def _open_jobs(self) -> int | None:
@@ -264,12 +263,6 @@ class _Storage:
 
 def _mode(folder: int, name: str) -> int:
     return os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
-
-
-def _runs(job: dict[str, Any]) -> bool:
-    """True for a job that may still have processes. One of another machine that shares this home can't be
-    judged from here, and counts as running until it has ended."""
-    return job["state"] not in states.TERMINAL or bool(job.get("left_over"))
 
 
 def _refuse(holder: dict[str, Any]) -> None:

@@ -9,15 +9,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from remote_launch.transport.listing import list_files, stats_of
-from tests.support.served import PYTHON, until
-
-if TYPE_CHECKING:
-    from tests.support.served import Served
+from tests.support.served import PYTHON, Served, until
 
 CLAIM = {"project_id": "p1", "project": "mine", "create": True}
 # What makes a python environment look like one: enough for the program, which imports nothing of it.
@@ -192,6 +189,22 @@ def test_the_removal_of_an_old_environment_is_told(recipe: Recipe) -> None:
     assert not [frame for frame in recipe.run() if "removing" in frame.get("out", "")]
     again = recipe.run(force=True)
     assert again[0] == {"out": "removing the old environment\n"}
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_one_that_a_job_may_run_with_is_not_emptied(recipe: Recipe, force: bool) -> None:
+    recipe.run()
+    recipe.environment["fingerprint"] = "e1" if force else "e2"
+    own = Served(recipe.root)
+    own.start("sleep 600")
+    try:
+        error = recipe.run(force=force, jobs_folder=".jobs")[-1]["error"]
+        assert "1 job still runs" in error["message"]
+        assert (recipe.prefix / "bin" / "python").exists()
+        assert recipe.check()["parts"] == [force, True], "and it is what it was"
+    finally:
+        own.end_all()
+    assert "end" in recipe.run(force=force, jobs_folder=".jobs")[-1]
 
 
 def test_a_folder_of_somebodys_is_not_emptied(recipe: Recipe, tmp_path: Path) -> None:
