@@ -75,7 +75,8 @@ class Follower:
     ) -> None:
         self._fleet = fleet
         self._on_rest = on_rest
-        self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=2_000)  # a paused terminal keeps no more
+        # A terminal that is paused keeps no more than that in memory; the rest waits on the servers.
+        self._events: queue.Queue[Event | BaseException | None] = queue.Queue(maxsize=2_000)
         self._stop = threading.Event()
         by_server: dict[str, list[JobRecord]] = defaultdict(list)
         for job in jobs:
