@@ -43,7 +43,8 @@ exit.json       state (SUCCEEDED|FAILED|KILLED, LOST by the guardian), exit_code
                 left_over (processes that could not be ended; 0), failures, cause (of the launch: node_rank,
                 server, rank, exit_code, signal, tail, message, time, lost)
 job.out job.err stdout and stderr of the command (of torchrun itself for a launch); of attempt 1: job.1.out …
-ranks/          (of attempt 1: ranks.1/ …) torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json
+ranks/          torchrun's per-rank logs: ranks/<run>/attempt_0/<local_rank>/{stdout,stderr}.log, error.json;
+                of attempt 1: ranks.1/ …
 logs.dropped    how much of each log is gone from its beginning (see loglimit.py); absent where none is
 logs.index      when the logs had which sizes, a line a look (see logindex.py)
 supervisor.log  what the supervisor did, for people

@@ -1,0 +1,173 @@
+"""Faults in a real training on hosts with addresses of their own: what is stopped, what is left, and whether
+and when training goes on. Times are printed (``pytest -s``)."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cluster.test_main_path import ENVIRONMENTS, make_project, marked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cluster.conftest import WriteInventory
+    from tests.support.cli import Rl
+    from tests.support.docker_hosts import DockerHost
+
+DEADLINE_S = 120.0
+
+
+def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+    """Poll until the condition gives something true, and return that."""
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"not within {deadline_s:g} s: {what}")
+
+
+class Training:
+    """A launch of the sample over some hosts."""
+
+    def __init__(self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 40) -> None:
+        self.rl, self.hosts = rl, hosts
+        words = ["torch-launch", *options, "train.py", "--epochs", str(epochs)]
+        self.jobs = rl.json(*words)["data"]["jobs"]
+        until(lambda: "epoch   3" in self.output(0), "three epochs")
+
+    def folder(self, node: int) -> str:
+        job = self.jobs[node]
+        return f"{job['workdir']}/.jobs/{job['job_id']}"
+
+    def output(self, attempt: int) -> str:
+        """What rank 0 has printed in an attempt."""
+        ranks = "ranks" + (f".{attempt}" if attempt else "")
+        path = f"{self.folder(0)}/{ranks}/*/attempt_0/0/stdout.log"
+        return self.hosts[0].exec(f"cat {path} 2>/dev/null || true")
+
+    def read(self, node: int, name: str) -> dict[str, Any]:
+        told = self.hosts[node].exec(f"cat {self.folder(node)}/{name} 2>/dev/null || echo '{{}}'")
+        return json.loads(told)
+
+    def worker(self, node: int, local_rank: int = 0) -> str:
+        """The pid of a rank, in its host."""
+        host, job_id = self.hosts[node], self.jobs[node]["job_id"]
+
+        def having(variable: str) -> set[int]:
+            found = host.exec(f"grep -lsz '^{variable}$' /proc/[0-9]*/environ; true", user=host.username)
+            return {int(path.split("/")[2]) for path in found.split()}
+
+        return str(min(having(f"LOCAL_RANK={local_rank}") & having(f"RL_JOB_ID={job_id}")))
+
+    def goes_on(self, fault_at: float, nodes: tuple[int, ...] = (0, 1)) -> str:
+        """Wait for the second attempt's first epoch; return the times since the fault, in words. (The hosts'
+        clock is ours.)"""
+        over = [
+            until(lambda node=node: self.read(node, "started.json").get("attempts"), "the attempt is over")
+            for node in nodes
+        ]
+        stopped_s = max(attempts[0]["ended_at"] for attempts in over) - fault_at
+        try:
+            until(lambda: "epoch" in self.output(1).replace("resuming from epoch", ""), "training goes on")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+        again_s = time.time() - fault_at
+        started_s = self.read(0, "started.json")["attempt_started_at"] - fault_at
+        return f"all stopped {stopped_s:.1f} s, started again {started_s:.1f} s, training {again_s:.1f} s"
+
+    def logs(self) -> str:
+        """What the supervisors, and torchrun in its second attempt, had to say."""
+        said = []
+        for host, node in zip(self.hosts, range(len(self.hosts)), strict=True):
+            folder = self.folder(node)
+            command = f"tail -n 40 {folder}/supervisor.log {folder}/job.1.err {folder}/ranks.1/*/*/*/stderr.log"
+            said.append(f"{host.name}:\n" + host.exec(f"{command} 2>&1; ip -br addr; true", check=False))
+        return "\n".join(said)
+
+    def left(self) -> list[int]:
+        return [marked(host, job["job_id"]) for host, job in zip(self.hosts, self.jobs, strict=True)]
+
+    def states(self) -> list[str]:
+        ids = {job["job_id"]: number for number, job in enumerate(self.jobs)}
+        told = self.rl.json("job-list", "--all", "--rsync", code=None)["data"]
+        mine = sorted((job for job in told if job["job_id"] in ids), key=lambda job: ids[job["job_id"]])
+        return [job["state"] for job in mine]
+
+
+@pytest.fixture
+def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Rl:
+    return make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+
+
+def test_training_goes_on_after_kill_9_of_a_worker(rl: Rl, hosts: list[DockerHost]) -> None:
+    training = Training(rl, hosts, "--nproc-per-node", "2", "--max-restarts", "2")
+    pid = training.worker(1)
+    fault_at = time.time()
+    hosts[1].exec(f"kill -9 {pid}")
+    print(f"\nkill -9 of a worker: {training.goes_on(fault_at)}")
+    rl("job-wait", timeout_s=200)
+    assert training.states() == ["SUCCEEDED"] * 2
+    assert training.left() == [0, 0]
+    assert "resuming from epoch" in training.output(1)
+    assert "attempt 1" in training.output(1)
+    first, last = training.read(1, "exit.json")["attempts"]
+    assert (first["cause"]["server"], first["cause"]["signal"]) == ("host-1", "KILL")
+    assert last["cause"] is None
+    shown = rl("job-show").stdout
+    assert "SUCCEEDED" in shown
+    assert "1: ran" in shown
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_kill_9_of_a_supervisor_leaves_nothing(rl: Rl, hosts: list[DockerHost], victim: int) -> None:
+    training = Training(rl, hosts, "--nproc-per-node", "2", epochs=400)
+    pid = training.read(victim, "started.json")["supervisor_pid"]
+    fault_at = time.time()
+    hosts[victim].exec(f"kill -9 {pid}")
+    times = []
+    for node in (victim, 1 - victim):
+        until(lambda node=node: training.read(node, "exit.json"), "the end is written down")
+        times.append(time.time() - fault_at)
+    assert training.left() == [0, 0]
+    print(f"\nkill -9 of node {victim}'s supervisor: there {times[0]:.1f} s, the other {times[1]:.1f} s")
+    end = training.read(victim, "exit.json")
+    assert end["state"] == "LOST"
+    assert "its supervisor was killed by signal KILL" in end["reason"]
+    other = training.read(1 - victim, "exit.json")
+    assert (other["state"], other["cause"]["node_rank"], other["cause"]["lost"]) == ("FAILED", victim, True)
+    assert training.states() == (["LOST", "FAILED"] if victim == 0 else ["FAILED", "LOST"])
+
+
+def test_a_node_that_was_cut_off_takes_part_again(rl: Rl, hosts: list[DockerHost]) -> None:
+    training = Training(rl, hosts, "--nproc-per-node", "1", "--max-restarts", "2")
+    fault_at = time.time()
+    hosts[1].disconnect()
+    until(lambda: training.read(0, "started.json").get("attempts"), "node 0 misses it")
+    stopped_s = time.time() - fault_at
+    hosts[1].connect()
+    back_at = time.time()
+    print(f"\nnode cut off: node 0 stopped {stopped_s:.1f} s; since it is back: {training.goes_on(back_at)}")
+    rl("job-wait", timeout_s=200)
+    assert training.states() == ["SUCCEEDED"] * 2
+    assert training.read(0, "exit.json")["attempts"][0]["cause"]["lost"] is True
+
+
+def test_a_spare_takes_the_place_of_a_killed_host(
+    tmp_path: Path, docker_host_factory: Callable[[int], list[DockerHost]], inventory: WriteInventory
+) -> None:
+    hosts = docker_host_factory(3)
+    rl = make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+    training = Training(rl, hosts, "--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
+    fault_at = time.time()
+    hosts[1].kill()
+    print(f"\ndocker kill of a node, with a spare: {training.goes_on(fault_at, (0,))}")
+    rl("job-wait", timeout_s=200)
+    assert training.read(0, "exit.json")["replaced"] == {"host-1": "host-2"}
+    assert [training.read(node, "exit.json")["state"] for node in (0, 2)] == ["SUCCEEDED"] * 2
