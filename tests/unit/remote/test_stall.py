@@ -189,3 +189,22 @@ def test_it_is_not_stopped_twice(nodes: list[Served]) -> None:
     log = (nodes[0].folder(launch.ids[0]) / "supervisor.log").read_text()
     assert log.count("failure on node 0: no output on any node") == 1
     until(lambda: not nodes[1].pids(launch.ids[1]), "node 1 ends")
+
+
+def test_a_stalled_job_is_started_again(served: Served) -> None:
+    job_id = served.start(
+        'test "$RL_ATTEMPT" = 0 && exec sleep 600; exit 0', stall_timeout_s=0.5, env=NO_SPY, max_restarts=1
+    )
+    end = served.wait(job_id)
+    assert (end["state"], len(end["attempts"])) == ("SUCCEEDED", 2)
+    assert end["attempts"][0]["cause"]["stalled"] is True
+
+
+def test_a_stalled_launch_is_started_again_and_watched_again(nodes: list[Served]) -> None:
+    launch = Launch(nodes)
+    launch.start("exec sleep 600", "exec sleep 600", stall_timeout_s=0.5, env=NO_SPY, max_restarts=1)
+    ends = [launch.wait(rank, 40) for rank in range(2)]
+    assert [(end["state"], len(end["attempts"])) for end in ends] == [("FAILED", 2)] * 2
+    assert ends[1]["cause"]["message"].startswith("no output on any node for 0.5 s")
+    stacks = nodes[1].folder(launch.ids[1]) / "stacks"
+    assert {"job.txt", "attempt-1-job.txt"} <= {path.name for path in stacks.iterdir()}
