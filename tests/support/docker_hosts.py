@@ -232,9 +232,10 @@ def make_key(path: Path) -> None:
     subprocess.run(argv, check=True)
 
 
-def write_override(path: Path, *, image: str, subnet: str) -> None:
-    """Write the compose file of what only this session knows: image, fixed addresses, packages' folders."""
-    volumes = [f"{folder}:{folder}:ro" for folder in package_folders()]
+def write_override(path: Path, *, image: str, subnet: str, volumes: Sequence[str] = ()) -> None:
+    """Write the compose file of what only this session knows: image, fixed addresses, packages' folders and
+    other ``volumes``."""
+    volumes = [*(f"{folder}:{folder}:ro" for folder in package_folders()), *volumes]
     services = {
         name: {
             "image": image,
