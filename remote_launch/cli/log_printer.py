@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ class Printer:
         self._err = err
         self._grep = grep
         self._terminal = (sys.stderr if err else sys.stdout).isatty()
+        self._draws = self._terminal and grep is None and os.environ.get("TERM") != "dumb"
         self._bars = Bars()
         self._continued: set[tuple[object, ...]] = set()
         self._attempt: int | None = None
@@ -54,7 +56,7 @@ class Printer:
         if isinstance(event, LogLine):
             self._show_line(event)
         elif isinstance(event, Unfinished):
-            if self._terminal and self._grep is None:
+            if self._draws:
                 self._bars.set(_source(event), self._rows(event))
                 self._write(self._bars.draw())
         elif isinstance(event, Notice):

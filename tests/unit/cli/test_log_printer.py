@@ -37,6 +37,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_printer, "sys", types.SimpleNamespace(stdout=is_one, stderr=is_one))
     monkeypatch.setattr(bars_module, "_DRAW_EVERY_S", 0.0)
     monkeypatch.setattr(bars_module, "_DRAW_AGAIN_S", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("LINES", "24")
 
@@ -116,6 +117,15 @@ class TestOnATerminal:
         shown = self.show(capsys, *events[:4], prefixes=True)
         assert shown == ["gpu-a:0      │ x", "gpu-a:0      ╎ 3%", "long-name:1  ╎ 2%"]
         assert self.show(capsys, *events, prefixes=True)[1:] == ["gpu-a:0      ╎ 3%"]
+
+    def test_a_dumb_terminal_gets_lines_alone(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TERM", "dumb")
+        printer = Printer([A], prefixes=False)
+        for event in (bar("1%"), line("one"), bar("2%")):
+            printer.show(event)
+        assert capsys.readouterr().out == "one\n"
 
     def test_a_bar_becomes_its_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert self.show(capsys, bar("99%"), line("100%", stream="stderr"), bar("")) == ["100%", ""]
