@@ -247,7 +247,7 @@ class TestTemplate:
         assert list(inventory.servers) == ["local-1", "gpu-b", "gpu-c", "local-2"]
         assert inventory.servers["gpu-b"].nproc_per_node == 4
         assert inventory.sync.gitignore is True
-        assert inventory.select()[0].environment.pip_args
+        assert inventory.select()[0].environment.extra_index_url
 
     def test_the_excludes(self) -> None:
         lines = read_template("exclude.txt").splitlines()
