@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from remote_launch.cli import output
@@ -10,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
     from remote_launch.core.jobs import JobRecord
+
+_OUT_OF_MEMORY = re.compile(r"(rank \d+ )?was killed by the kernel: out of memory")
 
 
 def print_jobs(jobs: Sequence[JobRecord], servers: Container[str], *, opened: bool) -> None:
@@ -91,7 +94,10 @@ def _trouble(job: JobRecord, servers: Container[str]) -> str:
 
 
 def exit_text(job: JobRecord) -> str:
-    """Return a job's exit code, or the signal that ended it, as "SIGKILL"."""
+    """Return a job's exit code, or the signal that ended it, as "SIGKILL"; "OOM" where that was the kernel,
+    out of memory, for certain."""
+    if _OUT_OF_MEMORY.match(job.reason or ""):
+        return "OOM"
     if job.signal:
         return f"SIG{job.signal}"
     return "" if job.exit_code is None else str(job.exit_code)
