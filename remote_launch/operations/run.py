@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
     from remote_launch.transport.base import Completed
 
+# Programs that one expects to be the environment's.
+_OF_ENVIRONMENT = ("python", "python3", "pip", "torchrun")
 # $1 the environment's bin folder ("" for none), then the command's words.
 _RUN = """
 if [ -n "$1" ] && [ -d "$1" ]; then PATH=$1:$PATH; export PATH; fi
@@ -46,6 +48,9 @@ def run_command(
     # Before the first rl prepare there is no workdir: a look around is wanted then, not a surprise.
     note = f"rl: there is no {server.workdir} yet (rl prepare makes it): running in the home folder"
     enter = f"cd {quote_path(server.workdir)} 2>/dev/null || {{ echo {quote(note)} >&2; cd; }}"
+    if folders and argv[0] in _OF_ENVIRONMENT:
+        bare = f"rl: there is no environment in {folders[0]} yet (rl prepare makes it): PATH's {argv[0]} runs"
+        enter += f"\n[ -d {folder} ] || echo {quote(bare)} >&2"
     script = f"{enter}\nset -- {folder} {words}\n{_RUN}"
     variables = {**server.env, **(env or {})}
     path = fleet.log_file(server.name, f"run-{argv[0].rpartition('/')[2][:40]}")

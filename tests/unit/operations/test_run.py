@@ -41,3 +41,13 @@ def test_a_command_that_runs_in_the_home_folder_for_want_of_the_workdir_says_so(
     out, err = ran(fleet, "pwd")
     assert out == f"{tmp_path}/home\n"
     assert err == "rl: there is no ~/it's here yet (rl prepare makes it): running in the home folder\n"
+
+
+def test_a_python_that_is_not_the_environments_is_said(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "home/it's here").mkdir()
+    out, err = ran(fleet, "python3", "-c", "print(1)")
+    assert out == "1\n"
+    assert "there is no environment in ~/it's here/.rl/proj_env/bin yet" in err
+    assert ran(fleet, "echo", "1") == ("1\n", "")
+    (tmp_path / "home/it's here/.rl/proj_env/bin").mkdir(parents=True)
+    assert ran(fleet, "python3", "-c", "print(1)") == ("1\n", "")
