@@ -6,9 +6,11 @@ of the last attempt can't be ended.
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 
+from . import machine
 from .gang import OUTSIDE
 from .jobdir import number
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 
 LONGEST_DELAY_S = 30.0
+INTERFACES = "/sys/class/net"
 ATTEMPTS_KEPT = 64
 _TAIL_KEPT = 2000
 _OPTIONS = {"port": "--master-port", "node_rank": "--node-rank", "nproc": "--nproc-per-node"}
@@ -147,6 +150,29 @@ _PLACE = ("node_rank", "first_rank", "nproc")
 def is_count(value: Any) -> bool:
     """True for a whole number from 0."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31
+
+
+def with_interface(spec: dict[str, Any]) -> dict[str, Any]:
+    """Given the spec of another attempt, return it with the interface towards node 0 in place of one that is
+    there no more: a network that went and came back may have given it another name."""
+    env = spec.get("env") or {}
+    old, gang = env.get("GLOO_SOCKET_IFNAME"), spec.get("gang")
+    if not old or not isinstance(gang, dict) or os.path.lexists(os.path.join(INTERFACES, old)):
+        return spec
+    new = _interface_towards(str(gang.get("address")))
+    if new is None:
+        return spec
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {**spec, "env": {**env, **{name: new for name in names if env.get(name) == old}}}
+
+
+def _interface_towards(address: str) -> str | None:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, 9))  # nothing is sent
+            return machine.interface_of(str(sock.getsockname()[0]))
+    except OSError:
+        return None
 
 
 def _replaced(args: list[str], options: dict[str, str]) -> list[str]:

@@ -32,7 +32,7 @@ from .loglimit import LogLimit
 from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
-from .restarts import ATTEMPTS_KEPT, Alone, Restarts, attempt_record, placed
+from .restarts import ATTEMPTS_KEPT, Alone, Restarts, attempt_record, placed, with_interface
 from .stall import StallWatch
 from .tree import JobTree
 
@@ -171,7 +171,7 @@ class Supervisor:
     def begin(self, place: dict[str, Any]) -> None:
         """Start the next attempt, as ``place`` has it (see ``restarts.placed``). One that can't be started
         has failed."""
-        self.spec = placed(self.spec, place)
+        self.spec = with_interface(placed(self.spec, place))
         self.attempt = int(self.spec["attempt"])
         self.files = JobDir(self.job.path, self.attempt)
         self._record["reason"] = place.get("reason")

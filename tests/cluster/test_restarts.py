@@ -87,8 +87,9 @@ class Training:
         said = []
         for host, node in zip(self.hosts, range(len(self.hosts)), strict=True):
             folder = self.folder(node)
-            command = f"tail -n 40 {folder}/supervisor.log {folder}/job.1.err {folder}/ranks.1/*/*/*/stderr.log"
-            said.append(f"{host.name}:\n" + host.exec(f"{command} 2>&1; ip -br addr; true", check=False))
+            files = f"{folder}/supervisor.log {folder}/job.1.err {folder}/ranks.1/*/*/*/stderr.log"
+            told = host.exec(f"tail -n 40 {files} 2>&1; ip -br addr; true", check=False)
+            said.append(f"{host.name}:\n{told}")
         return "\n".join(said)
 
     def left(self) -> list[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote.restarts import Restarts, placed
+from remote_launch.remote.restarts import Restarts, placed, with_interface
 from tests.support.served import Launch, Served, until
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ def test_what_another_attempt_changes_of_a_spec() -> None:
     assert (new["attempt"], new["node_rank"], new["first_rank"]) == (1, 1, 2)
     kept = placed(spec, {"attempt": 1, "port": None, "node_rank": "x"})
     assert (kept["torchrun"], kept["env"]) == (spec["torchrun"], spec["env"])
+
+
+def test_an_interface_that_is_gone_is_found_anew() -> None:
+    names = {"GLOO_SOCKET_IFNAME": "gone9", "NCCL_SOCKET_IFNAME": "gone9"}
+    spec = {"gang": {"address": "127.0.0.1"}, "env": names}
+    assert with_interface(spec)["env"] == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    mine = {**spec, "env": {**names, "NCCL_SOCKET_IFNAME": "^docker"}}
+    assert with_interface(mine)["env"]["NCCL_SOCKET_IFNAME"] == "^docker"
+    for same in ({**spec, "env": {"GLOO_SOCKET_IFNAME": "lo"}}, {**spec, "gang": None}, {"env": {}}):
+        assert with_interface(same) == same
 
 
 # -- a job alone
