@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Sequence
 
 _MOST_ROWS = 8
 _DRAW_EVERY_S = 0.1
@@ -31,13 +31,13 @@ class Bars:
     """Keeps the rows of each source and returns what to write to the terminal; the caller writes it."""
 
     def __init__(self) -> None:
-        self._rows: dict[Hashable, list[Row]] = {}
+        self._rows: dict[tuple[int | str, ...], list[Row]] = {}
         self._drawn = 0  # rows on the screen, the cursor being at the end of the last
         self._drawn_at = 0.0
         self.is_stale = False  # the screen does not show what is
 
-    def set(self, source: Hashable, rows: Sequence[Row]) -> None:
-        """Replace the rows of a source; it keeps its place among the others."""
+    def set(self, source: tuple[int | str, ...], rows: Sequence[Row]) -> None:
+        """Replace the rows of a source; they stand in the order of the sources."""
         if rows:
             self._rows[source] = list(rows)
             self.is_stale = True
@@ -60,7 +60,7 @@ class Bars:
             return ""
         erased = self.erase()
         columns, height = shutil.get_terminal_size()
-        rows = [row for rows in self._rows.values() for row in rows]
+        rows = [row for source in sorted(self._rows) for row in self._rows[source]]
         most = max(1, min(_MOST_ROWS, height // 2))
         if len(rows) > most:
             more = len(rows) - most + 1

@@ -45,7 +45,7 @@ class Printer:
         self._terminal = (sys.stderr if err else sys.stdout).isatty()
         self._draws = self._terminal and grep is None and os.environ.get("TERM") != "dumb"
         self._bars = Bars()
-        self._continued: set[tuple[object, ...]] = set()
+        self._continued: set[tuple[int | str, ...]] = set()
         self._attempt: int | None = None
         self.failed = False
 
@@ -57,7 +57,7 @@ class Printer:
             self._show_line(event)
         elif isinstance(event, Unfinished):
             if self._draws:
-                self._bars.set(_source(event), self._rows(event))
+                self._bars.set(self._source(event), self._rows(event))
                 self._write(self._bars.draw())
         elif isinstance(event, Notice):
             self.failed = self.failed or event.error is not None
@@ -74,7 +74,7 @@ class Printer:
 
     def _show_line(self, line: LogLine) -> None:
         self._say_attempt(line)
-        source = _source(line)
+        source = self._source(line)
         is_rest = source in self._continued
         (self._continued.add if line.goes_on else self._continued.discard)(source)
         if is_rest and self._terminal:
@@ -111,6 +111,10 @@ class Printer:
         name = f"{event.job.server}:{rank}".ljust(self._server_width + 1 + self._rank_width)
         return f"{name} {'╎' if event.stream == 'stderr' else '│'} "
 
+    def _source(self, event: LogLine | Unfinished) -> tuple[int | str, ...]:
+        rank = -1 if event.rank is None else event.rank
+        return self._servers.index(event.job.server), rank, event.stream, event.job.job_id
+
     def _colour(self, event: LogLine | Unfinished) -> str:
         rank = self._servers.index(event.job.server) if event.rank is None else event.rank
         return output.prefix_style(rank) if self._prefixes else ""
@@ -118,10 +122,6 @@ class Printer:
     def _write(self, text: str) -> None:
         if text:
             click.echo(text, nl=False, err=self._err, color=self._terminal or None)
-
-
-def _source(event: LogLine | Unfinished) -> tuple[object, ...]:
-    return event.job.job_id, event.rank, event.stream
 
 
 def _for_terminal(text: str, *, goes_on: bool) -> str:

@@ -113,7 +113,7 @@ class TestOnATerminal:
         assert self.show(capsys, *events) == ["one", "two", "30%"]
 
     def test_bars_of_several_ranks_are_below_each_other(self, capsys: pytest.CaptureFixture[str]) -> None:
-        events = [bar("1%", A, 0), bar("2%", B, 1), bar("3%", A, 0), line("x", A, 0), bar("", B, 1)]
+        events = [bar("2%", B, 1), bar("1%", A, 0), bar("3%", A, 0), line("x", A, 0), bar("", B, 1)]
         shown = self.show(capsys, *events[:4], prefixes=True)
         assert shown == ["gpu-a:0      │ x", "gpu-a:0      ╎ 3%", "long-name:1  ╎ 2%"]
         assert self.show(capsys, *events, prefixes=True)[1:] == ["gpu-a:0      ╎ 3%"]
@@ -188,9 +188,9 @@ class TestBars:
     def test_it_draws_no_more_often_than_it_should(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bars_module, "_DRAW_EVERY_S", 1000.0)
         bars = Bars()
-        bars.set("a", [Row("", "1%")])
+        bars.set((0, 0), [Row("", "1%")])
         assert bars.draw() == "1%"
-        bars.set("a", [Row("", "2%")])
+        bars.set((0, 0), [Row("", "2%")])
         assert bars.draw() == ""
         assert bars.draw(now=True).endswith("2%")
         assert bars.draw(now=True) == ""
