@@ -192,7 +192,8 @@ class StallWatch:
         host = self._host
         folder = os.path.join(host.job.path, "stacks")
         where = " on any node" if host.gang is not None else ""
-        message = f"no output{where} for {self.timeout_s:g} s: stopped; stacks in {folder}"
+        others = ", and of the other nodes in theirs" if host.gang is not None else ""
+        message = f"no output{where} for {self.timeout_s:g} s: stopped; stacks in {folder}{others}"
         node = host.spec.get("node_rank")
         failure = {
             "node_rank": node, "server": host.spec.get("server"), "rank": None, "exit_code": None,
