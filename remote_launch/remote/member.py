@@ -10,7 +10,7 @@ import socket
 import time
 
 from . import procs
-from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, OUTSIDE, Watched, counts, lost
+from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, OUTSIDE, Watched, choose_cause, counts, lost
 from .jobdir import number, text
 from .link import HANDSHAKE_S, Link, LinkError
 
@@ -275,16 +275,17 @@ class Member:
             self._judge_alone()
 
     def _judge_alone(self) -> None:
-        """Judge by what is known here: node 0's last word on the cause, or our own failure, or the loss."""
+        """Judge by what is known here: node 0's last word on the cause, or our own failure and the loss."""
         ended = self._ended or {}
         if self._killed is not None or (self._stop or {}).get("killed"):
             self._end({"state": "KILLED", "by": text(self._killed or self._stop or {}, "by")})
         elif (self._stop or {}).get("cause"):
             self._end({"state": "FAILED", "cause": (self._stop or {}).get("cause")})
-        elif counts(ended.get("failure"), bool(ended.get("asked"))):
-            self._end({"state": "FAILED", "cause": ended.get("failure")})
         else:
-            self._end({"state": "FAILED", "cause": self._lost})
+            # What node 0 takes down with it here fails before it is missed.
+            own = ended if counts(ended.get("failure"), bool(ended.get("asked"))) else {}
+            failures = [failure for failure in (own.get("failure"), self._lost) if failure is not None]
+            self._end({"state": "FAILED", "cause": choose_cause(failures)})
 
     def wait_s(self, now: float) -> float | None:
         times = [self._next_beat] + ([self._next_try] if self._link is None else [])

@@ -96,6 +96,19 @@ def test_node_1_stops_when_node_0_is_lost(nodes: list[Served]) -> None:
     assert nodes[1].pids(launch.ids[1]) == []
 
 
+def test_node_0_is_blamed_for_what_its_loss_does_to_node_1(nodes: list[Served]) -> None:
+    """As torchrun does it: node 1's own ranks fail before node 0 is missed."""
+    launch = Launch(nodes)
+    launch.start(SLEEP, "while [ ! -e go ]; do sleep 0.05; done; exit 1")
+    launch.joined()
+    os.kill(nodes[0].read(launch.ids[0], "started.json")["supervisor_pid"], signal.SIGKILL)
+    (nodes[1].workdir / "go").touch()
+    end = launch.wait(1)
+    assert (end["state"], end["exit_code"]) == ("FAILED", 1)
+    assert (end["cause"]["node_rank"], end["cause"]["lost"]) == (0, True)
+    assert "the launch's cause: node 0 (s0) was lost" in end["reason"]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_node_that_is_stopped_from_outside_stops_the_launch(nodes: list[Served], victim: int) -> None:
     """Its machine shuts down. The others may never fail by themselves: NCCL waits for ten minutes."""
