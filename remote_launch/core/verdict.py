@@ -38,17 +38,16 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
     jobs = _taking_part(jobs)
     unfinished = [job for job in jobs if not job.state.is_terminal]
     if unfinished:
-        return Verdict(
-            state=unfinished[0].state, exit_code=1, text=f"{len(unfinished)} of {len(jobs)} jobs unfinished"
-        )
+        text, cause = f"{len(unfinished)} of {len(jobs)} jobs unfinished", _told_cause(jobs)
+        if cause is not None:  # the others have ended: this one is on its way, or its server is out of reach
+            text += f"; {describe_cause(cause)}"
+        return Verdict(state=unfinished[0].state, exit_code=1, text=text, cause=cause)
     if any(job.state is JobState.KILLED for job in jobs):
         return Verdict(state=JobState.KILLED, exit_code=128 + signal.SIGTERM, text="killed")
     failed = [job for job in jobs if job.state is not JobState.SUCCEEDED]
     if not failed:
         return Verdict(state=JobState.SUCCEEDED, exit_code=0, text="succeeded")
-    # Causes are what servers told: one without a shape counts for nothing.
-    causes = [job.details.get("cause") for job in failed]
-    cause = next((dict(one) for one in causes if isinstance(one, dict) and one), None)
+    cause = _told_cause(failed)
     if cause is not None:
         return Verdict(
             state=JobState.FAILED, exit_code=_exit_code(cause), text=describe_cause(cause), cause=cause
@@ -62,6 +61,13 @@ def verdict_of(jobs: Sequence[JobRecord]) -> Verdict:
         exit_code=_exit_code({"exit_code": first.exit_code, "signal": first.signal}),
         text=f"{first.server}: {text}",
     )
+
+
+def _told_cause(jobs: Sequence[JobRecord]) -> dict[str, Any] | None:
+    """Return the launch's cause, from the first failed job that has it. Causes are what servers told: one
+    without a shape counts for nothing."""
+    causes = [job.details.get("cause") for job in jobs if job.state in (JobState.FAILED, JobState.LOST)]
+    return next((dict(one) for one in causes if isinstance(one, dict) and one), None)
 
 
 def _taking_part(jobs: Sequence[JobRecord]) -> list[JobRecord]:

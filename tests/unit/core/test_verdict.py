@@ -33,6 +33,15 @@ def test_one_that_is_unfinished_keeps_the_launch_unfinished() -> None:
     assert verdict.to_dict()["exit_code"] is None
 
 
+def test_the_cause_is_told_while_a_node_is_out_of_reach() -> None:
+    """A machine that has lost its power is the cause, and can't say how its own job ended."""
+    cause = {"rank": None, "server": "s9", "message": "node 1 (s9) was lost", "lost": True}
+    verdict = verdict_of([job(JobState.FAILED, details={"cause": cause}), job(JobState.RUNNING)])
+    assert verdict.state is JobState.RUNNING
+    assert verdict.text == "1 of 2 jobs unfinished; s9: node 1 (s9) was lost"
+    assert verdict.cause == cause
+
+
 def test_a_persons_kill_wins_over_what_it_did_to_the_others() -> None:
     verdict = verdict_of([job(JobState.FAILED, signal="TERM"), job(JobState.KILLED, signal="TERM")])
     assert (verdict.state, verdict.exit_code) == (JobState.KILLED, 143)
