@@ -66,7 +66,7 @@ def _limit_memory(lab: Lab) -> None:
 
 
 def _unlimit_memory(lab: Lab) -> None:
-    docker("update", "--memory", "-1", "--memory-swap", "-1", lab.hosts[1].container)
+    docker("update", "--memory", "32g", "--memory-swap", "32g", lab.hosts[1].container)
 
 
 def _lose_packets(lab: Lab) -> None:

@@ -37,9 +37,9 @@ def markdown(told: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     known = {key: fault for key, fault in FAULTS.items() if by_key[key]}
     stops = [trial for made in by_key.values() for trial in made if trial["mode"] in (STOP, RESTART)]
     kept = [_keeps_promise(trial) for trial in stops]
+    setting = f"{told['date']}: {told['rl']}, {told['cores']} cores for all hosts, {spread}; {number}."
     lines = [
-        f"{told['date']}: {told['rl']}, {told['cores']} cores for all hosts, {spread}; {number}. "
-        f"Stopped everywhere within the promised time: {sum(kept)} of {len(kept)}.",
+        f"{setting} Stopped everywhere within the promised time: {sum(kept)} of {len(kept)}.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         "|---|--:|--:|--:|---|---|--:|--:|--:|",
