@@ -8,6 +8,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from benchmarks.fault_lab import CLOCK
 from tests.support import faults
 from tests.support.docker_hosts import USER
 from tests.support.docker_image import docker
@@ -38,7 +39,7 @@ class Fault:
     heal_after_s: float = STOPPED
     before: Callable[[Lab], None] | None = None
     spare: bool = False
-    small: bool = False
+    project: str = "faults"
     steps: int = 25
     is_silent: bool = False  # nobody tells: it shows by silence
     dead: int | None = None  # the host that stays down
@@ -94,8 +95,9 @@ def _restart_sshd(lab: Lab) -> None:
 
 def _interrupt(lab: Lab, launch: Launch) -> float:
     """Ctrl-C, twice, where a person follows the launch on a terminal."""
-    argv = [str(lab.rl.program), "job-tail", str(launch.jobs[0]["key"])]
-    with Terminal(argv, cwd=lab.rl.project, env={**os.environ, **lab.rl.env}) as terminal:
+    rl = lab.rls["faults"]
+    argv = [str(rl.program), "job-tail", str(launch.jobs[0]["key"])]
+    with Terminal(argv, cwd=rl.project, env={**os.environ, **rl.env}) as terminal:
         terminal.expect("step")
         at = time.time()
         terminal.press("\x03")
@@ -103,6 +105,14 @@ def _interrupt(lab: Lab, launch: Launch) -> float:
         terminal.press("\x03")
         terminal.end(20)
     return at
+
+
+def _set_clock(lab: Lab) -> None:
+    lab.hosts[1].write(CLOCK, "3600")
+
+
+def _reset_clock(lab: Lab) -> None:
+    lab.hosts[1].write(CLOCK, "0")
 
 
 def _h(number: int, action: str) -> Callable[[Lab], None]:
@@ -117,6 +127,10 @@ FAULTS = {
     ),
     "exception": Fault(title="exception on one rank (3)", modes=ALL, make=_from_within("exception")),
     "exit": Fault(title="exit code 37 of one rank (3)", make=_from_within("exit")),
+    "clock-exit": Fault(
+        title="the same, node 1's clock an hour ahead since the launch began", make=_from_within("exit"),
+        before=_set_clock, heal=_reset_clock, project="faults_clock",
+    ),
     "segv": Fault(title="SIGSEGV of one rank (3)", make=_from_within("segv")),
     "oom": Fault(
         title="out of memory on node 1 (container limit), kernel kills rank 3", make=_from_within("oom"),
@@ -160,7 +174,7 @@ FAULTS = {
         make=lambda lab, _: _timed(lab.hosts[1].pause), heal=_h(1, "unpause"),
     ),
     "disk": Fault(
-        title="disk of node 1's workdir full", small=True, heal=_free_disk,
+        title="disk of node 1's workdir full", project="faults_small", heal=_free_disk,
         make=lambda lab, _: _timed(lambda: _fill_disk(lab)),
     ),
     "pause-5": Fault(
@@ -174,6 +188,10 @@ FAULTS = {
     "sshd": Fault(
         title="sshd restarted on both nodes, connections ended", modes=(SURVIVE,), steps=45,
         make=lambda lab, _: _timed(lambda: _restart_sshd(lab)),
+    ),
+    "clock": Fault(
+        title="clock of rl's programs on node 1 set an hour ahead", modes=(SURVIVE,), steps=45,
+        project="faults_clock", make=lambda lab, _: _timed(lambda: _set_clock(lab)), heal=_reset_clock,
     ),
     "ctrl-c": Fault(
         title="Ctrl-C twice in `rl job-tail`", modes=(SURVIVE,), steps=45, make=_interrupt,

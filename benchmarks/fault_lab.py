@@ -36,6 +36,20 @@ if TYPE_CHECKING:
 
 SMALL = "/small/steps"  # a workdir on a disk of 24 MB
 PORT = 29_555
+CLOCK = f"/home/{USER}/clock"  # by how many seconds it is off
+CLOCK_PYTHON = f"/home/{USER}/clock-python3"
+# -I -S ARCHIVE VERB, as rl calls an interpreter.
+SHIFTED_PYTHON = f"""#!/usr/bin/python3 -IS
+import runpy, sys, time
+real = time.time
+def shifted():
+    with open("{CLOCK}") as file:
+        return real() + float(file.read() or 0)
+time.time = shifted
+sys.argv = sys.argv[3:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 class MeasuredRl(Rl):
@@ -62,9 +76,11 @@ class MeasuredRl(Rl):
 class Lab:
     cluster: Cluster
     hosts: list[DockerHost]  # the third is for spares
-    rl: MeasuredRl
-    rl_small: MeasuredRl  # the second server's workdir is on a small disk
-    workdirs: dict[str, list[str]]  # of rl and of rl_small, by the project's name
+    rls: dict[str, MeasuredRl]  # by the project's name
+
+    def workdirs(self, project: str) -> list[str]:
+        own = f"/home/{USER}/{project}"
+        return [own, SMALL if project == "faults_small" else own, own]
 
 
 @contextlib.contextmanager
@@ -91,12 +107,9 @@ def running_lab(folder: Path, program: Path, torch: str) -> Iterator[Lab]:
             hosts = cluster.hosts(3)
             first = Host(name=hosts[0].name, address=hosts[0].address, container=hosts[0].container)
             make_environment(first, shared, torch)
-            projects = _projects(folder, hosts, program, _short_folder())
-            yield Lab(cluster=cluster, hosts=hosts, rl=projects[0], rl_small=projects[1], workdirs={
-                "faults": [f"/home/{USER}/faults"] * 3,
-                "faults_small": [f"/home/{USER}/faults_small", SMALL, f"/home/{USER}/faults_small"],
-            })
-            for rl in projects:
+            rls = _projects(folder, hosts, program, _short_folder())
+            yield Lab(cluster=cluster, hosts=hosts, rls=rls)
+            for rl in rls.values():
                 rl("disconnect", code=None)
         finally:
             with contextlib.suppress(Exception):
@@ -112,15 +125,23 @@ def _short_folder() -> Path:
     return path
 
 
-def _projects(folder: Path, hosts: list[DockerHost], program: Path, control: Path) -> list[MeasuredRl]:
-    made = []
+def _projects(
+    folder: Path, hosts: list[DockerHost], program: Path, control: Path
+) -> dict[str, MeasuredRl]:
+    """Return a plain project, one whose second server's workdir is on a small disk, and one where rl's
+    programs on that server have a clock that can be set."""
+    made = {}
     environment = {"manager": "none", "python": f"{VENV}/bin/python"}
-    for name, servers in (("faults", {}), ("faults_small", {hosts[1].name: {"workdir": SMALL}})):
+    hosts[1].write(CLOCK, "0")
+    hosts[1].write(CLOCK_PYTHON, SHIFTED_PYTHON)
+    hosts[1].exec(f"chmod +x {CLOCK_PYTHON}")
+    entries = {"faults": {}, "faults_small": {"workdir": SMALL}, "faults_clock": {"python": CLOCK_PYTHON}}
+    for name, entry in entries.items():
         project = folder / "projects" / f"{name}-{os.getpid()}" / name
-        write_inventory(project, hosts, name=name, environment=environment, servers=servers)
+        write_inventory(project, hosts, name=name, environment=environment, servers={hosts[1].name: entry})
         write_script(project)
-        made.append(MeasuredRl(project, program, control))
-        made[-1]("prepare")
+        made[name] = MeasuredRl(project, program, control)
+        made[name]("prepare")
     return made
 
 

@@ -29,13 +29,13 @@ def make_trial(lab: Lab, key: str, mode: str) -> Trial:
     """Return what was seen: {"fault", "mode", "stopped_s": {host: seconds after the fault}, "healed_s",
     "trains_s" (first step of another attempt, after the fault), "left_over", "cause", "states", …}."""
     fault = FAULTS[key]
-    rl = lab.rl_small if fault.small else lab.rl
+    rl = lab.rls[fault.project]
     count = 3 if fault.spare and mode == RESTART else 2
     hosts = lab.hosts[:count]
     seen: Trial = {"fault": key, "mode": mode, "load": round(os.getloadavg()[0], 1), "at": time.time()}
     try:
-        if fault.small:
-            rl("prepare")  # its disk is memory: a host that was restarted has lost it
+        if fault.project != "faults":
+            rl("prepare")  # a small disk is memory: a host that was restarted has lost it
         if fault.before:
             fault.before(lab)
         steps = FOREVER if mode == STOP else fault.steps
@@ -117,7 +117,7 @@ def _told(lab: Lab, fault: Fault, launch: Launch, rl: Any) -> Trial:
         lab.hosts[fault.dead].start()
     seen["states"] = _states(launch, rl)
     seen["cause"] = _headline(launch, rl)
-    workdirs = lab.workdirs[rl.project.name][: len(launch.hosts)]
+    workdirs = lab.workdirs(fault.project)[: len(launch.hosts)]
     seen["exits"] = [
         end and {name: end.get(name) for name in ("state", "reason", "exit_code", "signal", "left_over")}
         for end in launch.exits(workdirs)
