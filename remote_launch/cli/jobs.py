@@ -203,6 +203,9 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
     line("tags", ", ".join(first.tags))
     for text in attempt_lines(first):
         line("attempt", text)
+    replaced = first.details.get("replaced")
+    for gone, spare in (replaced if isinstance(replaced, dict) else {}).items():
+        line("spare", f"{spare} took the place of {gone}")
     for job in jobs:
         node = f" node {node_text(job)}" if job.node_rank is not None else ""
         code = f" {exit_text(job)}" if exit_text(job) else ""

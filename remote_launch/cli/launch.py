@@ -255,14 +255,14 @@ def _show_started(
         f"launched {output.headline(script.display)}: {ranks}, "
         f"master {topology.master_addr}:{topology.master_port}"
     )
-    for job in jobs[topology.nnodes :]:
-        say(f"  job {job.key}  {job.server}  stands by")
     for job, node in zip(jobs, topology.nodes, strict=False):
         last = node.first_rank + node.nproc - 1
         rank_text = (
             f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
         )
         say(f"  job {job.key}  {job.server}  {rank_text}")
+    for job in jobs[topology.nnodes :]:
+        say(f"  job {job.key}  {job.server}  stands by")
 
 
 def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:
