@@ -163,7 +163,7 @@ def state_of(
         if not alive and started.get("boot_id") != procs.boot_id():
             booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
             reason = f"the server was restarted at {booted}"
-        elif not alive and not owner.shares_processes(started):
+        elif not alive and _is_of_another_life(started):
             reason = "its container was started again"
         elif not alive:
             reason = "its supervisor died"
@@ -177,6 +177,13 @@ def state_of(
 
 def _objects(value: Any) -> list[dict[str, Any]]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _is_of_another_life(started: dict[str, Any]) -> bool:
+    """True for a job that began before this container did. A new one may get the pid namespace's old
+    number."""
+    ticks = number(started, "supervisor_ticks", 0) or 0
+    return not owner.shares_processes(started) or (procs.start_ticks(1) or 0) > ticks
 
 
 def _started(job: JobDir, *, needed: bool) -> dict[str, Any]:

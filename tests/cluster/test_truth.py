@@ -1,0 +1,109 @@
+"""States that tell the truth on machines of their own: memory that runs out, power that goes, a network that
+is away, a job that hangs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.cli import Rl
+from tests.support.docker_image import docker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.cluster.conftest import WriteInventory
+    from tests.support.docker_hosts import DockerHost
+
+HOG = "held = [bytearray(8 << 20) for _ in range(64)]\n"
+HANGS = """\
+import faulthandler, os, signal, time
+folder = os.path.join(os.environ["RL_JOB_DIR"], "stacks")
+os.makedirs(folder, exist_ok=True)
+faulthandler.register(signal.SIGUSR1, file=open(f"{folder}/pid-{os.getpid()}.txt", "w"))
+def waits_for_ever():
+    time.sleep(600)
+print("epoch 7")
+waits_for_ever()
+"""
+
+
+@pytest.fixture
+def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Iterator[Rl]:
+    command = 'echo "$RL_STATE $RL_REASON" > told'
+    project = inventory(tmp_path / "project", hosts, environment={"manager": "none"}, on_finish=command)
+    (project / "hog.py").write_text(HOG)
+    (project / "hangs.py").write_text(HANGS)
+    rl = Rl(project)
+    rl("rsync")
+    yield rl
+    rl("job-kill", "--yes", "--grace", "0.2", code=None)
+    for host in hosts:
+        host.exec("rm -rf /home/trainer/project")
+
+
+@pytest.fixture
+def little_memory(hosts: list[DockerHost]) -> Iterator[DockerHost]:
+    host = hosts[0]
+    docker("update", "--memory", "128m", "--memory-swap", "128m", host.container)
+    yield host
+    docker("update", "--memory", "16g", "--memory-swap", "16g", host.container)
+
+
+def job_of(rl: Rl) -> dict[str, Any]:
+    jobs = rl.json("job-list", "--all", "--rsync", "--server", "host-0")["data"]
+    return dict(jobs[-1])
+
+
+@pytest.mark.parametrize("command", ["exec python3 hog.py", "python3 hog.py; exit $?"])
+def test_a_kill_for_memory_is_named(rl: Rl, little_memory: DockerHost, command: str) -> None:
+    rl("job-run", "--server", little_memory.name, "--cmd", command)
+    assert rl("job-wait", code=137).returncode == 137
+    reason = "was killed by the kernel: out of memory (limit 128 MiB)"
+    assert job_of(rl)["reason"] == reason
+    assert "out of memory (limit 128 MiB)" in rl("job-show").stdout
+    assert little_memory.exec("cat /home/trainer/*/told") == f"FAILED {reason}"
+
+
+def test_a_kill_by_a_person_is_not_called_that(rl: Rl, hosts: list[DockerHost]) -> None:
+    rl("job-run", "--server", hosts[0].name, "--cmd", "kill -9 $$")
+    rl("job-wait", code=137)
+    assert job_of(rl)["reason"] == "was killed by signal KILL"
+
+
+def test_a_machine_that_was_switched_off_and_on(rl: Rl, hosts: list[DockerHost]) -> None:
+    rl("job-run", "--server", hosts[0].name, "--", "sleep", "600")
+    hosts[0].kill()
+    hosts[0].start()
+    job = job_of(rl)
+    assert (job["state"], job["reason"]) == ("LOST", "its container was started again")
+
+
+def test_a_machine_that_is_out_of_reach_and_comes_back(rl: Rl, hosts: list[DockerHost]) -> None:
+    host = hosts[0]
+    rl("job-run", "--server", host.name, "--cmd", "sleep 6; exit 7")
+    rl("disconnect")
+    host.disconnect()
+    listed = rl("job-list", "--rsync", "--server", host.name, code=None)
+    assert "RUNNING" in listed.stdout
+    assert "unreachable for" in listed.stdout
+    assert "unreachable for" in rl("job-show", code=None).stdout
+    host.connect()
+    deadline = time.monotonic() + 60
+    while (job := job_of(rl))["state"] == "RUNNING" and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert (job["state"], job["exit_code"], job["unreachable_since"]) == ("FAILED", 7, None)
+    assert 5 < job["duration_s"] < 12
+
+
+def test_a_job_that_hangs_is_stopped_with_its_stacks(rl: Rl, hosts: list[DockerHost]) -> None:
+    rl("job-run", "--server", hosts[0].name, "--stall-timeout", "3", "--", "python3", "hangs.py")
+    rl("job-wait", code=1)
+    job = job_of(rl)
+    assert job["reason"].startswith("no output for 3 s: stopped; stacks in /home/trainer/")
+    stacks = rl.project / ".remote" / "jobs" / job["job_id"] / "stacks"
+    assert "in waits_for_ever" in (stacks / "job.txt").read_text()
+    assert not hosts[0].processes("hangs.py")
