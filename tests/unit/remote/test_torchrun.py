@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from remote_launch.remote import torchrun
 from tests.support.served import PYTHON
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
     from tests.support.served import Served
 
 FAKE_RUN = """
@@ -89,3 +96,25 @@ def test_an_environment_without_torch_says_so(served: Served) -> None:
     assert (end["state"], end["exit_code"], end["reason"]) == ("FAILED", 1, "torchrun exited with 1")
     error = (served.folder(job_id) / "job.err").read_text()
     assert "has no torch that can be used; next: rl prepare" in error
+
+
+def test_a_full_disk_hides_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be what the ranks died of."""
+
+    def full(path: str, content: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "failures.json"
+    torchrun.set_room_aside(str(path))
+    [room] = tmp_path.iterdir()
+    before = room.stat()
+    monkeypatch.setattr(torchrun, "write_atomic", full)
+    failure = SimpleNamespace(
+        exitcode=1, local_rank=1, pid=77, timestamp=3, error_file="<N/A>", message="OSError: [Errno 28]"
+    )
+    torchrun.write_failures(str(path), {3: failure}, {77: 5.25})
+    [entry] = json.loads(path.read_text())
+    assert (entry["rank"], entry["exit_code"], entry["time"]) == (3, 1, 5.25)
+    assert path.stat().st_ino == before.st_ino
+    assert path.stat().st_size == before.st_size, "no block more"
+    assert [file.name for file in tmp_path.iterdir()] == ["failures.json"]
