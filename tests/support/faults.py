@@ -79,7 +79,7 @@ for step in range(int(done), steps):
         put("checkpoint", str(step + 1))
         with open(os.path.join(out, "progress"), "a") as file:
             file.write(json.dumps([time.time(), attempt, step]) + "\\n")
-    print("step", step, flush=True)
+    print("step", step, "." * 1000, flush=True)  # so that a full disk is felt soon
 '''
 
 
