@@ -136,9 +136,11 @@ def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillR
         state = JobState(answer.get("state"))
     except (ValueError, TypeError):
         state = job.state
+    past = told.attempts(answer, ended=state.is_terminal)
     changed = dataclasses.replace(
         job,
         state=state,
+        attempt=max([job.attempt, *(told.number(one["attempt"]) or 0 for one in past)]),
         exit_code=told.number(answer.get("exit_code")),
         signal=told.signal_name(answer.get("signal")),
         seen_at=now(),
@@ -147,6 +149,7 @@ def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillR
         ended_at=told.epoch_s(answer.get("ended_at"))
         or job.ended_at
         or (now() if state.is_terminal else None),
+        details={**job.details, "attempts": past} if past else job.details,
     )
     message, left_over = told.text(answer.get("message")) or "", told.number(answer.get("left_over")) or 0
     return KillResult(job=changed, outcome=outcome, message=message, left_over=left_over)

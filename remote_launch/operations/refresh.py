@@ -17,7 +17,16 @@ from remote_launch.core.programs import archive_name
 from remote_launch.errors import TransportError
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.log_sync import sync_logs
-from remote_launch.operations.told import epoch_s, mapping, mappings, number, signal_name, text, texts
+from remote_launch.operations.told import (
+    attempts,
+    epoch_s,
+    mapping,
+    mappings,
+    number,
+    signal_name,
+    text,
+    texts,
+)
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import MASK, mask_env, mask_urls
 
@@ -222,9 +231,8 @@ def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
         if value:
             details[name] = value  # noqa: PERF403
-    attempts = [item for item in mappings(told.get("attempts")) if number(item.get("attempt")) is not None]
-    if len(attempts) > 1 or (attempts and not state.is_terminal):
-        details["attempts"] = attempts
+    if past := attempts(told, ended=state.is_terminal):
+        details["attempts"] = past
     if mapping(told.get("replaced")):
         details["replaced"] = mapping(told.get("replaced"))
     if number(told.get("left_over")):

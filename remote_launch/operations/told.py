@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SIGNAL = re.compile(r"[A-Z0-9+]{1,12}\Z")
 _LATEST_S = 1e11  # the year 5138
@@ -43,6 +46,13 @@ def mapping(value: object) -> dict[str, Any]:
 def mappings(value: object) -> list[dict[str, Any]]:
     """Return a list's objects."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def attempts(data: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
+    """Given what is told of a job, return its attempts, [] when it was never started again. That of one which
+    has ``ended`` holds the last one too."""
+    found = [item for item in mappings(data.get("attempts")) if number(item.get("attempt")) is not None]
+    return found if len(found) > 1 or not ended else []
 
 
 def texts(value: object) -> list[str]:

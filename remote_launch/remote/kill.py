@@ -34,8 +34,8 @@ _POLL_S = 0.02
 
 def kill(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"server", "jobs": [{"job_id", "signal", "grace_s", "prevent"}], "by"}, return {"jobs": [{job_id,
-    outcome, state, exit_code, signal, left_over, message}], "time"}, in the same order. All are asked first,
-    then waited for together. A job of another machine (of a shared home) is left alone.
+    outcome, state, exit_code, signal, left_over, attempts, message}], "time"}, in the same order. All are
+    asked first, then waited for together. A job of another machine (of a shared home) is left alone.
 
     With "prevent" a job that isn't there is recorded as killed: a start that is on its way finds that.
     """
@@ -99,6 +99,7 @@ class _Kill:
             self._leave_alone(ended)
             return
         if ended or self.state["state"] == "LOST":
+            self.started = {} if ended else read_object(self.job.started) or {}
             self._when_nobody_supervises()
             return
         deadline = time.monotonic() + START_PATIENCE_S
@@ -189,7 +190,7 @@ class _Kill:
         self.state = {
             "state": "KILLED", "exit_code": None, "signal": None,
             "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
-            "ended_at": time.time(),
+            "ended_at": time.time(), "attempts": self.started.get("attempts") or [],
         }
         write_atomic(self.job.exit, {
             **self.state, "started_at": number(self.started, "started_at"),
@@ -226,6 +227,6 @@ class _Kill:
         state = self.state
         return {
             "job_id": self.job.job_id, "outcome": self.outcome, "message": self.message,
-            "left_over": state.get("left_over") or 0,
+            "left_over": state.get("left_over") or 0, "attempts": state.get("attempts") or [],
             **{name: state.get(name) for name in ("state", "exit_code", "signal", "reason", "ended_at")},
         }

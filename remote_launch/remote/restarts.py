@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 LONGEST_DELAY_S = 30.0
 INTERFACES = "/sys/class/net"
 ATTEMPTS_KEPT = 64
-_TAIL_KEPT = 2000
+_TAIL_KEPT_BYTES = 2000
 _OPTIONS = {"port": "--master-port", "node_rank": "--node-rank", "nproc": "--nproc-per-node"}
 _VARIABLES = {"port": "MASTER_PORT", "node_rank": "NODE_RANK"}
 
@@ -76,7 +76,7 @@ class Alone:
         self._restarts = restarts
         self._failure: dict[str, Any] | None = None
         self._resume_at: float | None = None
-        self._killed = False
+        self._last_word: dict[str, Any] | None = None  # the verdict, once there is to be no other attempt
 
     @property
     def may_go_on(self) -> bool:
@@ -90,8 +90,8 @@ class Alone:
 
     def tree_gone(self, left_over: int) -> None:
         delay_s = self._restarts.delay_s()
-        if self._failure is None or left_over or self._killed or delay_s is None:
-            self.verdict = {}
+        if self._failure is None or left_over or self._last_word is not None or delay_s is None:
+            self.verdict = self._last_word or {}
             return
         from .verdict import cause_in_words
 
@@ -101,15 +101,14 @@ class Alone:
         self._host.rest(self._failure, f"restarting ({next_one}) after {cause_in_words(self._failure)}")
 
     def kill(self, _: dict[str, Any]) -> None:
-        self._killed = True
-        self._end_if_resting({})
+        self._end_with({})
 
     def leave(self) -> None:
         """The supervisor was told to stop, though not by rl."""
-        self._killed = True
-        self._end_if_resting({"note": OUTSIDE})
+        self._end_with({"note": OUTSIDE})
 
-    def _end_if_resting(self, verdict: dict[str, Any]) -> None:
+    def _end_with(self, verdict: dict[str, Any]) -> None:
+        self._last_word = verdict
         if self._resume_at is not None:
             self.verdict = verdict
 
@@ -191,7 +190,8 @@ def attempt_record(
 ) -> dict[str, Any]:
     """Return how one attempt went, as started.json and exit.json keep it."""
     if cause is not None and isinstance(cause.get("tail"), str):
-        cause = {**cause, "tail": cause["tail"][-_TAIL_KEPT:]}
+        tail = cause["tail"].encode("utf-8", "replace")[-_TAIL_KEPT_BYTES:]
+        cause = {**cause, "tail": tail.decode("utf-8", "ignore")}  # in JSON a byte takes up to 6
     return {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "cause": cause}
 
 

@@ -267,10 +267,11 @@ class Supervisor:
         reaches = (self.tree.child_alive and not self.tree.asked) or gang.may_go_on
         if kill is not None and reaches:
             self._killed = {"by": text(kill, "by"), "signal": procs.signal_name(first), "grace_s": grace_s}
+        is_ending = self.tree.asked or not self.tree.child_alive
         self.stop(first, grace_s)
         if self._killed:
             gang.kill(self._killed)
-        elif kill is None and not self.tree.child_alive:
+        elif kill is None and is_ending:
             gang.leave()
 
     def stop(self, first: int, grace_s: float) -> None:
@@ -296,6 +297,10 @@ class Supervisor:
         )
         if not self._attempts or self._attempts[-1]["attempt"] != self.attempt:
             self._close_attempt(end["cause"])
+        else:
+            end["ended_at"] = time.time()  # between two attempts
+        if not self.gang and judged.get("note") and judged["note"] != end["reason"]:
+            end["reason"] = f"{end['reason']}; {judged['note']}"
         end["attempts"] = self._attempts
         if len(self._attempts) > 1:
             end["duration_s"] = time.monotonic() - self._born_at

@@ -345,6 +345,7 @@ class TestRubbish:
             "ended_at",
             "message",
             "left_over",
+            "attempts",
         ):
             servers.jobs[add(fleet).job_id] = {"outcome": "killed", "state": "KILLED", field: value}
         for result in kill_jobs(fleet, fleet.registry.all()):
@@ -369,6 +370,13 @@ class TestKill:
         job = add(fleet, JobState.CREATED)
         [result] = kill_jobs(fleet, [job])
         assert (result.outcome, result.ok, result.job.state) == ("not_found", False, JobState.CREATED)
+
+    def test_the_attempts_of_a_job_are_noted(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        attempts = [{"attempt": number, "cause": None} for number in range(3)]
+        servers.jobs[job.job_id] = {"outcome": "killed", "state": "KILLED", "attempts": attempts}
+        [result] = kill_jobs(fleet, [job])
+        assert (result.job.attempt, len(result.job.details["attempts"])) == (2, 3)
 
     def test_an_answer_that_does_not_name_a_job_says_nothing_of_it(
         self, fleet: Fleet, servers: FakeServers

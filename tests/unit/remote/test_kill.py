@@ -33,6 +33,7 @@ def test_a_stubborn_tree_is_killed_to_the_last(served: Served) -> None:
     assert len(before) >= 5
     answer = served.kill(job_id, grace_s=0.5)
     assert answer.pop("ended_at") == served.read(job_id, "exit.json")["ended_at"]
+    assert [one["attempt"] for one in answer.pop("attempts")] == [0]
     assert answer == {
         "job_id": job_id, "outcome": "killed", "state": "KILLED", "exit_code": None, "signal": "KILL",
         "left_over": 0, "message": None, "reason": "killed by me@laptop",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote.restarts import Restarts, placed, with_interface
+from remote_launch.remote.jobdir import STATE_LIMIT_BYTES
+from remote_launch.remote.restarts import ATTEMPTS_KEPT, Restarts, attempt_record, placed, with_interface
 from tests.support.served import Launch, Served, until
 
 if TYPE_CHECKING:
@@ -120,9 +122,12 @@ def test_a_kill_between_two_attempts_is_the_end(served: Served) -> None:
     told = until(lambda: (one := served.probe(job_id))["reason"] and one, "it rests")
     assert told["state"] == "RUNNING"
     assert "restarting (attempt 3 of 10) after the command on s0 exited with 1" in told["reason"]
-    assert served.kill(job_id)["outcome"] == "killed"
+    asked_at = time.time()
+    answer = served.kill(job_id)
+    assert (answer["outcome"], len(answer["attempts"])) == ("killed", 2)
     end = served.wait(job_id)
     assert (end["state"], end["reason"], len(end["attempts"])) == ("KILLED", "killed by me@laptop", 2)
+    assert end["ended_at"] >= asked_at  # not when the last attempt ended
 
 
 def test_a_killed_or_stopped_job_is_not_started_again(served: Served) -> None:
@@ -137,9 +142,38 @@ def test_a_killed_or_stopped_job_is_not_started_again(served: Served) -> None:
 
 def test_a_stop_from_outside_between_two_attempts_is_the_end(served: Served) -> None:
     job_id = served.start("exit 1", max_restarts=9)
-    until(lambda: served.probe(job_id)["reason"] and served.probe(job_id)["attempt"] >= 1, "it rests")
+    until(lambda: (one := served.probe(job_id))["reason"] and one["attempt"] >= 1, "it rests")
     os.kill(started(served, job_id)["supervisor_pid"], signal.SIGTERM)
-    assert served.wait(job_id)["state"] == "FAILED"
+    end = served.wait(job_id)
+    assert end["state"] == "FAILED"
+    assert "told to stop" in end["reason"]
+
+
+def test_a_stop_from_outside_while_a_stalled_job_is_stopped_is_the_end(served: Served) -> None:
+    shell = "trap '' TERM; while :; do sleep 0.1; done"
+    job_id = served.start(shell, max_restarts=3, stall_timeout_s=1.0, grace_s=3.0)
+    log = served.folder(job_id) / "supervisor.log"
+    until(lambda: "stop: signal TERM" in log.read_text(), "it is stopped for its stall", 30)
+    os.kill(started(served, job_id)["supervisor_pid"], signal.SIGTERM)
+    end = served.wait(job_id)
+    assert (end["state"], end["attempt"]) == ("FAILED", 0)
+
+
+def test_the_attempts_outlive_a_kill_without_a_supervisor(served: Served) -> None:
+    shell = "[ $RL_ATTEMPT -gt 0 ] || exit 1; trap '' TERM; while :; do sleep 0.1; done"
+    job_id = served.start(shell, max_restarts=1)
+    until(lambda: served.probe(job_id)["attempt"] == 1, "the second attempt")
+    served.kill_supervisor(job_id, guardian=True)
+    answer = served.kill(job_id, grace_s=0.3)
+    assert (answer["outcome"], answer["state"]) == ("killed", "KILLED")
+    assert [one["cause"]["exit_code"] for one in served.probe(job_id)["attempts"]] == [1]
+    assert served.probe(job_id)["attempt"] == 1
+
+
+def test_the_records_of_many_attempts_stay_readable() -> None:
+    cause = {"exit_code": 1, "tail": "\U0001f525" * 20_000}
+    records = [attempt_record(number, 1.0, 2.0, cause) for number in range(ATTEMPTS_KEPT)]
+    assert len(json.dumps(records)) < STATE_LIMIT_BYTES
 
 
 def test_an_attempt_that_cant_be_begun_has_failed(served: Served) -> None:
