@@ -84,6 +84,11 @@ def _fill_disk(lab: Lab) -> None:
     lab.hosts[1].exec("head -c 40m /dev/zero > /small/fill || true", user=USER)
 
 
+def _open_disk(lab: Lab) -> None:
+    """Docker forgets the mode of /small when a container starts again."""
+    lab.hosts[1].exec("chmod 1777 /small")
+
+
 def _free_disk(lab: Lab) -> None:
     lab.hosts[1].exec("rm -f /small/fill")
 
@@ -174,7 +179,7 @@ FAULTS = {
         make=lambda lab, _: _timed(lab.hosts[1].pause), heal=_h(1, "unpause"),
     ),
     "disk": Fault(
-        title="disk of node 1's workdir full", project="faults_small", heal=_free_disk,
+        title="disk of node 1's workdir full", project="faults_small", before=_open_disk, heal=_free_disk,
         make=lambda lab, _: _timed(lambda: _fill_disk(lab)),
     ),
     "pause-5": Fault(

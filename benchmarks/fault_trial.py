@@ -34,10 +34,10 @@ def make_trial(lab: Lab, key: str, mode: str) -> Trial:
     hosts = lab.hosts[:count]
     seen: Trial = {"fault": key, "mode": mode, "load": round(os.getloadavg()[0], 1), "at": time.time()}
     try:
-        if fault.project != "faults":
-            rl("prepare")  # a small disk is memory: a host that was restarted has lost it
         if fault.before:
             fault.before(lab)
+        if fault.project != "faults":
+            rl("prepare")  # a small disk is memory: a host that was restarted has lost it
         steps = FOREVER if mode == STOP else fault.steps
         if mode == TORCHRUN:
             launch = start_torchrun(hosts, steps)

@@ -115,6 +115,8 @@ def test_a_full_disk(rl: Rl, hosts: list[DockerHost], inventory: WriteInventory)
     workdirs = [f"/home/{USER}/train-small", "/small/train"]
     environment = {"manager": "none", "python": f"{WORKDIRS[1]}/.rl/env/bin/python"}
     servers = {hosts[1].name: {"workdir": workdirs[1]}}
+    hosts[1].exec("chmod 1777 /small")  # docker forgets the mode when a container starts again
+    (rl.project / "requirements.txt").unlink()
     inventory(rl.project, hosts, name="train-small", environment=environment, servers=servers)
     rl("prepare")
     launch = faults.start(rl, hosts)
