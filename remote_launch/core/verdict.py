@@ -74,11 +74,10 @@ def _taking_part(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Leave out what says nothing of a launch: nodes that a spare took the place of, and spares that took
     none."""
     told = [job.details.get("replaced") for job in jobs if job.node_rank == 0]
-    replaced = {gone: spare for one in told if isinstance(one, dict) for gone, spare in one.items()}
-    nodes = [job for job in jobs if job.node_rank is None or job.node_rank < (job.nnodes or 1)]
-    spares = [job for job in jobs if job not in nodes and job.server in set(map(str, replaced.values()))]
-    known = {job.server for job in spares}
-    return [job for job in [*nodes, *spares] if replaced.get(job.server) not in known] or list(jobs)
+    replaced = {gone: str(spare) for one in told if isinstance(one, dict) for gone, spare in one.items()}
+    came = {job.server for job in jobs} & set(replaced.values())  # found on its server, such a one is a node
+    parts = [job for job in jobs if (job.node_rank or 0) < (job.nnodes or 1) or job.server in came]
+    return [job for job in parts if replaced.get(job.server) not in came] or list(jobs)
 
 
 # What a rank prints when its gloo threads outlive the interpreter: seen in 1 of 11 trainings that had ended

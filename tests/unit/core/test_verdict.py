@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -133,3 +134,13 @@ def test_a_node_that_was_replaced_and_a_spare_that_was_not_needed_say_nothing() 
     assert verdict_of([first, lost, node(2, JobState.RUNNING)]).state is JobState.RUNNING
     assert verdict_of([first, lost, node(2, JobState.FAILED, exit_code=37)]).exit_code == 37
     assert verdict_of([first, lost]).state is JobState.RUNNING  # the spare isn't known yet
+    # As another laptop finds it on the servers: the spare is node 1 there.
+    found = dataclasses.replace(spare, node_rank=1)
+    assert verdict_of([first, dataclasses.replace(lost, state=JobState.LOST), found]).exit_code == 0
+
+
+@pytest.mark.parametrize("word", [["s2"], {}, 7, None])
+def test_a_server_may_tell_any_shape_of_a_replacement(word: Any) -> None:
+    first = job(JobState.SUCCEEDED, server="s0", node_rank=0, nnodes=2, details={"replaced": {"s1": word}})
+    second = job(JobState.LOST, server="s1", node_rank=1, nnodes=2)
+    assert verdict_of([first, second]).state is JobState.LOST
