@@ -24,7 +24,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "init": ("setup", "init", "Make .remote/ here: servers, excludes, environment"),
         "servers": ("setup", "servers", "List the servers; --check asks each what it has"),
         "authorize": ("authorize", "authorize", "Use a password once to install a key"),
-        "prepare": ("prepare", "prepare", "Environment, code and packages on every server"),
+        "prepare": ("prepare", "prepare", "Code, environment and packages on every server"),
         "setup": ("prepare", "setup", "Only create the Python environment"),
         "rsync": ("prepare", "rsync", "Only send the project"),
         "update-packages": ("prepare", "update_packages", "Only install the packages"),

@@ -36,7 +36,7 @@ show_output_option = click.option(
 @json_option
 @click.pass_context
 def prepare(ctx: click.Context, /, servers: Sequence[str], **flags: bool) -> int:
-    """Make servers ready: create the Python environment, send the project, install the packages. All servers
+    """Make servers ready: send the project, create the Python environment, install the packages. All servers
     at once.
 
     Safe to repeat: what is done already is seen, and only what changed is done again.

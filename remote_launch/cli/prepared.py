@@ -94,6 +94,9 @@ def show_plan(plan: PreparePlan, workdirs: Mapping[str, str]) -> None:
 
 def _plan_lines(plan: PreparePlan, recipe: Recipe, workdir: str) -> list[str]:
     lines: list[str] = []
+    if "rsync" in plan.parts:
+        size = output.size_text(plan.sync.size_bytes)
+        lines.append(f"code         {output.plural(len(plan.sync.files), 'file')}, {size}, to {workdir}")
     if "setup" in plan.parts:
         if recipe.prefix:
             lines.append(f"environment  by {recipe.manager}, in {recipe.prefix}")
@@ -101,9 +104,6 @@ def _plan_lines(plan: PreparePlan, recipe: Recipe, workdir: str) -> list[str]:
             lines.append(f"environment  none is made: {recipe.python} is used as it is")
         for step in recipe.environment.steps:
             lines += _step_lines(step)
-    if "rsync" in plan.parts:
-        size = output.size_text(plan.sync.size_bytes)
-        lines.append(f"code         {output.plural(len(plan.sync.files), 'file')}, {size}, to {workdir}")
     if "update-packages" in plan.parts:
         names = ", ".join(recipe.source_files)
         none = "none: no file names any" if recipe.packages is None else "as the inventory says"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
-PARTS = ("setup", "rsync", "update-packages")
+PARTS = ("rsync", "setup", "update-packages")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,12 +82,12 @@ class PreparePlan:
         servers: dict[str, list[dict[str, object]]] = {}
         for name, recipe in self.recipes.items():
             rows: list[dict[str, object]] = []
-            if "setup" in self.parts:
-                rows += [step.to_dict() for step in recipe.environment.steps]
             if "rsync" in self.parts:
                 rows.append(
                     {"step": "rsync", "files": len(self.sync.files), "size_bytes": self.sync.size_bytes}
                 )
+            if "setup" in self.parts:
+                rows += [step.to_dict() for step in recipe.environment.steps]
             if "update-packages" in self.parts and recipe.packages is not None:
                 rows += [step.to_dict() for step in recipe.packages.steps]
             servers[name] = rows
@@ -223,9 +223,9 @@ class _Run:
 
     def _all_same(self, server: Server) -> list[StepResult]:
         plan, recipe = self._plan, self._plan.recipes[server.name]
-        names = [step.name for step in recipe.environment.steps] if "setup" in plan.parts else []
-        if "rsync" in plan.parts:
-            names.append("rsync")
+        names = ["rsync"] if "rsync" in plan.parts else []
+        if "setup" in plan.parts:
+            names += [step.name for step in recipe.environment.steps]
         if "update-packages" in plan.parts and recipe.packages is not None:
             names += [step.name for step in recipe.packages.steps]
         return [StepResult(name=name, duration_s=0.0, line="", same=True) for name in names]

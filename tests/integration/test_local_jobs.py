@@ -315,7 +315,7 @@ class TestPrepare:
     def test_an_interpreter_that_is_there(self, project: Project) -> None:
         envelope = project.rl.json("prepare")
         steps = [[step["step"] for step in result["steps"]] for result in envelope["data"]]
-        assert steps == [["check python", "rsync"]] * 2
+        assert steps == [["rsync", "check python"]] * 2
 
     def test_a_failed_step_names_server_step_and_hint(self, project: Project) -> None:
         path = project.root / ".remote/configs.yaml"
@@ -330,7 +330,7 @@ class TestPrepare:
 
 
 class TestJson:
-    """stdout is one JSON object with the five keys, whatever the command and whatever went wrong."""
+    """stdout is one JSON object with the same keys, whatever the command and whatever went wrong."""
 
     def test_everywhere(self, project: Project) -> None:
         rl = project.rl
@@ -353,7 +353,8 @@ class TestJson:
         for command in commands:
             done = rl(command[0], "--json", *command[1:])
             envelope = json.loads(done.stdout)
-            assert list(envelope) == ["version", "command", "status", "data", "errors"], command
+            keys = [key for key in envelope if key != "warnings"]  # where there may be some
+            assert keys == ["version", "command", "status", "data", "errors"], command
             assert (envelope["command"], envelope["status"]) == (command[0], "ok")
         for command in (["job-show", "99"], ["job-wait", "99"], ["rsync", "--server", "zzz"]):
             envelope = rl.json(*command, code=2)

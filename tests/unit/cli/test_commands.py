@@ -411,7 +411,7 @@ class TestDryRuns:
         (project / "requirements.txt").write_text("numpy\n")
         assert run(["prepare", "--dry-run", "--json"]) == 0
         servers = json.loads(capsys.readouterr().out)["data"]["servers"]
-        steps = ["create environment (venv)", "rsync", "install packages (pip)"]
+        steps = ["rsync", "create environment (venv)", "install packages (pip)"]
         assert {name: [row["step"] for row in rows] for name, rows in servers.items()} == {
             "a": steps,
             "b": steps,

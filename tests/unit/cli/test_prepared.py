@@ -81,8 +81,8 @@ class TestPlan:
         assert run(["prepare", "--dry-run", "--json"]) == 0
         shown = capsys.readouterr().out
         steps = json.loads(shown)["data"]["servers"]["a"]
-        assert [entry["step"] for entry in steps] == [ENVIRONMENT, "rsync", PACKAGES]
-        assert "-m venv" in steps[0]["script"]
+        assert [entry["step"] for entry in steps] == ["rsync", ENVIRONMENT, PACKAGES]
+        assert "-m venv" in steps[1]["script"]
         assert "sesame" not in shown
 
     def test_setup_and_update_packages_show_their_part_alone(
