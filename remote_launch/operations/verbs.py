@@ -6,6 +6,7 @@ they are missing."""
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.programs import archive_content, archive_name
@@ -142,11 +143,17 @@ def _last_json(stdout: bytes) -> dict[str, Any] | None:
     for line in reversed(stdout.splitlines()):
         if line.strip():
             try:
-                answer = json.loads(line)
+                answer = json.loads(line, parse_constant=lambda _: None, parse_float=_finite)
             except (ValueError, RecursionError):
                 return None
             return answer if isinstance(answer, dict) else None
     return None
+
+
+def _finite(digits: str) -> float | None:
+    """Given a number's text, return the number; None for 1e999, which would be printed as no JSON."""
+    value = float(digits)
+    return value if math.isfinite(value) else None
 
 
 def _hint_when_full(message: str) -> str | None:

@@ -105,6 +105,10 @@ class TestCall:
         _, fleet, server = ask(b'Welcome!\n{"not": "it"}\n{"jobs": [1]}\n\n')
         assert call(fleet, server, "probe", {}) == {"jobs": [1]}
 
+    def test_a_number_that_json_has_no_word_for_is_none(self, ask: Any) -> None:
+        _, fleet, server = ask(b'{"a": [NaN, -Infinity, 1e999, -1e999, 1.5, 2]}\n')
+        assert call(fleet, server, "probe", {}) == {"a": [None, None, None, None, 1.5, 2]}
+
     def test_a_server_without_the_programs_gets_them_once(self, ask: Any) -> None:
         transport, fleet, server = ask(NO_PROGRAM, b"{}\n")
         call(fleet, server, "probe", {})
