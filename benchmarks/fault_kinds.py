@@ -77,6 +77,7 @@ def _lose_packets(lab: Lab) -> None:
 
 def _unlose_packets(lab: Lab) -> None:
     for host in lab.hosts[:2]:
+        print(host.exec("iptables -w -nvxL INPUT"), flush=True)  # how many were lost
         host.unblock()
 
 

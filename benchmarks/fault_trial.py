@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tests.support.faults import Launch
 
 LIMIT_S = 150.0
-TORCHRUN_LIMIT_S = 60.0
+TORCHRUN_LIMIT_S = 45.0
 TORCHRUN_HEALS_S = 20.0
 FOREVER = 100_000
 

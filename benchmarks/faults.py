@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # started as a file
 
 from benchmarks import fault_report  # noqa: E402
-from benchmarks.fault_kinds import FAULTS, TORCHRUN  # noqa: E402
+from benchmarks.fault_kinds import FAULTS  # noqa: E402
 from benchmarks.fault_lab import running_lab  # noqa: E402
 from benchmarks.fault_trial import Trial, make_trial  # noqa: E402
 from benchmarks.measure import run  # noqa: E402
@@ -46,11 +46,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def next_trial(trials: list[Trial], wanted: list[tuple[str, str]], runs: int) -> tuple[str, str] | None:
-    """Return the fault and mode with the fewest trials, torchrun alone a round later (it takes longest); None
-    when all have enough."""
+    """Return the fault and mode with the fewest trials; None when all have enough."""
     counts = {one: sum((trial["fault"], trial["mode"]) == one for trial in trials) for one in wanted}
     lacking = [one for one in wanted if counts[one] < runs]
-    return min(lacking, key=lambda one: counts[one] + (one[1] == TORCHRUN), default=None)
+    return min(lacking, key=lambda one: counts[one], default=None)
 
 
 def conditions(rl: Path) -> dict[str, object]:
