@@ -187,12 +187,15 @@ def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
 
 def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> None:
     def line(name: str, text: object) -> None:
-        click.echo(f"{name:<10} {output.clean(str(text), colour=False)}")
+        click.echo(f"{name:<10} {indented(str(text))}")
+
+    def indented(text: str) -> str:
+        return output.clean(text, colour=False).replace("\n", "\n" + " " * 11)
 
     first = jobs[0]
     click.echo(
         click.style(f"{verdict.state}: ", fg=_click_colour(verdict.state.value), bold=True)
-        + output.clean(verdict.text, colour=False)
+        + indented(verdict.text)
     )
     cause = verdict.cause or {}
     for text in output.last_words(cause.get("tail")):
@@ -201,8 +204,11 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
     if first.launch_id:
         line("launch", first.launch_id)
     line("tags", ", ".join(first.tags))
-    for text in attempt_lines(first):
+    attempts = attempt_lines(first)
+    for text in attempts:
         line("attempt", text)
+    if attempts:
+        line("", f"rl job-tail {first.key} --attempt 0 shows the first one's output")
     replaced = first.details.get("replaced")
     for gone, spare in (replaced if isinstance(replaced, dict) else {}).items():
         line("spare", f"{spare} took the place of {gone}")

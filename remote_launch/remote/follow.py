@@ -220,7 +220,7 @@ class _Job:
         self._open_new([log for log in found if self._is_wanted(log)])
         if self._fresh and found and self._attempt not in (None, *(log.attempt for log in found)):
             newest = max(log.attempt for log in found)
-            note = f"there are no logs of attempt {self._attempt}; the newest is {newest}"
+            note = f"there are no logs of attempt {self._attempt}; the newest is {newest}, the first 0"
             put({"job": self._job.job_id, "note": note})
         self._fresh = False
 

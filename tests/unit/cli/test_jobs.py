@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from remote_launch.cli.job_table import exit_text
-from remote_launch.cli.jobs import _newest
+from remote_launch.cli.jobs import _newest, _show_group
+from remote_launch.core.jobs import JobState
+from remote_launch.core.verdict import verdict_of
 from tests.support.records import new_record
+
+if TYPE_CHECKING:
+    import pytest
 
 
 def test_the_newest_come_with_all_nodes_of_their_launches() -> None:
@@ -27,3 +34,23 @@ def test_a_kill_for_memory_is_seen_in_the_list() -> None:
     assert shown("was killed by the kernel: out of memory") == "OOM"
     assert shown("stopped: rank 3 on b was killed by the kernel: out of memory") == "SIGKILL"
     assert shown("was killed by signal KILL, probably by the kernel: memory had run out") == "SIGKILL"
+
+
+def test_what_is_shown_of_a_job_says_how_to_read_each_attempt(capsys: pytest.CaptureFixture[str]) -> None:
+    attempts = [{"attempt": 0, "cause": {"server": "s", "exit_code": 3}}, {"attempt": 1}]
+    job = new_record(key=7, server="s", command="c", state=JobState.SUCCEEDED, details={"attempts": attempts})
+    _show_group([job], verdict_of([job]), ".jobs")
+    lines = capsys.readouterr().out.splitlines()
+    at = lines.index("attempt    1: ran –: s exited with 3")
+    assert lines[at + 2].strip() == "rl job-tail 7 --attempt 0 shows the first one's output"
+    assert "--attempt" not in "".join(lines[:at])
+
+
+def test_a_server_can_not_add_lines_to_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "failed\njob 8      t: SUCCEEDED 0"
+    job = new_record(key=7, server="s", command="a\nb", state=JobState.FAILED, reason=reason)
+    _show_group([job], verdict_of([job]), ".jobs")
+    lines = capsys.readouterr().out.splitlines()
+    assert "command    a" in lines
+    assert " " * 11 + "b" in lines
+    assert not [line for line in lines if line.startswith("job 8")]
