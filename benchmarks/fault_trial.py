@@ -51,6 +51,9 @@ def make_trial(lab: Lab, key: str, mode: str) -> Trial:
         seen |= _training(launch, failed_at)
         if mode != TORCHRUN:
             seen |= _told(lab, fault, launch, rl)
+        else:
+            log = "grep -aE 'Error|rror:|Restart' /tmp/torchrun.log | tail -n 6 | cut -c1-300"
+            seen["said"] = [host.exec(log, check=False) for host in hosts]
     finally:
         if fault.heal:
             with contextlib.suppress(Exception):
