@@ -22,7 +22,7 @@ from remote_launch.core.topology import (
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told
-from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
+from remote_launch.operations.start import check_restarts, notification, record_of, start_jobs, stop_started
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret
 
@@ -85,6 +85,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     Raises ServersFailedError (or the one error) where a node can't take part, TopologyError, UsageError.
     """
     check_script(fleet, request.script)
+    check_restarts(request.max_restarts, request.restart_window_s)
     selected = fleet.select(request.servers)
     names = order_servers([server.name for server in selected], request.master)
     nnodes = split_spares(len(names), request.nnodes, request.spares)

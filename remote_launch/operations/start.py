@@ -55,6 +55,7 @@ def job_spec(
         raise UsageError(
             "the command is empty", hint="for example: rl job-run --server NAME -- python prep.py"
         )
+    check_restarts(max_restarts, restart_window_s)
     variables = {**server.env, **(env or {})}
     return JobSpec(
         job_id=new_id(),
@@ -78,6 +79,14 @@ def job_spec(
         notify=notification(fleet, notify),
         created_at=now(),
     )
+
+
+def check_restarts(max_restarts: int, window_s: float | None) -> None:
+    """Raise UsageError for a window in which there is nothing to count."""
+    if window_s is not None and not max_restarts:
+        raise UsageError(
+            "restarts are counted within a window, and none was asked for", hint="--max-restarts N"
+        )
 
 
 def notification(fleet: Fleet, command: str | None) -> str | None:

@@ -33,13 +33,15 @@ def exit_record(
     node's record.
     """
     failures = read_failures(job)
+    stood_by = not tree.child_pid and tree.refusal is None
     own = own_failure(tree, spec, job)
     if tree.stalled is not None:
         own, launch = tree.stalled, {"state": "FAILED", "cause": tree.stalled}
     # A job alone is its own cause.
     cause = own if launch is None and not tree.asked else (launch or {}).get("cause")
     record = {
-        "exit_code": tree.exit_code, "signal": tree.signal, "ended_at": tree.ended_at or time.time(),
+        "exit_code": tree.exit_code, "signal": tree.signal,
+        "ended_at": (None if stood_by else tree.ended_at) or time.time(),
         "started_at": started_at, "duration_s": tree.duration_s,
         "attempt": spec.get("attempt") or 0, "left_over": tree.left_over, "failures": failures,
         "cause": cause,

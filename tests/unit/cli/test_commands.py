@@ -208,6 +208,13 @@ class TestJobRun:
         assert "WANDB_API_KEY" in captured.out
         assert not (project / ".remote/jobs.sqlite3").exists()
 
+    def test_a_window_without_restarts_is_refused(
+        self, project: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for words in (["job-run", "--server", "a"], ["torch-launch", "--nproc-per-node", "1"]):
+            assert run([*words, "--restart-window", "60", "train.py"]) == 2
+            assert "--max-restarts N" in capsys.readouterr().err
+
     def test_several_servers_ask_which(self, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for command in ("run", "job-run"):
             assert run([command, "--", "x"]) == 2

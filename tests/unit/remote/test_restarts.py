@@ -292,10 +292,11 @@ def test_a_spare_takes_the_place_of_a_lost_node(three: list[Served]) -> None:
 
 def test_a_spare_that_is_not_needed_ends_with_the_launch(three: list[Served]) -> None:
     launch = Launch(three, spares=1)
-    launch.start("exit 0", "exit 0", "touch ran", max_restarts=1)
+    launch.start("sleep 1", "sleep 1", "touch ran", max_restarts=1)
     ends = [launch.wait(rank) for rank in range(3)]
     assert [end["state"] for end in ends] == ["SUCCEEDED"] * 3
     assert ends[2]["reason"] == "a spare that was not needed"
+    assert ends[2]["ended_at"] - ends[2]["started_at"] > 0.5  # it stood by until then
     assert not (three[2].workdir / "ran").exists()
 
 
