@@ -90,16 +90,25 @@ def _again(fault: Fault, trials: Sequence[Trial]) -> str:
     if not trials:
         return "-"
     times = [trial["trains_s"] for trial in trials if trial["trains_s"] is not None]
+    waited = [trial["slowest_step_s"] for trial in trials if _just_waited(fault, trial)]
+    if waited:
+        return f"no restart: went on after {_times(waited)}"
     text = _times(times) if times else "never"
     if 0 < len(times) < len(trials):
         text += f" in {len(times)} of {len(trials)}"
-    if times and fault.heal and any(trial["healed_s"] for trial in trials):
+    waits = fault.is_silent or fault.project == "faults_small"  # training can't go on before it is healed
+    if times and waits and any(trial["healed_s"] for trial in trials):
         healed = [
             trial["trains_s"] - trial["healed_s"] for trial in trials
             if trial["trains_s"] is not None and trial["healed_s"]
         ]
         text += f"; {_times(healed)} after it was healed"
     return text
+
+
+def _just_waited(fault: Fault, trial: Trial) -> bool:
+    """True where the first attempt came to its end all the same."""
+    return trial["attempts"] == 1 and trial["last_step"] == fault.steps - 1
 
 
 def _survivor(fault: Fault, trials: Sequence[Trial]) -> str:
