@@ -295,15 +295,18 @@ class Supervisor:
             self.tree, self.spec, self.files, started_at=self.started_at, killed=self._killed,
             launch=judged if self.gang else None,
         )
-        if not self._attempts or self._attempts[-1]["attempt"] != self.attempt:
-            self._close_attempt(end["cause"])
-        else:
+        rested = bool(self._attempts) and self._attempts[-1]["attempt"] == self.attempt
+        if rested:
             end["ended_at"] = time.time()  # between two attempts
+        else:
+            self._close_attempt(end["cause"])
         if not self.gang and judged.get("note") and judged["note"] != end["reason"]:
             end["reason"] = f"{end['reason']}; {judged['note']}"
         end["attempts"] = self._attempts
-        if len(self._attempts) > 1:
-            end["duration_s"] = time.monotonic() - self._born_at
+        if rested or len(self._attempts) > 1:
+            last_s = None if rested else self.tree.duration_s
+            until = time.monotonic() if last_s is None else self.tree.born_at + last_s
+            end["duration_s"] = until - self._born_at
         deadline = time.monotonic() + FULL_DISK_PATIENCE_S
         while True:
             try:

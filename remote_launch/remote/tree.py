@@ -42,7 +42,7 @@ class JobTree:
         self.oom: OomWatch | None = None  # says what a KILL was
         self.stalled: dict[str, Any] | None = None  # the failure for which it was stopped
         self._log = log
-        self._born_at = time.monotonic()
+        self.born_at = time.monotonic()
         self._told = 0  # the last signal that a stop sent
         self._deadline: float | None = None  # when KILL goes out
         self._next_look = 0.0
@@ -106,7 +106,7 @@ class JobTree:
         self.child_alive = False
         self.exit_code, self.signal = procs.exit_of(status)
         self.ended_at = time.time()
-        self.duration_s = time.monotonic() - self._born_at
+        self.duration_s = time.monotonic() - self.born_at
         self._log(f"child {self.child_pid} ended: exit code {self.exit_code}, signal {self.signal}")
         now = time.monotonic()
         left = procs.members(self.job_id, os.getpid())

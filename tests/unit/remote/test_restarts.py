@@ -37,6 +37,11 @@ def started(server: Served, job_id: str) -> dict[str, Any]:
     return server.read(job_id, "started.json")
 
 
+def lasted(end: dict[str, Any]) -> float:
+    """By the clock; where that and duration_s differ, the clock is taken for wrong."""
+    return end["ended_at"] - end["started_at"]
+
+
 # -- the decision
 
 
@@ -128,6 +133,7 @@ def test_a_kill_between_two_attempts_is_the_end(served: Served) -> None:
     end = served.wait(job_id)
     assert (end["state"], end["reason"], len(end["attempts"])) == ("KILLED", "killed by me@laptop", 2)
     assert end["ended_at"] >= asked_at  # not when the last attempt ended
+    assert abs(lasted(end) - end["duration_s"]) < 0.5
 
 
 def test_a_killed_or_stopped_job_is_not_started_again(served: Served) -> None:
@@ -221,6 +227,15 @@ def test_no_attempt_follows_the_last(nodes: list[Served]) -> None:
     for end in (launch.wait(0), launch.wait(1)):
         assert (end["state"], end["cause"]["exit_code"]) == ("FAILED", 41)
         assert [one["cause"]["exit_code"] for one in end["attempts"]] == [40, 41]
+
+
+def test_a_node_has_lasted_until_its_own_end(nodes: list[Served]) -> None:
+    launch = Launch(nodes)
+    stubborn = "trap '' TERM; while :; do sleep 0.1; done"
+    launch.start(stubborn, "sleep 0.3; exit 3", max_restarts=1, grace_s=2.0)
+    ends = [launch.wait(rank) for rank in (0, 1)]
+    assert [end["attempt"] for end in ends] == [1, 1]
+    assert [abs(lasted(end) - end["duration_s"]) < 0.5 for end in ends] == [True, True]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
