@@ -145,7 +145,7 @@ def _over_servers(fleet: Fleet, jobs: Iterable[JobRecord], op: str, *, forget: b
 def _ask(fleet: Fleet, server: Server, jobs: Sequence[JobRecord], op: str) -> list[Removal]:
     request = {"op": op, "job_ids": [job.job_id for job in jobs]}
     answer = call(fleet, server, "removal", request, timeout_s=_TIMEOUT_S)
-    told = {item.get("job_id"): item for item in mappings(answer.get("jobs"))}
+    told = {text(item.get("job_id")): item for item in mappings(answer.get("jobs"))}
     return [_removal(job, told.get(job.job_id, {}), op) for job in jobs]
 
 

@@ -91,7 +91,7 @@ def test_a_removed_job_is_gone_here_too(fleet: Fleet, servers: FakeServers) -> N
     "told",
     [
         {"outcome": "running"}, {"outcome": "kept", "reason": "a link"}, {"outcome": None}, {"outcome": []},
-        {"outcome": "gone, I swear"}, {"job_id": "other"}, {},
+        {"outcome": "gone, I swear"}, {"job_id": "other"}, {"job_id": ["x"]}, {},
     ],
 )  # fmt: skip
 def test_what_did_not_go_on_its_server_stays_here(fleet: Fleet, servers: FakeServers, told: Any) -> None:
