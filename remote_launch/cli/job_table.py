@@ -78,8 +78,10 @@ def node_text(job: JobRecord) -> str:
 
 
 def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
-    trouble = "" if job.state.is_terminal else _trouble(job, servers)
-    return output.state_cell(job.state, f" ({trouble})" if trouble else "")
+    notes = [] if job.state.is_terminal or not job.attempt else [f"attempt {job.attempt + 1}"]
+    if not job.state.is_terminal and (trouble := _trouble(job, servers)):
+        notes.append(trouble)
+    return output.state_cell(job.state, f" ({', '.join(notes)})" if notes else "")
 
 
 def _trouble(job: JobRecord, servers: Container[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_launch.cli.job_table import exit_text
+from remote_launch.cli.job_table import exit_text, print_jobs
 from remote_launch.cli.jobs import _newest, _show_group
 from remote_launch.core.jobs import JobState
 from remote_launch.core.verdict import verdict_of
@@ -54,3 +54,14 @@ def test_a_server_can_not_add_lines_to_what_is_shown(capsys: pytest.CaptureFixtu
     assert "command    a" in lines
     assert " " * 11 + "b" in lines
     assert not [line for line in lines if line.startswith("job 8")]
+
+
+def test_the_attempt_of_a_job_alone_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"server": "s", "command": "c", "attempt": 2}
+    jobs = [
+        new_record(key=1, state=JobState.RUNNING, **fields), new_record(key=2, state=JobState.FAILED, **fields)
+    ]  # fmt: skip
+    print_jobs(jobs, {"s"}, opened=False)
+    out = capsys.readouterr().out
+    assert "RUNNING (attempt 3)" in out
+    assert out.count("attempt") == 1
