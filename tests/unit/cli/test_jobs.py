@@ -58,9 +58,8 @@ def test_a_server_can_not_add_lines_to_what_is_shown(capsys: pytest.CaptureFixtu
 
 def test_the_attempt_of_a_job_alone_is_in_the_list(capsys: pytest.CaptureFixture[str]) -> None:
     fields = {"server": "s", "command": "c", "attempt": 2}
-    jobs = [
-        new_record(key=1, state=JobState.RUNNING, **fields), new_record(key=2, state=JobState.FAILED, **fields)
-    ]  # fmt: skip
+    states = (JobState.RUNNING, JobState.FAILED)
+    jobs = [new_record(key=key, state=state, **fields) for key, state in enumerate(states, 1)]
     print_jobs(jobs, {"s"}, opened=False)
     out = capsys.readouterr().out
     assert "RUNNING (attempt 3)" in out
