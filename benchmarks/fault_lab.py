@@ -154,7 +154,10 @@ def start_torchrun(hosts: Sequence[DockerHost], steps: int) -> Launch:
         "--rdzv-id", uuid.uuid4().hex, SCRIPT, str(steps), out,
     ]
     for host in hosts:
-        command = f"cd faults && GLOO_SOCKET_IFNAME=eth0 OMP_NUM_THREADS=1 setsid {shlex.join(torchrun)}"
+        # By another name once the cable was out.
+        interface = host.exec(f"ip -o -4 addr show to {host.address}").split()[1]
+        env = f"GLOO_SOCKET_IFNAME={interface} OMP_NUM_THREADS=1"
+        command = f"cd faults && {env} setsid {shlex.join(torchrun)}"
         host.exec(f"cd ~ && ({command} > /tmp/torchrun.log 2>&1 &) < /dev/null", user=USER)
         time.sleep(0.1)
     launch = Launch(hosts=hosts, out=out)
