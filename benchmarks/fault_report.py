@@ -92,10 +92,12 @@ def _again(fault: Fault, trials: Sequence[Trial]) -> str:
     times = [trial["trains_s"] for trial in trials if trial["trains_s"] is not None]
     waited = [trial["slowest_step_s"] for trial in trials if _just_waited(fault, trial)]
     if waited:
-        return f"no restart: went on after {_times(waited)}"
+        return f"no restart: went on after {_times(waited)} ({len(trials)}x)"
     text = _times(times) if times else "never"
     if 0 < len(times) < len(trials):
         text += f" in {len(times)} of {len(trials)}"
+    elif not times:
+        text += f" ({len(trials)}x)"
     waits = fault.is_silent or fault.project == "faults_small"  # training can't go on before it is healed
     if times and waits and any(trial["healed_s"] for trial in trials):
         healed = [
