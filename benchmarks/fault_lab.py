@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import os
 import shlex
+import shutil
 import subprocess
 import time
 import uuid
@@ -90,6 +91,7 @@ def running_lab(folder: Path, program: Path, torch: str) -> Iterator[Lab]:
     shared.mkdir(parents=True, exist_ok=True)
     work = folder / f"cluster-{os.getpid()}"
     work.mkdir()
+    control = _short_folder()
     with running_daemon():
         remove_leftovers()
         override = work / "override.json"
@@ -107,7 +109,7 @@ def running_lab(folder: Path, program: Path, torch: str) -> Iterator[Lab]:
             hosts = cluster.hosts(3)
             first = Host(name=hosts[0].name, address=hosts[0].address, container=hosts[0].container)
             make_environment(first, shared, torch)
-            rls = _projects(folder, hosts, program, _short_folder())
+            rls = _projects(work / "projects", hosts, program, control)
             yield Lab(cluster=cluster, hosts=hosts, rls=rls)
             for rl in rls.values():
                 rl("disconnect", code=None)
@@ -115,7 +117,8 @@ def running_lab(folder: Path, program: Path, torch: str) -> Iterator[Lab]:
             with contextlib.suppress(Exception):
                 compose("kill")
             remove_leftovers(of_pid=os.getpid())
-            subprocess.run(["rm", "-rf", str(work)], check=False)
+            for made in (work, control):
+                shutil.rmtree(made, ignore_errors=True)
 
 
 def _short_folder() -> Path:
@@ -137,7 +140,7 @@ def _projects(
     hosts[1].exec(f"chmod +x {CLOCK_PYTHON}")
     entries = {"faults": {}, "faults_small": {"workdir": SMALL}, "faults_clock": {"python": CLOCK_PYTHON}}
     for name, entry in entries.items():
-        project = folder / "projects" / f"{name}-{os.getpid()}" / name
+        project = folder / name
         write_inventory(project, hosts, name=name, environment=environment, servers={hosts[1].name: entry})
         write_script(project)
         made[name] = MeasuredRl(project, program, control)
