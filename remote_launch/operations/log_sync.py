@@ -51,6 +51,8 @@ def sync_logs(
     sizes = {job.job_id: number(job.details.get("log_bytes")) or 0 for job in jobs}
     grown = {job_id for job_id, size in sizes.items() if _had(synced.get(job_id)) != size}
     ended = {job.job_id for job in jobs if job.state in _ENDED}
+    # What -1 says can't be told from a size of 0 that was noted while it ran: empty logs come with the end.
+    grown |= {job_id for job_id in ended if synced.get(job_id) == -1}
     whole = ended | {job.job_id for job in jobs if job.state is JobState.LOST and job.job_id in grown}
     if grown:
         if server.log_max_bytes is not None:

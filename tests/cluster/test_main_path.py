@@ -65,7 +65,8 @@ def test_trains_on_both_hosts(
     shown = rl("job-tail", "--no-follow", "--lines", "-1").stdout
     assert "4 x cpu" in shown
     assert float(shown.rsplit("test accuracy", 1)[1].split()[0]) > 0.9
-    logs = list((rl.project / ".remote" / "jobs").rglob("stdout.log"))
+    folders = [rl.project / ".remote" / "jobs" / job["job_id"] for job in jobs]
+    logs = [log for folder in folders for log in folder.rglob("stdout.log")]
     assert len(logs) == 4, "one log a rank comes back"
     assert any("test accuracy" in log.read_text() for log in logs)
 

@@ -311,6 +311,13 @@ class TestSync:
         assert "proj" in done.stderr
 
 
+def test_logs_of_a_job_that_said_nothing_come_back_empty(project: Project) -> None:
+    project.rl("job-run", "--server", "a", "--", "true")
+    project.rl("job-wait")
+    [job] = project.jobs()
+    assert (project.root / ".remote/jobs" / job["job_id"] / "job.out").read_bytes() == b""
+
+
 class TestPrepare:
     def test_an_interpreter_that_is_there(self, project: Project) -> None:
         envelope = project.rl.json("prepare")
