@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import tarfile
 import zipfile
 from typing import TYPE_CHECKING
@@ -27,9 +28,10 @@ def make_wheel(
     tag: str = ANY,
     requires: Sequence[str] = (),
     requires_python: str | None = None,
+    padding_bytes: int = 0,
 ) -> Path:
     """Write ``<name>-<version>-<tag>.whl``: one module that knows its version. ``requires`` are requirement
-    lines, markers and all."""
+    lines, markers and all; ``padding_bytes`` make it large."""
     module = name.replace("-", "_")
     info = f"{module}-{version}.dist-info"
     files = {
@@ -37,6 +39,8 @@ def make_wheel(
         f"{info}/METADATA": metadata(name, version, requires, requires_python),
         f"{info}/WHEEL": wheel_record(tag),
     }
+    if padding_bytes:
+        files[f"{module}_padding.py"] = "# " + os.urandom(padding_bytes // 2).hex()
     path = folder / f"{module}-{version}-{tag}.whl"
     write_wheel(path, f"{info}/RECORD", files)
     return path
