@@ -217,7 +217,8 @@ def test_a_connection_that_drops_half_way_is_tried_again(
     make_wheel(folder, "halfway", padding_bytes=2_000_000)
     gateway = hosts[0].exec("ip route show default").split()[2]
     environment = {"manager": manager, "find_links": f"http://{gateway}:{port}/"}
-    project = Prepared(tmp_path / "p", hosts[:1], inventory, name=f"half-{manager}", environment=environment)
+    keys = {"environment": environment, "defaults": {"env": {"PIP_TRUSTED_HOST": gateway}}}  # plain http
+    project = Prepared(tmp_path / "p", hosts[:1], inventory, name=f"half-{manager}", **keys)
     project.write("requirements.txt", "halfway\n")
     project.prepare()
     assert project.python(hosts[0], "import halfway; print(1)") == "1"
