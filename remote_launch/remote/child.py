@@ -8,13 +8,13 @@ import shutil
 import signal
 
 from . import procs, stall
+from .interpreter import DEFAULT_PATH
 from .jobdir import JobDir, Refusal, expand, is_env_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-DEFAULT_PATH = "/usr/local/bin:/usr/bin:/bin"
 _OURS = (
     "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR",
     "RL_HEARTBEAT_FILE", "RL_IN_SCOPE",

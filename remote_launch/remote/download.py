@@ -17,7 +17,14 @@ import time
 import urllib.error
 import urllib.parse
 
-from .jobdir import CorruptError, read_bytes, read_object, text, write_atomic, write_bytes_atomic
+from .jobdir import (
+    CorruptError,
+    read_bytes,
+    read_or_empty,
+    text,
+    write_atomic,
+    write_bytes_atomic,
+)
 from .lease import Lease
 from .web import (
     DownloadError,
@@ -260,10 +267,7 @@ class _Download:
     def _resumable(self) -> int:
         """Return how many bytes of the part can be built on: it must be of this URL, and either the server
         can say that it is still the same version, or a checksum will."""
-        try:
-            note = read_object(self.note) or {}
-        except CorruptError:
-            note = {}
+        note = read_or_empty(self.note)
         self.validator = text(note, "validator")
         if note.get("source") != self.source or not (self.validator or self.wanted):
             return 0

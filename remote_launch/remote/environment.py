@@ -10,7 +10,7 @@ import re
 import subprocess
 from importlib.util import find_spec
 
-from .preflight import find_python
+from .interpreter import find_python
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -187,6 +187,15 @@ def read_object(path: str, limit: int = STATE_LIMIT_BYTES) -> dict[str, Any] | N
     return data
 
 
+def read_or_empty(path: str, limit: int = STATE_LIMIT_BYTES) -> dict[str, Any]:
+    """As ``read_object``, for files that are no loss: {} for none, and for what can't be read as an
+    object."""
+    try:
+        return read_object(path, limit) or {}
+    except CorruptError:
+        return {}
+
+
 def number(data: dict[str, Any], name: str, default: float | None = None) -> float | None:
     """Given an object from a file, return a field that must be a finite number; anything else is
     ``default``."""

@@ -23,7 +23,8 @@ import threading
 import time
 
 from . import procs
-from .lockfile import TEXT_LIMIT, Sight, look, named, remove, this_machine, write
+from .lockfile import TEXT_LIMIT, Sight, look, named, remove, write
+from .owner import this_machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -231,15 +232,17 @@ class Lease:
     def _is_gone(self, sight: Sight) -> bool | None:
         """True when the owner can't be alive, False when it is, None when this machine can't know."""
         theirs, ours = sight.claims, self._machine
-        if not (ours["boot"] and ours["namespace"] and theirs.get("host") == ours["host"]):
+        if not (ours["boot_id"] and ours["pid_namespace"] and theirs.get("hostname") == ours["hostname"]):
             return None
-        if not theirs.get("boot"):
+        if not theirs.get("boot_id"):
             return None
-        if theirs["boot"] != ours["boot"]:
+        if theirs["boot_id"] != ours["boot_id"]:
             # Two machines of one name share a home now and then; of one name and one machine id, never.
             return True if ours["machine_id"] and theirs.get("machine_id") == ours["machine_id"] else None
+        if theirs.get("pid_namespace") != ours["pid_namespace"]:
+            return None
         pid, ticks = theirs.get("pid"), theirs.get("ticks")
-        if theirs.get("namespace") != ours["namespace"] or type(pid) is not int or type(ticks) is not int:
+        if type(pid) is not int or type(ticks) is not int:
             return None
         found = procs.start_ticks(pid) if pid > 0 else None
         if found is not None or pid <= 0:

@@ -6,10 +6,7 @@ import contextlib
 import errno
 import json
 import os
-import socket
 import stat
-
-from . import procs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,22 +32,10 @@ class Sight:
         """Return {"who", "host", "since", "pid"}, each of its shape or None: anyone may write the file."""
         since, pid = self.claims.get("since"), self.claims.get("pid")
         return {
-            "who": _text(self.claims.get("who")), "host": _text(self.claims.get("host")),
+            "who": _text(self.claims.get("who")), "host": _text(self.claims.get("hostname")),
             "since": since if isinstance(since, (int, float)) and 0 < since < 1e11 else None,
             "pid": pid if type(pid) is int and 0 < pid < 1 << 31 else None,
         }
-
-
-def this_machine() -> dict[str, str]:
-    """Return what tells this machine, boot and pid namespace from others (containers share a boot id)."""
-    machine = {"host": socket.gethostname(), "boot": "", "machine_id": "", "namespace": ""}
-    with contextlib.suppress(OSError):
-        machine["boot"] = procs.boot_id()
-    with contextlib.suppress(OSError):
-        machine["namespace"] = os.readlink("/proc/self/ns/pid")
-    with contextlib.suppress(OSError, UnicodeError), open("/etc/machine-id") as file:
-        machine["machine_id"] = file.read(64).strip()
-    return machine
 
 
 def look(path: str) -> Sight | None:

@@ -12,7 +12,7 @@ import os
 import stat
 
 from .deletion import open_folder
-from .jobdir import CorruptError, Refusal, read_object, safe_relative, write_atomic
+from .jobdir import CorruptError, Refusal, read_object, read_or_empty, safe_relative, write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,10 +48,7 @@ class Manifest:
         return None if os.path.lexists(self._pending) else self._committed()
 
     def _committed(self) -> str | None:
-        try:
-            digest = (read_object(self._path, LIMIT_BYTES) or {}).get("digest")
-        except CorruptError:
-            return None
+        digest = read_or_empty(self._path, LIMIT_BYTES).get("digest")
         return digest if isinstance(digest, str) else None
 
     def stats(self) -> str | None:
@@ -118,10 +115,7 @@ class Manifest:
     def _files(self, path: str, field: str) -> set[str]:
         """Return the paths that a manifest names, those that it must not name left out: the file may have
         been tampered with."""
-        try:
-            names = (read_object(path, LIMIT_BYTES) or {}).get(field)
-        except CorruptError:
-            return set()
+        names = read_or_empty(path, LIMIT_BYTES).get(field)
         return {name for name in names if self._is_ours(name)} if isinstance(names, list) else set()
 
     def _is_ours(self, name: Any) -> bool:

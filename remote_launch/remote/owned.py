@@ -5,8 +5,8 @@ from __future__ import annotations
 import glob
 import os
 
-from . import deletion, environment
-from .jobdir import CorruptError, expand, number, read_object, text
+from . import deletion, environment, home
+from .jobdir import expand, number, read_or_empty, text
 from .prefixes import ENV_MARK, beside, foreign
 
 TYPE_CHECKING = False
@@ -37,16 +37,13 @@ def describe(request: dict[str, Any], root: str) -> dict[str, Any]:
         "made_at": number(marks[0], "made_at") if marks else None,
         "made_by": text(marks[0], "server") if marks else None,
         "versions": environment.versions(python), "packages": _packages(interpreter), "size": size,
-        "home": home_id(root),
+        "home": home.known_id(root),
     }
 
 
 def _mark(part: dict[str, Any]) -> dict[str, Any]:
     path = part.get("mark")
-    try:
-        return (read_object(expand(path)) or {}) if isinstance(path, str) else {}
-    except CorruptError:
-        return {}
+    return read_or_empty(expand(path)) if isinstance(path, str) else {}
 
 
 def _state(part: dict[str, Any], mark: dict[str, Any], python: Any) -> str:
@@ -67,14 +64,6 @@ def _packages(interpreter: str | None) -> int | None:
     library = os.path.join(os.path.dirname(os.path.dirname(interpreter)), "lib*", "python3*", "site-packages")
     folders = {os.path.realpath(folder) for folder in glob.glob(library)}
     return sum(len(glob.glob(os.path.join(folder, pattern))) for folder in folders for pattern in _INFO)
-
-
-def home_id(root: str) -> str | None:
-    """Return what two servers with the same workdir in a shared home have in common."""
-    try:
-        return text(read_object(os.path.join(root, ".rl", "home.json")) or {}, "id")
-    except CorruptError:
-        return None
 
 
 def former(root: str, current: Prefix) -> list[Prefix]:

@@ -6,12 +6,11 @@ import getpass
 import glob
 import os
 import random
-import shutil
 import socket
 import time
 
 from . import machine
-from .child import DEFAULT_PATH
+from .interpreter import find_python
 from .jobdir import Refusal, expand, workdir
 
 TYPE_CHECKING = False
@@ -65,14 +64,6 @@ def _script_exists(request: dict[str, Any], base: str) -> bool | None:
             os.path.join(path, "__main__.py")
         ) else None
     return None
-
-
-def find_python(python: str, path_prepend: list[str]) -> str | None:
-    """Given an interpreter as the inventory names it, return its absolute path (links not resolved: a venv is
-    where its link is)."""
-    path = ":".join([*(expand(folder) for folder in path_prepend), os.environ.get("PATH") or DEFAULT_PATH])
-    found = shutil.which(expand(python) if python.startswith("~") else python, path=path)
-    return os.path.abspath(found) if found else None
 
 
 def has_torch(python: str) -> bool | None:

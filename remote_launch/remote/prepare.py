@@ -8,6 +8,7 @@ step is stopped, and the next prepare begins it anew."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -23,10 +24,9 @@ from . import environment, prefixes, procs, programs
 from .facts import existing
 from .home import visited_by
 from .jobdir import (
-    CorruptError,
     Refusal,
     expand,
-    read_object,
+    read_or_empty,
     safe_relative,
     text,
     workdir,
@@ -83,14 +83,6 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         shared_with=visited_by(root, request.get("run"), request.get("server")),
     )
     return answer
-
-
-def _read(path: str) -> dict[str, Any]:
-    """Return a JSON object; {} for none, and for what can't be read as one."""
-    try:
-        return read_object(path) or {}
-    except CorruptError:
-        return {}
 
 
 def run(request: dict[str, Any]) -> int:
@@ -287,6 +279,7 @@ class _Runner:
             start_new_session=True,
         )
         assert child.stdout is not None
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk's end may cut a character
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:
@@ -298,7 +291,7 @@ class _Runner:
                 chunk = os.read(child.stdout.fileno(), 65536)
                 if not chunk:
                     break
-                output = chunk.decode("utf-8", "replace")
+                output = decoder.decode(chunk)
                 self._tail = (self._tail + output)[-TAIL:]
                 _tell({"out": output})
         while True:  # a script may close its output and go on
@@ -341,7 +334,7 @@ def _mark_of(lock: str) -> str:
 def _is_done(part: dict[str, Any], recipe: dict[str, Any]) -> bool:
     """True when the part's mark has its fingerprint, and is of this kind of machine and of the python that is
     there."""
-    mark = _read(expand(part["mark"]))
+    mark = read_or_empty(expand(part["mark"]))
     return mark.get("fingerprint") == part.get("fingerprint") and environment.is_of(
         mark, recipe.get("python")
     )

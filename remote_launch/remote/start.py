@@ -21,7 +21,7 @@ import traceback
 
 from . import child, owner
 from .guardian import guard
-from .jobdir import CorruptError, JobDir, Refusal, job_dir, jobs_folder, read_object, workdir, write_atomic
+from .jobdir import JobDir, Refusal, job_dir, jobs_folder, read_or_empty, workdir, write_atomic
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -106,10 +106,7 @@ def _is_current(fd: int, path: str) -> bool:
 
 
 def _already(job: JobDir) -> dict[str, Any]:
-    try:
-        started = read_object(job.started) or {}
-    except CorruptError:
-        started = {}
+    started = read_or_empty(job.started)
     fields = {name: started.get(name) for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}
     return {"state": "ALREADY", **fields}
 

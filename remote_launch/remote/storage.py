@@ -11,7 +11,7 @@ import stat
 import sys
 import time
 
-from . import deletion, owned, removal, states
+from . import deletion, home, owned, removal, states
 from .deletion import Amount
 from .jobdir import JobDir, Refusal, expand, jobs_folder, lock_if_free, safe_relative, text, workdir
 from .lease import Lease
@@ -79,7 +79,7 @@ class _Storage:
         ended = len(self._ended())
         return {
             "amounts": amounts, "kept": self._kept(kinds), "ended_jobs": ended, "running": self._running(),
-            "environment": "there" if self.former else self.prefix.state(), "home": owned.home_id(self.root),
+            "environment": "there" if self.former else self.prefix.state(), "home": home.known_id(self.root),
         }
 
     def remove(self, kinds: list[str]) -> dict[str, Any]:

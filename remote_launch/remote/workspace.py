@@ -8,7 +8,7 @@ import time
 
 from .facts import existing, rsync_version
 from .home import home_id
-from .jobdir import CorruptError, Refusal, read_object, text, workdir, write_atomic
+from .jobdir import CorruptError, Refusal, read_object, read_or_empty, text, workdir, write_atomic
 from .manifest import Manifest
 
 TYPE_CHECKING = False
@@ -130,10 +130,7 @@ def _mark(root: str, request: dict[str, Any]) -> None:
     folder = os.path.join(root, ".rl")
     os.makedirs(folder, mode=0o755, exist_ok=True)
     path = os.path.join(folder, "workspace.json")
-    try:
-        old = read_object(path) or {}
-    except CorruptError:
-        old = {}
+    old = read_or_empty(path)
     marker = {"version": 1, "project_id": request["project_id"], "project": request.get("project")}
     if {name: old.get(name) for name in marker} != marker:
         write_atomic(path, {**marker, "created_at": time.time()})

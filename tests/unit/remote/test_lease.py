@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.remote.lease import STALE_AFTER_S, Lease
-from remote_launch.remote.lockfile import look, remove, this_machine
+from remote_launch.remote.lockfile import look, remove
+from remote_launch.remote.owner import this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 HERE = this_machine()
-ELSEWHERE = {"host": "elsewhere", "boot": "b", "machine_id": "m", "namespace": "pid:[1]"}
+ELSEWHERE = {"hostname": "elsewhere", "boot_id": "b", "machine_id": "m", "pid_namespace": "pid:[1]"}
 DEADLINE_S = 30
 NEVER_S = 3600.0
 
@@ -211,13 +212,14 @@ def test_an_owner_that_was_stopped_for_long_notices_its_loss(lock: Path, start: 
 
 def test_a_reboot_frees_the_lease_at_once(lock: Path) -> None:
     here = {**HERE, "machine_id": "m1"}
-    frozen(lock, {**here, "boot": "earlier"})
+    frozen(lock, {**here, "boot_id": "earlier"})
     Lease(str(lock), "me", machine=here, clock=stopped_clock).acquire(silent)
     assert json.loads(lock.read_text())["who"] == "me"
 
 
 @pytest.mark.parametrize("other", [
-    {"boot": "earlier", "machine_id": "m2"}, {"namespace": "pid:[2]"}, {"host": "elsewhere"}, {"boot": ""},
+    {"boot_id": "earlier", "machine_id": "m2"}, {"pid_namespace": "pid:[2]"},
+    {"hostname": "elsewhere"}, {"boot_id": ""},
 ])
 def test_what_may_be_another_machine_is_given_its_time(lock: Path, other: dict[str, str]) -> None:
     here = {**HERE, "machine_id": "m1"}
@@ -231,7 +233,7 @@ def test_what_may_be_another_machine_is_given_its_time(lock: Path, other: dict[s
 def test_rubbish_is_broken_when_nothing_changes_for_long(tmp_path: Path, kind: str) -> None:
     lock, target = tmp_path / "lock", tmp_path / "target"
     target.write_text("precious")
-    odd = {"who": 5, "host": [], "since": "x", "pid": -4, "ticks": None, "boot": {}, "token": None}
+    odd = {"who": 5, "hostname": [], "since": "x", "pid": -4, "ticks": None, "boot_id": {}, "token": None}
     contents = {
         "empty": b"", "binary": os.urandom(100), "large": b"[" * (1 << 20), "list": b"[1]",
         "deep": b"[" * 4000, "odd": json.dumps(odd).encode(),
