@@ -218,7 +218,8 @@ def _launch(
     as_json: bool,
     notify_local: str | None,
 ) -> int:
-    from remote_launch.operations.launch import check_script, plan_launch, start_launch
+    from remote_launch.operations.launch import plan_launch, start_launch
+    from remote_launch.operations.preflight import check_script
 
     check_script(fleet, request.script)
     if send and not dry_run:
@@ -226,6 +227,8 @@ def _launch(
 
         sync(fleet, fleet.select(request.servers), plan_sync(fleet)).raise_on_error("nothing was started")
     plan = plan_launch(fleet, request)
+    for warning in plan.warnings:
+        output.warn(warning)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return 0
@@ -269,6 +272,8 @@ def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:
     if as_json:
         output.emit_json("torch-launch", plan.to_dict())
         return
+    for note in plan.notes:
+        click.echo(f"# {output.clean(note, colour=False)}")
     for spec in plan.specs:
         shown = spec.to_dict()
         is_spare = (spec.node_rank or 0) >= (spec.nnodes or 1)

@@ -161,6 +161,7 @@ class JobSpec:
     gang: GangSpec | None = None
     stall_timeout_s: float | None = None  # no output for so long: its stacks are written, and it is stopped
     notify: str | None = dataclasses.field(default=None, repr=False)  # shell; run on the server after the end
+    choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what rl chose for it, and why
     created_at: float = 0.0
 
     def to_wire(self) -> dict[str, Any]:

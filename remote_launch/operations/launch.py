@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,6 @@ from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
 from remote_launch.core.topology import (
     Node,
-    NodeFacts,
     Topology,
     lay_out,
     lay_out_spares,
@@ -20,10 +18,9 @@ from remote_launch.core.topology import (
     split_spares,
 )
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
-from remote_launch.errors import JobError, TopologyError, UsageError, did_you_mean
-from remote_launch.operations import told
+from remote_launch.errors import JobError, UsageError
+from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.start import check_restarts, notification, record_of, start_jobs, stop_started
-from remote_launch.operations.verbs import call
 from remote_launch.transport.command import is_secret
 
 if TYPE_CHECKING:
@@ -31,9 +28,6 @@ if TYPE_CHECKING:
 
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
-
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:%@-]{0,252}\Z|:[0-9A-Fa-f:.%]+\Z")  # an address, an interface
-PORTS_ASKED = 2  # the master's, and the one that the supervisors meet on
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +58,8 @@ class LaunchPlan:
     run_id: str
     topology: Topology
     specs: tuple[JobSpec, ...]  # by node rank, then those of the spares
+    notes: tuple[str, ...] = ()  # what was chosen and why, for the user
+    warnings: tuple[str, ...] = ()  # what may go wrong
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -75,6 +71,8 @@ class LaunchPlan:
             "world_size": self.topology.world_size,
             "nodes": [spec.to_dict() for spec in self.specs[: self.topology.nnodes]],
             "spares": [spec.to_dict() for spec in self.specs[self.topology.nnodes :]],
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
         }
 
 
@@ -95,10 +93,10 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         )
     by_name = {server.name: server for server in selected}
     answers = fleet.map(
-        [by_name[name] for name in names], lambda server: _preflight(fleet, server, request.script)
+        [by_name[name] for name in names], lambda server: ask_node(fleet, server, request.script)
     )
     answers.raise_on_error("nothing was started")
-    facts = [_node_facts(by_name[name], answers.values[name]) for name in names]
+    facts = [node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
     nproc = [_nproc(by_name[name], request) for name in names]
     user_port = _user_port(request, user[names[0]])
@@ -156,99 +154,6 @@ def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:
         stop_started(fleet, records, reason="another node could not start")
         outcomes.raise_on_error("the launch was stopped, all or nothing")
     return fleet.registry.launch(plan.launch_id)
-
-
-def check_script(fleet: Fleet, script: Script) -> None:
-    """Refuse a script that the project doesn't have, before anything is asked of a server."""
-    root = fleet.project.root
-    if script.module:
-        top = script.name.split(".", maxsplit=1)[0]
-        # An installed package is no file of ours: only a module that lies in the project can be checked, on
-        # the server.
-        if not top.isidentifier():
-            raise UsageError(
-                f"-m {script.name}: not the name of a module", hint="for example: -m package.train"
-            )
-        return
-    if script.name.startswith(("/", "~")):
-        return  # a path on the server
-    path = root / script.name
-    if not path.exists():
-        scripts = [str(p.relative_to(root)) for p in root.glob("*.py")] + [
-            str(p.relative_to(root)) for p in root.glob("*/*.py")
-        ]
-        raise UsageError(
-            f"{script.name} is not in the project {root}{did_you_mean(script.name, scripts)}",
-            hint="the script's path is relative to the project's folder; for a module use -m",
-        )
-
-
-def _preflight(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
-    answer = call(
-        fleet,
-        server,
-        "preflight",
-        {
-            "script": None if script.module else script.name,
-            "module": script.name if script.module else None,
-            "python": environment_python(server),
-            "ports": PORTS_ASKED,
-            "address": server.address,
-        },
-        timeout_s=30,
-    )
-    if not answer.get("workdir_exists") or not answer.get("workspace"):
-        raise TopologyError(
-            f"{server.name}: the project has not been sent there yet ({server.workdir})", hint="rl prepare"
-        )
-    if not answer.get("python"):
-        raise TopologyError(
-            f"{server.name}: there is no environment there yet ({environment_python(server)})",
-            hint="rl prepare",
-        )
-    if answer.get("torch") is False:
-        raise TopologyError(
-            f"{server.name}: torch is not installed in {answer['python']}",
-            hint="add torch to requirements.txt, then rl prepare (or rl update-packages)",
-        )
-    if not script.module and not answer.get("script_exists"):
-        raise TopologyError(
-            f"{server.name}: {script.name} is not there", hint=_why_not_there(fleet, script.name)
-        )
-    return answer
-
-
-def _why_not_there(fleet: Fleet, name: str) -> str:
-    """Given a script that is here but not on the server, return why and what to do."""
-    from remote_launch.operations.sync import project_files
-
-    if name.startswith(("/", "~")):
-        return "the path is one on the server: check it with rl run"
-    if name not in {file.path for file in project_files(fleet)}:
-        return f"the sync leaves {name} out: see {fleet.project.exclude_file.name} and sync: in configs.yaml"
-    return "send the project first: rl rsync"
-
-
-def _node_facts(server: Server, answer: Mapping[str, Any]) -> NodeFacts:
-    """Given a server's answer, return it checked: it goes into other servers' command lines, and to the
-    terminal."""
-    ports = answer.get("ports")
-    facts = NodeFacts(
-        server=server.name,
-        address=server.address or told.text(answer.get("address")) or "",
-        interface=told.text(answer.get("interface")),
-        cpus=told.number(answer.get("cpus")) or 1,
-        gpus=told.number(answer.get("gpus")) or 0,
-        ports=tuple(port for port in map(told.number, ports) if port) if isinstance(ports, list) else (),
-    )
-    words = (facts.address, facts.interface or "lo", *map(str, facts.ports))
-    workdir = told.text(answer.get("workdir")) or "\n"
-    if not (all(_WORD.match(word) for word in words) and workdir.isprintable()):
-        raise TopologyError(
-            f"{server.name}: its preflight's answer makes no sense (address {facts.address!r})",
-            hint="set address: in the inventory; is the python3 there in order?",
-        )
-    return facts
 
 
 def _nproc(server: Server, request: LaunchRequest) -> str | int:
