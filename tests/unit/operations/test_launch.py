@@ -11,7 +11,7 @@ from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
 from remote_launch.errors import RemoteLaunchError, TopologyError
-from remote_launch.operations import launch as module
+from remote_launch.operations import preflight as module
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.launch import LaunchPlan, LaunchRequest, plan_launch
 
