@@ -53,7 +53,7 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
     unfinished = [job for job in group if not job.state.is_terminal]
     notes = [f"{len(unfinished)} of {len(group)}"] if 0 < len(unfinished) < len(group) else []
     if unfinished and first.attempt:
-        notes.append(f"attempt {first.attempt + 1}")
+        notes.append(f"attempt {first.attempt}")
     notes += dict.fromkeys(text for job in unfinished if (text := _trouble(job, servers)))
     began = [job.started_at for job in group if job.started_at]
     return [
@@ -78,7 +78,7 @@ def node_text(job: JobRecord) -> str:
 
 
 def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
-    notes = [] if job.state.is_terminal or not job.attempt else [f"attempt {job.attempt + 1}"]
+    notes = [] if job.state.is_terminal or not job.attempt else [f"attempt {job.attempt}"]
     if not job.state.is_terminal and (trouble := _trouble(job, servers)):
         notes.append(trouble)
     return output.state_cell(job.state, f" ({', '.join(notes)})" if notes else "")
@@ -106,7 +106,8 @@ def exit_text(job: JobRecord) -> str:
 
 
 def attempt_lines(job: JobRecord) -> list[str]:
-    """Return a line for each attempt of a job that was restarted: "1: rank 3 on gpu-b exited with 37"."""
+    """Return a line for each attempt of a job that was restarted, "0: ran 5 m: rank 3 on gpu-b exited with 37",
+    numbered as --attempt and RL_ATTEMPT have them."""
     from remote_launch.core.verdict import describe_cause
     from remote_launch.operations.told import epoch_s, mapping, mappings, number
 
@@ -116,5 +117,5 @@ def attempt_lines(job: JobRecord) -> list[str]:
         took = output.duration_text(None if began is None or ended is None else max(0.0, ended - began))
         cause = mapping(one.get("cause"))
         end = describe_cause(cause) if cause else str(job.reason or job.state.value.lower())
-        lines.append(f"{(number(one.get('attempt')) or 0) + 1}: ran {took}: {end}")
+        lines.append(f"{number(one.get('attempt')) or 0}: ran {took}: {end}")
     return lines

@@ -208,7 +208,7 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
     for text in attempts:
         line("attempt", text)
     if attempts:
-        line("", f"rl job-tail {first.key} --attempt 0 shows the first one's output")
+        line("", f"rl job-tail {first.key} --attempt 0 shows the output of that one")
     replaced = first.details.get("replaced")
     for gone, spare in (replaced if isinstance(replaced, dict) else {}).items():
         line("spare", f"{spare} took the place of {gone}")

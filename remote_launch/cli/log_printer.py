@@ -94,7 +94,7 @@ class Printer:
     def _say_attempt(self, line: LogLine) -> None:
         if self._attempt is not None and line.attempt > self._attempt:
             self.clear()
-            output.say(f"restart {line.attempt}: its log begins", style="yellow")
+            output.say(f"attempt {line.attempt}: its log begins", style="yellow")
         self._attempt = max(line.attempt, self._attempt or 0)
 
     def _rows(self, event: Unfinished) -> list[Row]:

@@ -60,10 +60,12 @@ class Restarts:
         self._times.append(time.monotonic())
 
     def words(self, attempt: int) -> str:
-        """Given an attempt (from 0), return it as people count: "attempt 2 of 3"."""
+        """Given the number of the attempt that comes, as RL_ATTEMPT has it, return "restart 1 of 3". The
+        first attempt is 0, so a restart has the number of its attempt."""
         if self._window_s is None:
-            return f"attempt {attempt + 1} of {self.limit + 1}"
-        return f"attempt {attempt + 1}, restart {self._recent()} of {self.limit} in {self._window_s:g} s"
+            return f"restart {attempt} of {self.limit}"
+        counted = f"{self._recent()} of at most {self.limit} restarts within {self._window_s:g} s"
+        return f"attempt {attempt}, {counted}"
 
 
 class Alone:

@@ -41,8 +41,8 @@ def test_what_is_shown_of_a_job_says_how_to_read_each_attempt(capsys: pytest.Cap
     job = new_record(key=7, server="s", command="c", state=JobState.SUCCEEDED, details={"attempts": attempts})
     _show_group([job], verdict_of([job]), ".jobs")
     lines = capsys.readouterr().out.splitlines()
-    at = lines.index("attempt    1: ran –: s exited with 3")
-    assert lines[at + 2].strip() == "rl job-tail 7 --attempt 0 shows the first one's output"
+    at = lines.index("attempt    0: ran –: s exited with 3")
+    assert lines[at + 2].strip() == "rl job-tail 7 --attempt 0 shows the output of that one"
     assert "--attempt" not in "".join(lines[:at])
 
 
@@ -62,5 +62,5 @@ def test_the_attempt_of_a_job_alone_is_in_the_list(capsys: pytest.CaptureFixture
     jobs = [new_record(key=key, state=state, **fields) for key, state in enumerate(states, 1)]
     print_jobs(jobs, {"s"}, opened=False)
     out = capsys.readouterr().out
-    assert "RUNNING (attempt 3)" in out
+    assert "RUNNING (attempt 2)" in out  # as $RL_ATTEMPT and --attempt have it
     assert out.count("attempt") == 1

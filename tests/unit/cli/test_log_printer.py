@@ -97,7 +97,7 @@ class TestPlain:
             printer.show(event)
         shown = capsys.readouterr()
         assert shown.out == "a\nb\nc\nlate\nd\n"
-        assert shown.err == "restart 1: its log begins\n"
+        assert shown.err == "attempt 1: its log begins\n"
 
 
 @pytest.mark.usefixtures("terminal")

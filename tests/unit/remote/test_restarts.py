@@ -55,12 +55,15 @@ def test_restarts_are_counted_and_come_later_each_time(monkeypatch: pytest.Monke
         delays.append(delay)
         restarts.count()
     assert delays == [1, 2, 4, 8, 16, 30, 30]
-    assert restarts.words(1) == "attempt 2 of 8"
+    assert restarts.words(1) == "restart 1 of 7"  # a restart has its attempt's number
     windowed = Restarts({"max_restarts": 1, "restart_window_s": 60})
     windowed.count()
     assert windowed.delay_s() is None
     now += 61
     assert windowed.delay_s() == 1
+    windowed.count()
+    # What counts in a window has no number of its own beside the attempt's.
+    assert windowed.words(5) == "attempt 5, 1 of at most 1 restarts within 60 s"
 
 
 def test_what_another_attempt_changes_of_a_spec() -> None:
@@ -126,7 +129,7 @@ def test_a_kill_between_two_attempts_is_the_end(served: Served) -> None:
     until(lambda: served.probe(job_id)["attempt"] == 1, "the second attempt")
     told = until(lambda: (one := served.probe(job_id))["reason"] and one, "it rests")
     assert told["state"] == "RUNNING"
-    assert "restarting (attempt 3 of 10) after the command on s0 exited with 1" in told["reason"]
+    assert "restarting (restart 2 of 9) after the command on s0 exited with 1" in told["reason"]
     asked_at = time.time()
     answer = served.kill(job_id)
     assert (answer["outcome"], len(answer["attempts"])) == ("killed", 2)
@@ -199,7 +202,7 @@ def test_a_failure_on_one_node_starts_all_again(nodes: list[Served]) -> None:
     reason = until(
         lambda: nodes[0].probe(launch.ids[0])["reason"], "node 0 says that another attempt comes"
     )
-    assert reason == "restarting (attempt 2 of 3) after the command on s1 exited with 37"
+    assert reason == "restarting (restart 1 of 2) after the command on s1 exited with 37"
     for rank, end in enumerate([launch.wait(0), launch.wait(1)]):
         assert (end["state"], end["attempt"], end["cause"]) == ("SUCCEEDED", 1, None)
         first, last = end["attempts"]
