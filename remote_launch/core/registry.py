@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 _TERMINAL = [state.value for state in JobState if state.is_terminal]
 _VARIABLES = 500  # of one statement; SQLite's own limit was 999
+_BY_CREATION = """
+SELECT key, record FROM jobs
+ORDER BY
+    CASE WHEN json_valid(record) THEN CAST(json_extract(record, '$.created_at') AS REAL) END DESC,
+    key DESC
+LIMIT ?
+"""
 _NEWEST = "(SELECT MAX(key) FROM jobs WHERE typeof(key) = 'integer')"
 
 
@@ -144,8 +151,9 @@ class Registry:
         return self._select("SELECT key, record FROM jobs ORDER BY key")
 
     def newest(self, count: int) -> list[JobRecord]:
-        """Return the newest jobs, by key."""
-        return self._select("SELECT key, record FROM jobs ORDER BY key DESC LIMIT ?", [count])[::-1]
+        """Return the jobs that were created last, the newest at the end. Their keys may say otherwise: a job
+        that a server told of got its key late."""
+        return self._select(_BY_CREATION, [count])[::-1]
 
     def tagged(self, tags: Iterable[str]) -> list[JobRecord]:
         """Return the jobs that carry every one of these tags, by key."""

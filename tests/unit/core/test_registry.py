@@ -118,6 +118,15 @@ def test_ten_thousand_jobs(registry: Registry) -> None:
     assert registry.unfinished() == jobs
 
 
+def test_the_newest_are_those_created_last_whatever_their_keys(registry: Registry) -> None:
+    """A server told of jobs that were started earlier, from another computer: their keys came later."""
+    started = [add(registry, command=f"{at:g}", created_at=at) for at in (30.0, 10.0, 20.0)]
+    assert [job.command for job in registry.newest(2)] == ["20", "30"]
+    with sqlite3.connect(registry.path) as connection:
+        connection.execute("UPDATE jobs SET record = 'rubbish' WHERE key = ?", (started[2].key,))
+    assert [job.command for job in registry.newest(2)] == ["10", "30"]
+
+
 class TestGet:
     def test_by_key_by_id_and_by_its_beginning(self, registry: Registry) -> None:
         job = add(registry, job_id="abcd1234" + "0" * 24)
