@@ -44,7 +44,9 @@ def network_failed(output: str) -> bool:
 def failure(output: str, exit_code: int, command: str, platform: str) -> CommandError:
     """Given the output of a resolver or a download, return the error to raise."""
     output = mask_urls(output)
-    message, hint = _explained(output, platform, f"{command} ended with exit code {exit_code}")
+    # uv breaks its sentences into lines, where is a matter of the names in them.
+    whole = re.sub(r"\n[ \t]+", " ", output)
+    message, hint = _explained(whole, platform, f"{command} ended with exit code {exit_code}")
     lines = last_lines(_without_warnings(output), _CONFLICT_LINES)
     return CommandError(
         f"{message}\n{lines}" if lines else message,

@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_and_nothing_half_made_taken_for_done(
     keys = {"servers": {"host-1": {"workdir": "/small/full"}}, "environment": {"manager": manager}}
     project = Prepared(tmp_path, hosts, inventory, name=f"full-{manager}", **keys)
     project.write("requirements.txt", "numpy\n")
-    hosts[1].exec("rm -rf /small/*")
+    hosts[1].exec("rm -rf /small/*; chmod 1777 /small")  # docker forgets a tmpfs' mode at a restart
     assert list(project.prepare(code=3)) == ["host-0"]
     (error,) = project.errors
     assert "the disk is full" in error["message"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_launch.errors import CommandError, ConfigError
-from remote_launch.transport import pip, pip_programs
+from remote_launch.transport import pip, pip_errors, pip_programs
 from remote_launch.transport.pip import WheelTarget, download_wheels
 from remote_launch.transport.process import Cancel
 from remote_launch.transport.programs_here import uv_here
@@ -190,6 +190,11 @@ class TestFailures:
         with pytest.raises(CommandError, match="can't be met together") as caught:
             bench.download("a\nb\n")
         assert "depend on c>=2" in caught.value.message
+
+    def test_a_sentence_of_uv_that_goes_on_in_the_next_line(self) -> None:
+        said = "error: No solution found\n  cause: so your requirements\n         are unsatisfiable."
+        error = pip_errors.failure(said, 1, "uv pip compile", "Python 3.9.2 on aarch64")
+        assert "can't be met together" in error.message
 
     def test_no_such_package(self, bench: Bench) -> None:
         with pytest.raises(CommandError, match="no package nosuch"):
