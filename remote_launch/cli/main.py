@@ -23,6 +23,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
     "Set up": {
         "init": ("setup", "init", "Make .remote/ here: servers, excludes, environment"),
         "servers": ("setup", "servers", "List the servers; --check asks each what it has"),
+        "doctor": ("doctor", "doctor", "Examine the servers: what won't work, and what to do"),
         "authorize": ("authorize", "authorize", "Use a password once to install a key"),
         "prepare": ("prepare", "prepare", "Code, environment and packages on every server"),
         "setup": ("prepare", "setup", "Only create the Python environment"),
