@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.support.sshd import SshdServer
 
+
+SECRET = f"k3y-{uuid.uuid4().hex}"  # other workers of the test run use the same home
 
 # One process that says when it is there to be interrupted.
 SLEEPER = """python3 -c 'import time; print("{}", "is up", flush=True); time.sleep(600)'"""
@@ -34,7 +37,7 @@ def rl(request: pytest.FixtureRequest, tmp_path: Path, sshd: SshdServer) -> Rl:
     (tools / "mytool").write_text("#!/bin/sh\necho my tool\n")
     (tools / "mytool").chmod(0o755)
     entry: dict[str, Any] = {
-        "workdir": str(tmp_path / "work"), "env": {"MY_TOKEN": "k3y-of-a-shell", "MINE": "my value"},
+        "workdir": str(tmp_path / "work"), "env": {"MY_TOKEN": SECRET, "MINE": "my value"},
         "python": str(tools / "python"),
     }
     (tools / "python").symlink_to("/usr/bin/python3")
@@ -64,7 +67,7 @@ def test_a_shell_in_the_project_s_folder(rl: Rl, tmp_path: Path) -> None:
     with terminal(rl, "ssh", "s") as screen:
         ready(screen)
         screen.type("echo at=$PWD token=$MY_TOKEN mine=$MINE; tty; mytool")
-        screen.expect(f"at={tmp_path}/work token=k3y-of-a-shell mine=my value")
+        screen.expect(f"at={tmp_path}/work token={SECRET} mine=my value")
         screen.expect("/dev/pts/")
         screen.expect("my tool")
         screen.type("exit 37")
@@ -74,10 +77,11 @@ def test_a_shell_in_the_project_s_folder(rl: Rl, tmp_path: Path) -> None:
 def test_no_secret_stays_behind_or_shows(rl: Rl, tmp_path: Path) -> None:
     with terminal(rl, "ssh", "s") as screen:
         ready(screen)
-        screen.type("ls ~/.rl/shell-* 2>&1 | tail -1")
-        screen.type("cat /proc/[0-9]*/cmdline 2>/dev/null | tr -d '\\0' | grep -c 'k3y-of-a-shel[l]'")
-        screen.expect(r"(?m)^0$")
-        assert "No such file" in screen.screen
+        unseen = f"{SECRET[:-1]}[{SECRET[-1]}]"  # grep's own words are no match
+        screen.type(f"cat ~/.rl/shell-*/* ~/.rl/shell-* 2>/dev/null | grep -c '{unseen}'; echo files")
+        screen.expect(r"(?m)^0\s+files$")
+        screen.type(f"cat /proc/[0-9]*/cmdline 2>/dev/null | tr -d '\\0' | grep -c '{unseen}'; echo words")
+        screen.expect(r"(?m)^0\s+words$")
         screen.type("exit")
         screen.end()
     assert not list((tmp_path / "work").rglob("shell-*"))
