@@ -52,8 +52,8 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
     verdict = verdict_of(group)
     unfinished = [job for job in group if not job.state.is_terminal]
     notes = [f"{len(unfinished)} of {len(group)}"] if 0 < len(unfinished) < len(group) else []
-    if unfinished and first.attempt:
-        notes.append(f"attempt {first.attempt}")
+    if unfinished and (text := _attempt_text(unfinished)):
+        notes.append(text)
     notes += dict.fromkeys(text for job in unfinished if (text := _trouble(job, servers)))
     began = [job.started_at for job in group if job.started_at]
     return [
@@ -78,7 +78,7 @@ def node_text(job: JobRecord) -> str:
 
 
 def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
-    notes = [] if job.state.is_terminal or not job.attempt else [f"attempt {job.attempt}"]
+    notes = [text] if not job.state.is_terminal and (text := _attempt_text([job])) else []
     if not job.state.is_terminal and (trouble := _trouble(job, servers)):
         notes.append(trouble)
     return output.state_cell(job.state, f" ({', '.join(notes)})" if notes else "")
@@ -95,6 +95,32 @@ def _trouble(job: JobRecord, servers: Container[str]) -> str:
     return f"unreachable for {output.duration_text(max(0.0, now() - job.unreachable_since))}"
 
 
+def _attempt_text(jobs: Sequence[JobRecord]) -> str:
+    """Given unfinished jobs of one launch, return which attempt they are at or wait for; "" for the first."""
+    coming = next((text for job in jobs if (text := rest_text(job))), "")
+    attempt = max(job.attempt for job in jobs)
+    return coming or (f"attempt {attempt}" if attempt else "")
+
+
+def rest_text(job: JobRecord) -> str:
+    """Return "restarting in 4.0 s: restart 1 of 3" for a job that rests between two attempts, else ""."""
+    from remote_launch.core.jobs import now
+    from remote_launch.operations.told import epoch_s, mapping, text
+
+    coming = mapping(job.details.get("next_attempt"))
+    at = epoch_s(coming.get("at"))
+    if job.state.is_terminal or at is None:
+        return ""
+    return restart_words(at - now(), text(coming.get("words")) or "")
+
+
+def restart_words(in_s: float, words: str) -> str:
+    """Return "restarting in 4.0 s: restart 1 of 3"; without a time once that is over: nodes are waited
+    for."""
+    when = f" in {output.duration_text(in_s)}" if in_s > 0 else ""
+    return f"restarting{when}" + (f": {output.clean(words, colour=False)}" if words else "")
+
+
 def exit_text(job: JobRecord) -> str:
     """Return a job's exit code, or the signal that ended it, as "SIGKILL"; "OOM" where that was the kernel,
     out of memory, for certain."""
@@ -106,8 +132,8 @@ def exit_text(job: JobRecord) -> str:
 
 
 def attempt_lines(job: JobRecord) -> list[str]:
-    """Return a line for each attempt of a job that was restarted, "0: ran 5 m: rank 3 on gpu-b exited with 37",
-    numbered as --attempt and RL_ATTEMPT have them."""
+    """Return a line for each attempt of a job that was restarted, "0: ran 5:10: rank 3 on gpu-b exited with
+    37", numbered as --attempt and RL_ATTEMPT have them."""
     from remote_launch.core.verdict import describe_cause
     from remote_launch.operations.told import epoch_s, mapping, mappings, number
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.job_table import attempt_lines, exit_text, node_text, print_jobs
+from remote_launch.cli.job_table import attempt_lines, exit_text, node_text, print_jobs, rest_text
 from remote_launch.cli.options import (
     examples,
     jobs_argument,
@@ -209,6 +209,8 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
         line("attempt", text)
     if attempts:
         line("", f"rl job-tail {first.key} --attempt 0 shows the output of that one")
+    for text in [text for job in jobs if (text := rest_text(job))][:1]:
+        line("next", text)
     replaced = first.details.get("replaced")
     for gone, spare in (replaced if isinstance(replaced, dict) else {}).items():
         line("spare", f"{spare} took the place of {gone}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from remote_launch.core.jobs import JobRecord
-    from remote_launch.operations.log_events import Event, LogLine, Unfinished
+    from remote_launch.operations.log_events import Event, LogLine, Rest, Unfinished
 
 _LONGEST_ON_TERMINAL = 10_000  # characters of one line: some screens
 _RANKS_A_NODE = 8  # as far as the width of a prefix goes
@@ -47,11 +47,12 @@ class Printer:
         self._bars = Bars()
         self._continued: set[tuple[int | str, ...]] = set()
         self._attempt: int | None = None
+        self._rested_for = 0  # the attempt that a rest was told for
         self.failed = False
 
     def show(self, event: Event) -> None:
         """Print one event; ends are left to the verdict."""
-        from remote_launch.operations.log_events import LogLine, Notice, Unfinished
+        from remote_launch.operations.log_events import LogLine, Notice, Rest, Unfinished
 
         if isinstance(event, LogLine):
             self._show_line(event)
@@ -59,6 +60,8 @@ class Printer:
             if self._draws:
                 self._bars.set(self._source(event), self._rows(event))
                 self._write(self._bars.draw())
+        elif isinstance(event, Rest):
+            self._say_rest(event)
         elif isinstance(event, Notice):
             self.failed = self.failed or event.error is not None
             self.clear()
@@ -96,6 +99,14 @@ class Printer:
             self.clear()
             output.say(f"attempt {line.attempt}: its log begins", style="yellow")
         self._attempt = max(line.attempt, self._attempt or 0)
+
+    def _say_rest(self, rest: Rest) -> None:
+        from remote_launch.cli.job_table import restart_words
+
+        if rest.attempt > self._rested_for:  # all nodes of a launch tell
+            self._rested_for = rest.attempt
+            self.clear()
+            output.say(restart_words(rest.in_s, rest.words), style="yellow")
 
     def _rows(self, event: Unfinished) -> list[Row]:
         text = output.clean(event.text, colour=False)

@@ -19,8 +19,8 @@ from remote_launch.errors import (
 )
 from remote_launch.operations.frames import Frames
 from remote_launch.operations.lines import Lines
-from remote_launch.operations.log_events import Event, JobEnd, LogLine, Notice, Selection, Unfinished
-from remote_launch.operations.told import text, texts
+from remote_launch.operations.log_events import Event, JobEnd, LogLine, Notice, Rest, Selection, Unfinished
+from remote_launch.operations.told import next_attempt, text, texts
 from remote_launch.operations.verbs import refusal, stream
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
 
-__all__ = ["Event", "Follower", "JobEnd", "LogLine", "Notice", "Selection", "Unfinished"]
+__all__ = ["Event", "Follower", "JobEnd", "LogLine", "Notice", "Rest", "Selection", "Unfinished"]
 
 _REST_S = 0.2
 _CANCEL_EVERY_S = 0.1
@@ -233,6 +233,8 @@ class _Reader(threading.Thread):
         if job is not None and job.job_id in self.waiting:
             if header.get("end"):
                 self._on_end(job, header)
+            elif coming := next_attempt(header.get("next_attempt")):
+                self.events.put(Rest(job=job, **coming))
             elif note := text(header.get("note")):
                 self.events.put(Notice(server=self.server.name, text=f"job {job.key}: {note}"))
             else:

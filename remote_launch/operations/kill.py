@@ -12,7 +12,7 @@ from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.errors import JobStateError, RemoteLaunchError, UsageError
 from remote_launch.operations import told
 from remote_launch.operations.clocks import on_this_clock
-from remote_launch.operations.refresh import gone
+from remote_launch.operations.records import gone
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillR
     except (ValueError, TypeError):
         state = job.state
     past = told.attempts(answer, ended=state.is_terminal)
+    details = {**job.details, **({"attempts": past} if past else {})}
+    details.pop("next_attempt", None)  # whatever came of the kill, it is not to be waited for
     changed = dataclasses.replace(
         job,
         state=state,
@@ -149,7 +151,7 @@ def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillR
         ended_at=told.epoch_s(answer.get("ended_at"))
         or job.ended_at
         or (now() if state.is_terminal else None),
-        details={**job.details, "attempts": past} if past else job.details,
+        details=details,
     )
     message, left_over = told.text(answer.get("message")) or "", told.number(answer.get("left_over")) or 0
     return KillResult(job=changed, outcome=outcome, message=message, left_over=left_over)

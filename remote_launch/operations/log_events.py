@@ -66,4 +66,14 @@ class Notice:
     error: RemoteLaunchError | None = None
 
 
-Event = LogLine | Unfinished | JobEnd | Notice
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """A job waits for its next attempt, that begins in ``in_s``; each node of a launch tells so."""
+
+    job: JobRecord
+    attempt: int
+    words: str  # which it is: "restart 1 of 3"
+    in_s: float
+
+
+Event = LogLine | Unfinished | JobEnd | Notice | Rest

@@ -17,18 +17,9 @@ from remote_launch.core.programs import archive_name
 from remote_launch.errors import TransportError
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.log_sync import sync_logs
-from remote_launch.operations.told import (
-    attempts,
-    epoch_s,
-    mapping,
-    mappings,
-    number,
-    signal_name,
-    text,
-    texts,
-)
+from remote_launch.operations.records import adopted_record, gone, is_unjudged, updated
+from remote_launch.operations.told import mapping, mappings, number, text, texts
 from remote_launch.operations.verbs import call
-from remote_launch.transport.command import MASK, mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -40,7 +31,6 @@ if TYPE_CHECKING:
 _JOB_ID = re.compile(
     r"[0-9a-f]{32}\Z"
 )  # what a server says is a folder's name here: nothing else may become one
-_START_S = 60.0  # a start that has left no folder by then never happened
 # LOST is asked again: it is what could be said at the time (a disk that was not mounted yet).
 UNSETTLED = (JobState.CREATED, JobState.QUEUED, JobState.RUNNING, JobState.LOST)
 
@@ -189,7 +179,7 @@ def _ask(
     told = {item["job_id"]: item for item in _jobs(answer, by_id)}
     missing = set(texts(answer.get("missing")))
     changed = [
-        gone(job) if job_id in missing else _updated(job, told.get(job_id)) for job_id, job in by_id.items()
+        gone(job) if job_id in missing else updated(job, told.get(job_id)) for job_id, job in by_id.items()
     ]
     adopted = _Adopted()
     if known is not None:
@@ -197,7 +187,7 @@ def _ask(
         adopted = _adopt(fleet, server, unknown) if unknown else adopted
     moved = sum(1 for job in changed if job.state != by_id[job.job_id].state)
     bad = [*_bad(answer), *adopted.bad]
-    unjudged = {job_id: item for job_id, item in told.items() if _is_unjudged(item)}
+    unjudged = {job_id: item for job_id, item in told.items() if is_unjudged(item)}
     bad += [f"job {by_id[job_id].key} {text(item.get('reason'))}" for job_id, item in unjudged.items()]
     summary = Refreshed(changed=moved, adopted=len(adopted.sure), bad=tuple(bad))
     return _Told(changed=changed, adopted=adopted, summary=summary)
@@ -213,60 +203,6 @@ def _jobs(answer: Mapping[str, Any], asked: Collection[str]) -> list[dict[str, A
     return [item for item in mappings(answer.get("jobs")) if text(item.get("job_id")) in asked]
 
 
-def _is_unjudged(told: Mapping[str, Any]) -> bool:
-    """True for a job of another machine whose end is not known."""
-    return bool(mapping(told.get("elsewhere"))) and told.get("state") in ("CREATED", "RUNNING")
-
-
-def _updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
-    """Given a record and the server's word, return the record as it is now."""
-    try:
-        state = JobState((told or {})["state"])
-    except (KeyError, ValueError, TypeError):
-        return dataclasses.replace(job, seen_at=now(), unreachable_since=None)
-    told = told or {}
-    if _is_unjudged(told) and job.state.is_terminal:
-        return dataclasses.replace(job, seen_at=now(), unreachable_since=None)  # LOST, by its own machine
-    details = {**job.details, "log_bytes": number(told.get("log_bytes")) or 0}
-    for name, value in (("failures", mappings(told.get("failures"))), ("cause", mapping(told.get("cause")))):
-        if value:
-            details[name] = value  # noqa: PERF403
-    if past := attempts(told, ended=state.is_terminal):
-        details["attempts"] = past
-    if mapping(told.get("replaced")):
-        details["replaced"] = mapping(told.get("replaced"))
-    if number(told.get("left_over")):
-        details["left_over"] = number(told["left_over"])
-    return dataclasses.replace(
-        job,
-        state=state,
-        exit_code=number(told.get("exit_code")),
-        signal=signal_name(told.get("signal")),
-        reason=text(told.get("reason")),
-        attempt=number(told.get("attempt")) or 0,
-        started_at=epoch_s(told.get("started_at")) or job.started_at,
-        ended_at=epoch_s(told.get("ended_at")),
-        seen_at=now(),
-        unreachable_since=None,
-        details=details,
-    )
-
-
-def gone(job: JobRecord) -> JobRecord:
-    """Given a job of which the server has no folder, return its record as it is now."""
-    seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None)
-    if job.state is JobState.CREATED:  # its start may be just under way
-        if now() - job.created_at < _START_S:
-            return seen
-        reason = "it never started" + (f": {job.reason}" if job.reason else "")
-        return dataclasses.replace(seen, state=JobState.FAILED, reason=reason, ended_at=now())
-    if job.state.is_terminal:
-        return seen  # cleared away after its end
-    return dataclasses.replace(
-        seen, state=JobState.LOST, reason="its folder is gone from the server", ended_at=now()
-    )
-
-
 def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
     """Return records, with no keys yet, of jobs that only the server knew. Those of other machines that are
     not in the inventory are nobody's here."""
@@ -274,7 +210,7 @@ def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
     answer = on_this_clock(lambda: call(fleet, server, "probe", request))
     adopted = _Adopted(bad=_bad(answer))
     for item in _jobs(answer, set(job_ids)):
-        record = _adopted(server, item)
+        record = adopted_record(server, item)
         name = text(mapping(item.get("spec")).get("server"))
         is_here = not mapping(item.get("elsewhere"))
         if is_here and (name == server.name or name not in fleet.inventory.servers):
@@ -284,26 +220,6 @@ def _adopt(fleet: Fleet, server: Server, job_ids: Sequence[str]) -> _Adopted:
         elif name == server.name:
             adopted.moved.append(record)
     return adopted
-
-
-def _adopted(server: Server, told: Mapping[str, Any]) -> JobRecord:
-    spec = mapping(told.get("spec"))
-    env = {name: value for name, value in mapping(spec.get("env")).items() if isinstance(value, str)}
-    record = JobRecord(
-        job_id=told["job_id"],
-        server=server.name,
-        command=mask_urls(text(spec.get("command")) or "?"),
-        name=text(spec.get("name")) or "",
-        launch_id=text(spec.get("launch_id")),
-        run_id=text(spec.get("run_id")),
-        node_rank=number(spec.get("node_rank")),
-        nnodes=number(spec.get("nnodes")),
-        tags=tuple(texts(spec.get("tags"))),
-        env=mask_env(env) | dict.fromkeys(texts(spec.get("secret_names")), MASK),
-        workdir=server.workdir,
-        created_at=epoch_s(spec.get("created_at")) or epoch_s(told.get("started_at")) or 0.0,
-    )
-    return _updated(record, told)
 
 
 def _log_bytes(job: JobRecord) -> int:

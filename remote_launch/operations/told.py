@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 _SIGNAL = re.compile(r"[A-Z0-9+]{1,12}\Z")
 _LATEST_S = 1e11  # the year 5138
 _TEXT_LIMIT = 20_000
+_MOST_ATTEMPTS = 1 << 31
 
 
 def number(value: object) -> int | None:
@@ -53,6 +54,17 @@ def attempts(data: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
     has ``ended`` holds the last one too."""
     found = [item for item in mappings(data.get("attempts")) if number(item.get("attempt")) is not None]
     return found if len(found) > 1 or not ended else []
+
+
+def next_attempt(value: object) -> dict[str, Any]:
+    """Given what is told of an attempt that a job waits for, return {attempt, words, in_s}; {} for none."""
+    told = mapping(value)
+    attempt, in_s = number(told.get("attempt")), told.get("in_s")
+    if attempt is None or isinstance(in_s, bool) or not isinstance(in_s, int | float):
+        return {}
+    if not 0 <= in_s < _LATEST_S or not 0 < attempt < _MOST_ATTEMPTS:
+        return {}
+    return {"attempt": attempt, "words": (text(told.get("words")) or "")[:200], "in_s": float(in_s)}
 
 
 def texts(value: object) -> list[str]:

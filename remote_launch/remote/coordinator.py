@@ -19,7 +19,6 @@ from .gang import (
 from .jobdir import number, text
 from .nodes import Nodes
 from .restarts import free_port
-from .verdict import cause_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,7 +97,8 @@ class Coordinator:
         if self._stop is not None:
             self._nodes.send(node, "stop", self._stop)
         if self._pause is not None:
-            self._nodes.send(node, "pause", self._pause)
+            left_s = max(0.0, self._resume_at - time.monotonic())
+            self._nodes.send(node, "pause", {**self._pause, "delay_s": left_s})
         elif self._stop is None and self._go:
             self._nodes.send(node, "go", {**self._go, **node.place})
 
@@ -229,11 +229,10 @@ class Coordinator:
         else:
             restarts = self._host.restarts
             restarts.count()
-            next_one = restarts.words(self._host.attempt + 1)
-            reason = f"restarting ({next_one}) after {cause_in_words(cause)}"
-            self._pause = {"reason": reason, "cause": cause}
+            words = restarts.words(self._host.attempt + 1)
+            self._pause = {"cause": cause, "words": words, "delay_s": delay_s}
             self._resume_at = now + delay_s
-            self._host.rest(cause, reason)
+            self._host.rest(cause, self._pause)
             self._nodes.broadcast("pause", self._pause)
 
     def _may_return(self, node: Node) -> bool:

@@ -13,7 +13,7 @@ import select
 import stat
 import time
 
-from . import jobdir, logindex, loglimit
+from . import attempts, jobdir, logindex, loglimit
 from .jobdir import SPEC_LIMIT_BYTES, CorruptError, JobDir, Refusal
 from .logfiles import LogFile, log_files, start_of_last_lines, start_of_line
 from .states import TERMINAL, state_of
@@ -161,6 +161,7 @@ class _Job:
         self._complete = False  # what there is was listed after the job's end
         self._listed_at = self._looked_at = -1e9
         self._state: dict[str, Any] | None = None  # once terminal
+        self._started_mark: tuple[int, int] | None = None  # which started.json was read
 
     def step(self) -> bool:
         """Send a chunk of each file that has grown; after the last byte of an ended job, its end. True when
@@ -175,6 +176,8 @@ class _Job:
         if self._fresh or now - self._listed_at >= LIST_EVERY_S or (self._state and not self._complete):
             self._complete = self._state is not None
             self._list(now)
+            if self._live and self._state is None:
+                self._tell_rest()
         wrote = False
         for file in list(self._files.values()):
             wrote = file.chunk(self._job.job_id) or wrote
@@ -188,6 +191,19 @@ class _Job:
             state = self._now()
             if state["state"] in TERMINAL or state["state"] is None:
                 self._state = state
+
+    def _tell_rest(self) -> None:
+        """Tell, once, that the job waits for its next attempt."""
+        try:
+            found = os.stat(self._job.started)
+        except OSError:
+            return
+        mark = found.st_ino, found.st_mtime_ns
+        if mark != self._started_mark:
+            self._started_mark = mark
+            coming = attempts.to_come(jobdir.read_or_empty(self._job.started))
+            if coming is not None:
+                put({"job": self._job.job_id, "next_attempt": coming})
 
     def _now(self) -> dict[str, Any]:
         try:

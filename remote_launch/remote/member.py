@@ -197,7 +197,7 @@ class Member:
     def _rest(self, message: dict[str, Any]) -> None:
         self._is_resting = True
         cause = message.get("cause")
-        self._host.rest(cause if isinstance(cause, dict) else None, text(message, "reason") or "restarting")
+        self._host.rest(cause if isinstance(cause, dict) else None, message)
 
     def _on_go(self, message: dict[str, Any]) -> None:
         """Begin the attempt that node 0 says, once: it says so again when the connection was broken."""

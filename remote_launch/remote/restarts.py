@@ -23,14 +23,12 @@ if TYPE_CHECKING:
 
         attempt: int
 
-        def rest(self, cause: dict[str, Any] | None, reason: str) -> None: ...
+        def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None: ...
         def begin(self, place: dict[str, Any]) -> None: ...
 
 
 LONGEST_DELAY_S = 30.0
 INTERFACES = "/sys/class/net"
-ATTEMPTS_KEPT = 64
-_TAIL_KEPT_BYTES = 2000
 _OPTIONS = {"port": "--master-port", "node_rank": "--node-rank", "nproc": "--nproc-per-node"}
 _VARIABLES = {"port": "MASTER_PORT", "node_rank": "NODE_RANK"}
 
@@ -95,12 +93,10 @@ class Alone:
         if self._failure is None or left_over or self._last_word is not None or delay_s is None:
             self.verdict = self._last_word or {}
             return
-        from .verdict import cause_in_words
-
         self._restarts.count()
-        next_one = self._restarts.words(self._host.attempt + 1)
         self._resume_at = time.monotonic() + delay_s
-        self._host.rest(self._failure, f"restarting ({next_one}) after {cause_in_words(self._failure)}")
+        words = self._restarts.words(self._host.attempt + 1)
+        self._host.rest(self._failure, {"words": words, "delay_s": delay_s})
 
     def kill(self, _: dict[str, Any]) -> None:
         self._end_with({})
@@ -185,16 +181,6 @@ def _replaced(args: list[str], options: dict[str, str]) -> list[str]:
             args[at + 1] = options[args[at]]
         at += 2
     return args
-
-
-def attempt_record(
-    attempt: int, started_at: float, ended_at: float, cause: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return how one attempt went, as started.json and exit.json keep it."""
-    if cause is not None and isinstance(cause.get("tail"), str):
-        tail = cause["tail"].encode("utf-8", "replace")[-_TAIL_KEPT_BYTES:]
-        cause = {**cause, "tail": tail.decode("utf-8", "ignore")}  # in JSON a byte takes up to 6
-    return {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "cause": cause}
 
 
 def free_port(address: str) -> int | None:

@@ -6,6 +6,7 @@ import os
 import time
 
 from . import owner, procs
+from .attempts import to_come
 from .jobdir import (
     JOB_ID,
     SPEC_LIMIT_BYTES,
@@ -113,6 +114,7 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
     }
     if data["state"] == "RUNNING" and data["elsewhere"] is None:
         data["running_s"] = procs.age_s(number(started, "supervisor_ticks"))
+        data["next_attempt"] = to_come(started)
     if specs:
         try:
             spec = read_object(job.spec, SPEC_LIMIT_BYTES)

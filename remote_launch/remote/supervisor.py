@@ -14,6 +14,7 @@ import signal
 import time
 
 from . import owner, procs, verdict
+from .attempts import Attempts, next_attempt
 from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
@@ -32,15 +33,15 @@ from .loglimit import LogLimit
 from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
-from .restarts import ATTEMPTS_KEPT, Alone, Restarts, attempt_record, placed, with_interface
+from .restarts import Alone, Restarts, placed, with_interface
 from .stall import StallWatch
 from .tree import JobTree
+from .wakeup import listen_to_signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FULL_DISK_PATIENCE_S = 600.0
 # The archive that this program runs from. Made absolute while the folder that it was started in still is the
 # current one.
 PROGRAM = os.path.abspath(os.path.dirname(os.path.dirname(__file__)))
@@ -72,7 +73,7 @@ class Supervisor:
         # What a job without a gang has for one.
         self._alone = Alone(self, self.restarts, fresh_port=spec.get("fresh_port") is True)
         self._record: dict[str, Any] = {}  # started.json
-        self._attempts: list[dict[str, Any]] = []  # those that are over
+        self._attempts = Attempts(job)
         self._told_ended = self._told_gone = False
         self._term_seen = False
         self._killed: dict[str, Any] | None = None  # a person's kill that reached the living child
@@ -83,7 +84,7 @@ class Supervisor:
         """Spawn the child and return the report for the starter. Raises Refusal or OSError, with nothing left
         running."""
         procs.become_subreaper()
-        self._listen_to_signals()
+        listen_to_signals(self.selector, self._on_term)
         pid = os.getpid()
         self._record = {
             "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
@@ -148,18 +149,17 @@ class Supervisor:
 
     # -- the attempts, as the gang (or ``Alone``) has them follow
 
-    def rest(self, cause: dict[str, Any] | None, reason: str) -> None:
-        """This attempt is over and another will come."""
+    def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None:
+        """This attempt is over and another will come. ``pause``: see ``attempts.next_attempt``."""
         self._close_attempt(cause)
-        with contextlib.suppress(OSError):
-            os.replace(self.job.failures, f"{self.job.path}/failures.{self.attempt}.json")
-        self._record["attempts"] = self._attempts
-        self.say(reason)
+        self._attempts.rest(self.attempt)
+        coming = next_attempt(self.attempt, pause)
+        self._record.update(attempts=self._attempts.past, next_attempt=coming)
+        after = f" after {verdict.cause_in_words(cause)}" if cause else ""
+        self.say(f"restarting ({coming['words'] or 'again'}){after}")
 
     def _close_attempt(self, cause: dict[str, Any] | None) -> None:
-        ended_at = self.tree.ended_at or time.time()
-        record = attempt_record(self.attempt, self.attempt_started_at, ended_at, cause)
-        self._attempts = [*self._attempts, record][-ATTEMPTS_KEPT:]
+        self._attempts.close(self.attempt, self.attempt_started_at, self.tree.ended_at, cause)
 
     def say(self, reason: str | None) -> None:
         """Have the running job's state show what is going on."""
@@ -174,7 +174,7 @@ class Supervisor:
         self.spec = with_interface(placed(self.spec, place))
         self.attempt = int(self.spec["attempt"])
         self.files = JobDir(self.job.path, self.attempt)
-        self._record["reason"] = place.get("reason")
+        self._record.update(reason=place.get("reason"), next_attempt=None)
         try:
             self._note_place()
             self._spawn()
@@ -199,18 +199,6 @@ class Supervisor:
             return None
         settings = GangSettings(self.spec)
         return Coordinator(settings, self) if settings.node == 0 else Member(settings, self)
-
-    def _listen_to_signals(self) -> None:
-        """Signals wake the selector through a pipe: no polling, no race between the check and the sleep."""
-        read, write = os.pipe()
-        for fd in (read, write):
-            os.set_blocking(fd, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, self._on_term)
-        signal.signal(signal.SIGINT, self._on_term)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self.selector.register(read, selectors.EVENT_READ, lambda _: os.read(read, 4096))
 
     def _on_term(self, *_: object) -> None:
         self._term_seen = True
@@ -295,28 +283,19 @@ class Supervisor:
             self.tree, self.spec, self.files, started_at=self.started_at, killed=self._killed,
             launch=judged if self.gang else None,
         )
-        rested = bool(self._attempts) and self._attempts[-1]["attempt"] == self.attempt
+        rested = self._attempts.is_over(self.attempt)
         if rested:
             end["ended_at"] = time.time()  # between two attempts
         else:
             self._close_attempt(end["cause"])
         if not self.gang and judged.get("note") and judged["note"] != end["reason"]:
             end["reason"] = f"{end['reason']}; {judged['note']}"
-        end["attempts"] = self._attempts
-        if rested or len(self._attempts) > 1:
+        end["attempts"] = self._attempts.past
+        if rested or len(self._attempts.past) > 1:
             last_s = None if rested else self.tree.duration_s
             until = time.monotonic() if last_s is None else self.tree.born_at + last_s
             end["duration_s"] = until - self._born_at
-        deadline = time.monotonic() + FULL_DISK_PATIENCE_S
-        while True:
-            try:
-                write_atomic(self.job.exit, end)
-                break
-            except OSError as error:
-                self.log(f"exit.json can't be written: {error}")
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(1.0)
+        verdict.write_end(self.job.exit, end, self.log)
         self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))
         if self.gang:
             self.gang.close()

@@ -8,17 +8,18 @@ import time
 
 from . import oom, procs
 from .gang import OUTSIDE
-from .jobdir import CorruptError, JobDir, number, read_json
+from .jobdir import CorruptError, JobDir, number, read_json, write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
     from .tree import JobTree
 
 TAIL_LINES = 20
 TAIL_LIMIT_BYTES = 16384
 _FAILURES_KEPT = 1024
+_FULL_DISK_PATIENCE_S = 600.0
 _NOT_FOUND = re.compile(r"(?:^|[:\s])([^\s:]+): (?:command )?not found\s*$")
 
 
@@ -166,6 +167,20 @@ def rank_tail(job: JobDir, failure: dict[str, Any]) -> str:
         if tail:
             return tail
     return tail_of(job.err)
+
+
+def write_end(path: str, end: dict[str, Any], log: Callable[[str], None]) -> None:
+    """Write exit.json; on a full disk once there is room, if that comes to be."""
+    deadline = time.monotonic() + _FULL_DISK_PATIENCE_S
+    while True:
+        try:
+            write_atomic(path, end)
+            return
+        except OSError as error:
+            log(f"exit.json can't be written: {error}")
+            if time.monotonic() > deadline:
+                return
+            time.sleep(1.0)
 
 
 def _modified(path: str) -> float:

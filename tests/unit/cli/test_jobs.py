@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 
 from remote_launch.cli.job_table import exit_text, print_jobs
 from remote_launch.cli.jobs import _newest, _show_group
-from remote_launch.core.jobs import JobState
+from remote_launch.core.jobs import JobState, now
 from remote_launch.core.verdict import verdict_of
 from tests.support.records import new_record
 
 if TYPE_CHECKING:
     import pytest
+
+    from remote_launch.core.jobs import JobRecord
 
 
 def test_the_newest_come_with_all_nodes_of_their_launches() -> None:
@@ -64,3 +66,24 @@ def test_the_attempt_of_a_job_alone_is_in_the_list(capsys: pytest.CaptureFixture
     out = capsys.readouterr().out
     assert "RUNNING (attempt 2)" in out  # as $RL_ATTEMPT and --attempt have it
     assert out.count("attempt") == 1
+
+
+def test_a_rest_between_two_attempts_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def jobs(in_s: float, state: JobState = JobState.RUNNING) -> list[JobRecord]:
+        coming = {"attempt": 1, "words": "restart 1 of 3", "at": now() + in_s}
+        fields = {"server": "s", "command": "c", "launch_id": "l", "nnodes": 2, "state": state}
+        return [
+            new_record(key=rank + 1, node_rank=rank, details={"next_attempt": coming}, **fields)
+            for rank in range(2)
+        ]
+
+    waiting = jobs(19.9)
+    print_jobs(waiting, {"s"}, opened=False)
+    print_jobs(waiting, {"s"}, opened=True)
+    assert capsys.readouterr().out.count("restarting in 20 s: restart 1 of 3") == 3
+    print_jobs(jobs(-1), {"s"}, opened=False)
+    assert "RUNNING (restarting: restart 1 of 3)" in capsys.readouterr().out
+    _show_group(waiting, verdict_of(waiting), ".jobs")
+    assert capsys.readouterr().out.count("next       restarting in 20 s: restart 1 of 3") == 1
+    print_jobs(jobs(9, JobState.KILLED), {"s"}, opened=True)
+    assert "restart" not in capsys.readouterr().out

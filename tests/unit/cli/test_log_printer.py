@@ -16,7 +16,7 @@ from remote_launch.cli.bars import Bars, Row, columns_of, cut_to_columns
 from remote_launch.cli.log_printer import Printer
 from remote_launch.cli.times import AgeType
 from remote_launch.core.jobs import JobRecord
-from remote_launch.operations.log_events import LogLine, Notice, Unfinished
+from remote_launch.operations.log_events import LogLine, Notice, Rest, Unfinished
 
 ESC = "\x1b"
 A = JobRecord(job_id="a" * 32, server="gpu-a", command="c")
@@ -98,6 +98,13 @@ class TestPlain:
         shown = capsys.readouterr()
         assert shown.out == "a\nb\nc\nlate\nd\n"
         assert shown.err == "attempt 1: its log begins\n"
+
+    def test_a_rest_that_all_nodes_tell_is_said_once(self, capsys: pytest.CaptureFixture[str]) -> None:
+        printer = Printer([A, B], prefixes=True)
+        for job, attempt in ((A, 1), (B, 1), (A, 2)):
+            printer.show(Rest(job=job, attempt=attempt, words=f"restart {attempt} of 3", in_s=12.2))
+        said = capsys.readouterr().err.splitlines()
+        assert said == [f"restarting in 12 s: restart {attempt} of 3" for attempt in (1, 2)]
 
 
 @pytest.mark.usefixtures("terminal")

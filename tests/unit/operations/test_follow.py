@@ -12,7 +12,7 @@ from remote_launch.core.inventory import Server
 from remote_launch.core.jobs import JobRecord
 from remote_launch.errors import AuthenticationError, CommandError, ConnectionLostError, JobError
 from remote_launch.operations import follow as module
-from remote_launch.operations.follow import Follower, JobEnd, LogLine, Notice, Selection
+from remote_launch.operations.follow import Follower, JobEnd, LogLine, Notice, Rest, Selection
 from remote_launch.transport.base import Completed
 
 if TYPE_CHECKING:
@@ -232,6 +232,14 @@ class TestHostileServers:
     def test_a_note_is_a_notice(self, run: Any) -> None:
         events, _ = run([frame({"job": JOB, "note": "no times"}), frame({"job": JOB, "note": 3}), frame(END)])
         assert [event.text for event in events if isinstance(event, Notice)] == ["job 0: no times"]
+
+    def test_a_rest_has_a_shape_or_is_none(self, run: Any) -> None:
+        told = [{"attempt": 1, "words": "restart 1 of 3", "in_s": 2}, {"attempt": 1}, {"in_s": 1}, "x", 7]
+        told += [{"attempt": 1, "in_s": float("nan")}, {"attempt": -1, "in_s": 1}]
+        told += [{"attempt": 1, "in_s": "1"}]
+        events, _ = run([*(frame({"job": JOB, "next_attempt": one}) for one in told), frame(END)])
+        rests = [event for event in events if isinstance(event, Rest)]
+        assert [(one.attempt, one.words, one.in_s) for one in rests] == [(1, "restart 1 of 3", 2.0)]
 
     def test_an_end_of_any_shape_ends(self, run: Any) -> None:
         events, _ = run([frame({**END, "state": [], "exit_code": "0", "signal": 9, "reason": {"x": 1}})])

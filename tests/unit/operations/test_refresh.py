@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 RUBBISH = [None, "x", -1, 1.5, True, [], {}, [1], {"x": 1}, 10**30, float("nan"), float("inf"), "\x1b[2J"]
 FIELDS = (
     "state", "exit_code", "signal", "reason", "attempt", "started_at", "ended_at",
-    "log_bytes", "failures", "cause", "left_over", "elsewhere",
+    "log_bytes", "failures", "cause", "left_over", "elsewhere", "next_attempt",
 )  # fmt: skip
 
 
@@ -114,6 +114,20 @@ class TestStates:
         after = fleet.registry.get(str(job.key))
         assert (after.state, after.exit_code, after.duration_s) == (JobState.FAILED, 1, 2.0)
         assert after.details == {"log_bytes": 12, "failures": [{"rank": 1}], "cause": cause}
+
+    def test_a_rest_between_two_attempts_is_kept_while_it_lasts(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job = add(fleet)
+        coming = {"attempt": 1, "words": "restart 1 of 3", "in_s": 8.0}
+        servers.jobs[job.job_id] = {"state": "RUNNING", "next_attempt": coming}
+        refresh(fleet)
+        told = fleet.registry.get(str(job.key)).details["next_attempt"]
+        assert (told["attempt"], told["words"]) == (1, "restart 1 of 3")
+        assert 0 < told["at"] - now() <= 8.0
+        servers.jobs[job.job_id] = {"state": "RUNNING", "attempt": 1, "next_attempt": None}
+        refresh(fleet)
+        assert "next_attempt" not in fleet.registry.get(str(job.key)).details
 
     def test_a_silent_server_changes_no_state(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)

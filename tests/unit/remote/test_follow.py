@@ -200,3 +200,12 @@ def test_where_the_last_lines_start(tmp_path) -> None:
             expected = b"".join(content.splitlines(keepends=True)[-lines:]) if lines else b""
             assert content[logfiles.start_of_last_lines(fd, lines):] == expected, (content[:20], lines)
         os.close(fd)
+
+
+def test_a_rest_between_two_attempts_is_told_once(served: Served) -> None:
+    job_id = served.start("echo $RL_ATTEMPT; [ $RL_ATTEMPT = 1 ]", max_restarts=2)
+    with following(served, {"job_id": job_id, "lines": -1}) as process:
+        found = [header for header, _ in frames(process.stdout)]
+    told = [header["next_attempt"] for header in found if "next_attempt" in header]
+    assert [(one["attempt"], one["words"]) for one in told] == [(1, "restart 1 of 2")]
+    assert 0 < told[0]["in_s"] <= 1

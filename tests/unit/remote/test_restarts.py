@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.remote.attempts import RECORDS_KEPT, attempt_record
 from remote_launch.remote.jobdir import STATE_LIMIT_BYTES
-from remote_launch.remote.restarts import ATTEMPTS_KEPT, Restarts, attempt_record, placed, with_interface
+from remote_launch.remote.restarts import Restarts, placed, with_interface
 from tests.support.served import Launch, Served, until
 
 if TYPE_CHECKING:
@@ -130,6 +131,9 @@ def test_a_kill_between_two_attempts_is_the_end(served: Served) -> None:
     told = until(lambda: (one := served.probe(job_id))["reason"] and one, "it rests")
     assert told["state"] == "RUNNING"
     assert "restarting (restart 2 of 9) after the command on s0 exited with 1" in told["reason"]
+    coming = told["next_attempt"]
+    assert (coming["attempt"], coming["words"]) == (2, "restart 2 of 9")
+    assert 0 <= coming["in_s"] <= 2
     asked_at = time.time()
     answer = served.kill(job_id)
     assert (answer["outcome"], len(answer["attempts"])) == ("killed", 2)
@@ -181,7 +185,7 @@ def test_the_attempts_outlive_a_kill_without_a_supervisor(served: Served) -> Non
 
 def test_the_records_of_many_attempts_stay_readable() -> None:
     cause = {"exit_code": 1, "tail": "\U0001f525" * 20_000}
-    records = [attempt_record(number, 1.0, 2.0, cause) for number in range(ATTEMPTS_KEPT)]
+    records = [attempt_record(number, 1.0, 2.0, cause) for number in range(RECORDS_KEPT)]
     assert len(json.dumps(records)) < STATE_LIMIT_BYTES
 
 
