@@ -7,13 +7,13 @@ import hashlib
 from pathlib import Path
 
 # An archive's modules are compiled anew in every process; unpacked beside it once, they leave their bytecode
-# there (10 ms a call), and its __main__.py needs no runpy (5 ms more). torchrun's verb runs
-# in the environment's python, whatever that is, and stays in the archive. Old syntax: python 2 may read it.
+# there (10 ms a call), and its __main__.py needs no runpy (5 ms more). The verbs torchrun and allreduce run
+# in the environment's python, whatever that is, and stay in the archive. Old syntax: python 2 may read it.
 _MAIN = b"""import sys
 
 if sys.version_info < (3, 8):
     sys.exit(96)  # the next interpreter is tried
-if sys.argv[1:2] != ["torchrun"]:
+if sys.argv[1:2] not in (["torchrun"], ["allreduce"]):
     import os
 
     # Run as a plain script from the unpacked folder, or else from the archive, which is unpacked then.

@@ -13,14 +13,19 @@ verb            does
 --------------  ----------------------------------------------------------------------------------------------
 start           start one job from its spec, detached; idempotent by job_id
 probe           the states of jobs, their log sizes; optionally facts of the machine. One round trip for all
-preflight       what a launch must know first: workdir, script, interpreter? address, interface, free ports
+preflight       what a launch must know first: workdir, script, interpreter? address, interface, free ports,
+                torch's version
+reach           listen and connect to the other servers: who reaches whom, how fast (see reach.py)
+checkup         what rl doctor asks of a server: its disks, limits, clock, cards, environment …
 kill            stop jobs: TERM, grace, KILL, verified gone
 follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
 storage         what environment there is and how much rl keeps; remove environment, code, ended jobs, caches
 removal         how much ended jobs keep; remove their folders
+outputs         what jobs have written, by paths with wildcards; remove it
 prepare         what a server lacks of its environment; make it by a recipe (frames, see prepare.py)
 fetch           download one file, on this machine or on a server (frames, see downloads.py)
+allreduce       (run by the environment's own python) a real all-reduce between servers; prints lines of JSON
 torchrun        (run by the environment's own python) torchrun, with its ChildFailedError written down
 
 The job folder, ``<workdir>/.jobs/<job_id>/`` (0700). All JSON files are written aside and put in place by
@@ -34,7 +39,8 @@ spec.json       the spec as received, without "secret_env" (its names: "secret_n
 started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks (of this attempt; null for a spare),
                 started_at (epoch seconds; of the first attempt), attempt, attempt_started_at, reason (what
                 there is to say of a running job), attempts (those that are over: [{attempt, started_at,
-                ended_at, cause}]), server (its name), and what spec.json has as "machine" (see owner.py)
+                ended_at, cause}]), next_attempt (while one is waited for: attempt, at, words), server (its
+                name), and what spec.json has as "machine" (see owner.py)
 kill.json       a kill was asked for: signal, grace_s, by, at
 failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
                 time, error_file, message}]; of an attempt that is over: failures.<attempt>.json

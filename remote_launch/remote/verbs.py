@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = (
     "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "removal",
-    "torchrun",
+    "outputs", "torchrun", "reach", "allreduce", "checkup",
 )
 
 
@@ -31,6 +31,10 @@ def main(argv: list[str] | None = None) -> int:
         from . import torchrun
 
         return torchrun.main(argv[1:])
+    if verb == "allreduce":
+        from . import allreduce
+
+        return allreduce.main()
     try:
         request = read_request()
         if verb == "follow":
@@ -70,10 +74,18 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import kill
 
         return kill.kill(request)
+    if verb == "checkup":
+        from . import checkup
+
+        return checkup.checkup(request)
     if verb == "preflight":
         from . import preflight
 
         return preflight.preflight(request)
+    if verb == "reach":
+        from . import reach
+
+        return reach.reach(request)
     if verb == "prepare":
         from . import prepare
 
@@ -82,6 +94,10 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import removal
 
         return removal.removal(request)
+    if verb == "outputs":
+        from . import outputs
+
+        return outputs.outputs(request)
     if verb == "storage":
         from . import storage
 

@@ -76,6 +76,18 @@ def test_torch_is_found_without_importing_it(
     assert preflight.has_torch(str(tmp_path / "bin" / "python")) is expected
 
 
+@pytest.mark.parametrize("line", ["__version__ = '2.5.1+cu121'", "__version__: str = '2.5.1+cu121'"])
+def test_versions_are_read_from_folders(tmp_path: Path, line: str) -> None:
+    torch = tmp_path / "lib/python3.9/site-packages/torch"
+    torch.mkdir(parents=True)
+    (torch / "__init__.py").touch()
+    python = str(tmp_path / "bin" / "python")
+    (tmp_path / "pyvenv.cfg").write_text("")
+    assert preflight.about_torch(python) == {"torch": True, "torch_version": None, "python_version": "3.9"}
+    (torch / "version.py").write_text(f"from typing import Optional\n{line}\ndebug = False\n")
+    assert preflight.about_torch(python)["torch_version"] == "2.5.1+cu121"
+
+
 def test_it_is_quick(served: Served) -> None:
     served.env["PATH"] = "/usr/bin:/bin"
     best = 9.0

@@ -1,0 +1,338 @@
+"""Try the way between servers: every server listens, and connects to the others, in one call each.
+
+The laptop asks all servers for free ports first (``{"ask_ports": true}``), then all of them at the same time
+to listen on theirs and to connect to the others'. A server ends when its own connections are through and all
+that it expects have come, or when its time is up; also when nobody reads its stdout any more. Nothing stays.
+
+A connection, by the token of this try (which is never sent):
+
+    listener -> connector    {"server": name, "nonce": ns}
+    connector -> listener    {"server": name, "mode": …, "nonce": nc, "mac": HMAC(token, hello|ns|nc|…)}
+    listener -> connector    {"mac": HMAC(token, "welcome"|nc|ns|name)}
+
+then, by its mode: nothing (reach), bytes echoed one by one (ping), or as much as goes in BULK_S (bulk), whose
+receiver says how much came. The connector closes first: the listener's port is free at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hmac
+import json
+import os
+import select
+import socket
+import struct
+import threading
+import time
+
+from .jobdir import Refusal
+from .link import sign
+from .preflight import any_port, free_ports
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+LIMIT_S = 60.0  # the most that a request may ask for
+HANDSHAKE_S = 2.0
+PINGS = 10
+BULK_S, BULK_BYTES = 0.1, 8 << 20
+STALL_S = 3.0  # after that, what was sent is not on its way any more
+_RETRY_S = 0.02
+_LINE_LIMIT = 4096
+_CHUNK = b"\0" * 65536
+_NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM)
+_MODES = ("reach", "ping", "bulk")
+_IP_MTU, _IPV6_MTU = 14, 24  # linux/in.h, in6.h; the socket module doesn't name them
+_NO_LINGER = struct.pack("ii", 1, 0)
+
+
+def reach(request: dict[str, Any]) -> dict[str, Any]:
+    """Given {"token", "listen": [port], "expect": [[server, port]], "connect": [{"server", "address",
+    "port", "mode"}], "in_turn", "limit_s"}, return {"links": [what became of each connection], "taken":
+    {port: why it can't be listened on}, "heard": [[server, port]]}; or, given {"ask_ports"}, {"ports"}."""
+    if request.get("ask_ports"):
+        return {"ports": [any_port(), *free_ports(1)]}
+    attempt = _Attempt(request)
+    threading.Thread(target=end_when_unread, daemon=True).start()
+    taken = {}
+    for port in attempt.ports:
+        try:
+            listener = _listen(port)
+        except OSError as error:
+            taken[str(port)] = os.strerror(error.errno) if error.errno else str(error)
+            continue
+        threading.Thread(target=attempt.welcome, args=(listener, port), daemon=True).start()
+    attempt.connect_to_all()
+    attempt.wait_for_others(without=[int(port) for port in taken])
+    return {"links": attempt.links, "taken": taken, "heard": sorted(attempt.heard)}
+
+
+def end_when_unread() -> None:
+    """A laptop that is gone closes our stdout: what is under way is for nobody then."""
+    watcher = select.poll()
+    watcher.register(1, 0)  # errors and hang-ups only
+    watcher.poll()
+    os._exit(1)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=256, dualstack_ipv6=True)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise
+        return socket.create_server(("", port), backlog=256)
+
+
+class _Attempt:
+    """What was asked for, and what came of it. Filled by threads, each with connections of its own."""
+
+    def __init__(self, request: dict[str, Any]) -> None:
+        try:
+            self.token = str(request["token"]).encode()
+            self.name = str(request["server"])
+            self.ports = [int(port) for port in request.get("listen") or ()]
+            self.expected = {(str(name), int(port)) for name, port in request.get("expect") or ()}
+            self.targets = [
+                {
+                    "to": str(one["server"]), "address": str(one["address"]), "port": int(one["port"]),
+                    "mode": _MODES[_MODES.index(one["mode"])],
+                }
+                for one in request.get("connect") or ()
+            ]
+            self.in_turn = bool(request.get("in_turn"))
+            limit_s = float(request["limit_s"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise Refusal("RequestError", f"the request makes no sense: {error!r}") from None
+        if len(self.token) < 16 or not 0 < limit_s <= LIMIT_S:
+            raise Refusal("RequestError", f"a token and a limit of at most {LIMIT_S:g} s are needed")
+        self.deadline = time.monotonic() + limit_s
+        self.links: list[dict[str, Any]] = []
+        self.heard: set[tuple[str, int]] = set()
+        self._change = threading.Condition()
+
+    # -- coming in
+
+    def welcome(self, listener: socket.socket, port: int) -> None:
+        """Take all who come on one port. Ends with the process."""
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(sock, port), daemon=True).start()
+
+    def _serve(self, sock: socket.socket, port: int) -> None:
+        # A port that was tried must be free at once: nothing of ours may linger on it.
+        with sock, contextlib.suppress(OSError, ValueError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+            line = _Lines(sock)
+            nonce = os.urandom(16).hex()
+            line.put({"server": self.name, "nonce": nonce})
+            hello = line.get(HANDSHAKE_S)
+            other, mode, theirs = (str(hello.get(key)) for key in ("server", "mode", "nonce"))
+            expected = sign(self.token, "hello", nonce, theirs, other, self.name, mode)
+            if not hmac.compare_digest(str(hello.get("mac")).encode(), expected.encode()):
+                return
+            line.put({"mac": sign(self.token, "welcome", theirs, nonce, self.name)})
+            try:
+                if mode == "bulk":
+                    _take_bulk(sock, line)
+                else:
+                    _echo(sock)
+            finally:
+                with self._change:
+                    self.heard.add((other, port))
+                    self._change.notify_all()
+
+    def wait_for_others(self, *, without: list[int]) -> None:
+        """Return when all who are expected have come and gone, or the time is up."""
+        wanted = {(name, port) for name, port in self.expected if port not in without}
+        with self._change:
+            self._change.wait_for(
+                lambda: wanted <= self.heard, max(0.0, self.deadline - time.monotonic())
+            )
+
+    # -- going out
+
+    def connect_to_all(self) -> None:
+        """Try every target, all at once or in turn."""
+        if self.in_turn:
+            self.links = [self._connect(target) for target in self.targets]
+            return
+        results: list[dict[str, Any] | None] = [None] * len(self.targets)
+
+        def work(number: int, target: dict[str, Any]) -> None:
+            results[number] = self._connect(target)
+
+        threads = [
+            threading.Thread(target=work, args=one, daemon=True) for one in enumerate(self.targets)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.links = [result for result in results if result is not None]
+
+    def _connect(self, target: dict[str, Any]) -> dict[str, Any]:
+        """Return the target with its "outcome" and what was measured. A port where nobody listens yet is
+        tried until the time is up."""
+        link = {**target, "outcome": "timed_out", "said": ""}
+        while True:
+            left_s = self.deadline - time.monotonic()
+            if left_s <= 0:
+                return link
+            try:
+                started = time.monotonic()
+                sock = socket.create_connection((target["address"], target["port"]), timeout=left_s)
+            except OSError as error:
+                link["outcome"], link["said"] = _outcome(error)
+                if link["outcome"] != "refused":
+                    return link
+                time.sleep(_RETRY_S)
+                continue
+            link["connect_ms"] = round((time.monotonic() - started) * 1000, 3)
+            with sock:
+                self._meet(sock, link)
+            return link
+
+    def _meet(self, sock: socket.socket, link: dict[str, Any]) -> None:
+        """Greet the listener, and measure. Writes "outcome" and figures into ``link``."""
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line = _Lines(sock)
+            nonce = os.urandom(16).hex()
+            hello = line.get(HANDSHAKE_S)
+            theirs, name = str(hello.get("nonce")), str(hello.get("server"))
+            if name != link["to"]:
+                link["outcome"], link["said"] = "other", name[:100]
+                return
+            mac = sign(self.token, "hello", theirs, nonce, self.name, name, link["mode"])
+            line.put({"server": self.name, "mode": link["mode"], "nonce": nonce, "mac": mac})
+            welcome = sign(self.token, "welcome", nonce, theirs, name)
+            if not hmac.compare_digest(str(line.get(HANDSHAKE_S).get("mac")).encode(), welcome.encode()):
+                link["outcome"] = "other"
+                return
+        except (OSError, ValueError) as error:
+            # It was accepted, and then nothing of use came: another program, or a path that eats data.
+            link["outcome"] = "silent" if isinstance(error, socket.timeout) else "other"
+            link["said"] = str(error)[:200]
+            return
+        link["outcome"], link["said"] = "reached", ""
+        try:
+            if link["mode"] == "ping":
+                link["rtt_ms"] = _ping(sock)
+            elif link["mode"] == "bulk":
+                link.update(_give_bulk(sock, line))
+        except (OSError, ValueError) as error:
+            link["stalled"], link["said"] = True, str(error)[:200]
+        link["mtu"] = _mtu(sock)
+
+
+def _outcome(error: OSError) -> tuple[str, str]:
+    said = error.strerror or str(error)
+    if isinstance(error, socket.timeout) or error.errno == errno.ETIMEDOUT:
+        return "timed_out", said
+    if isinstance(error, socket.gaierror):
+        return "unresolved", said
+    if error.errno == errno.ECONNREFUSED:
+        return "refused", said
+    return ("no_route" if error.errno in _NO_ROUTE else "failed"), said
+
+
+class _Lines:
+    """A connection's lines of JSON, read no further than asked."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._in = b""
+
+    def put(self, message: dict[str, Any]) -> None:
+        self._sock.sendall(json.dumps(message).encode() + b"\n")
+
+    def get(self, limit_s: float) -> dict[str, Any]:
+        """Return the next line. Raises OSError (socket.timeout), ValueError."""
+        deadline = time.monotonic() + limit_s
+        while b"\n" not in self._in:
+            self._sock.settimeout(max(0.001, deadline - time.monotonic()))
+            data = self._sock.recv(_LINE_LIMIT)
+            if not data or len(self._in) > _LINE_LIMIT:
+                raise ValueError("closed by the other side")
+            self._in += data
+        line, _, self._in = self._in.partition(b"\n")
+        message = json.loads(line)
+        if not isinstance(message, dict):
+            raise ValueError("not an object")
+        return message
+
+
+def _echo(sock: socket.socket) -> None:
+    """Send back what comes, until the other side closes."""
+    sock.settimeout(HANDSHAKE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for data in iter(lambda: sock.recv(64), b""):
+        sock.sendall(data)
+
+
+def _ping(sock: socket.socket) -> float:
+    """Return the shortest round trip of one byte, in ms: the longer ones tell of busy machines."""
+    sock.settimeout(HANDSHAKE_S)
+    best = float("inf")
+    for _ in range(PINGS):
+        started = time.monotonic()
+        sock.sendall(b".")
+        if not sock.recv(1):
+            raise ValueError("closed by the other side")
+        best = min(best, time.monotonic() - started)
+    return round(best * 1000, 3)
+
+
+def _take_bulk(sock: socket.socket, line: _Lines) -> None:
+    """Count what comes in BULK_S from the first byte on, and say it; then wait for the other side to
+    close."""
+    sock.settimeout(STALL_S)
+    count = len(sock.recv(len(_CHUNK)))
+    started = time.monotonic()
+    first, seconds = count, 0.0
+    while count and count < BULK_BYTES and seconds < BULK_S:
+        more = len(sock.recv(len(_CHUNK)))
+        count += more
+        seconds = time.monotonic() - started
+        if not more:
+            return
+    line.put({"bytes": count - first, "seconds": seconds})
+    for _ in iter(lambda: sock.recv(len(_CHUNK)), b""):
+        pass
+
+
+def _give_bulk(sock: socket.socket, line: _Lines) -> dict[str, Any]:
+    """Send until the other side says how much it got. Raises OSError, ValueError when it never does."""
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # what is still unsent is for nobody
+    left = BULK_BYTES + len(_CHUNK)
+    deadline = time.monotonic() + STALL_S
+    while True:
+        rest_s = deadline - time.monotonic()
+        readable, writable, _ = select.select([sock], [sock] if left > 0 else [], [], max(0.0, rest_s))
+        if readable:
+            told = line.get(HANDSHAKE_S)
+            seconds = max(float(told["seconds"]), 1e-5)
+            return {"bytes_per_s": round(int(told["bytes"]) / seconds)}
+        if writable:
+            with contextlib.suppress(BlockingIOError):
+                left -= sock.send(_CHUNK)
+        if rest_s <= 0:
+            raise ValueError("what was sent did not arrive")
+
+
+def _mtu(sock: socket.socket) -> int | None:
+    """Return the largest packet of the connection's path, as far as the kernel knows."""
+    try:
+        if sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith("::ffff:"):
+            return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+    except OSError:
+        return None

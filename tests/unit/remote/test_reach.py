@@ -1,0 +1,174 @@
+"""Who reaches whom: every server listens and connects, and nothing stays."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.served import Served, free_port
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+TOKEN = "t" * 32
+
+
+class Try:
+    """Two servers, s0 and s1, on loopback, and what each told."""
+
+    def __init__(self, servers: list[Served]) -> None:
+        self.servers = servers
+        self.ports = [server.call("reach", ask_ports=True)["ports"] for server in servers]
+
+    def request(self, number: int, mode: str = "reach", **changes: Any) -> dict[str, Any]:
+        other = 1 - number
+        return {
+            "server": f"s{number}", "token": TOKEN, "limit_s": 10.0, "listen": self.ports[number],
+            "expect": [[f"s{other}", port] for port in self.ports[number]],
+            "connect": [
+                {"server": f"s{other}", "address": "127.0.0.1", "port": port, "mode": mode}
+                for port in self.ports[other]
+            ],
+            **changes,
+        }
+
+    def run(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        answers: list[Any] = [None] * len(requests)
+
+        def ask(number: int, request: dict[str, Any]) -> None:
+            answers[number] = self.servers[number].call("reach", **request)
+
+        threads = [threading.Thread(target=ask, args=one) for one in enumerate(requests)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers
+
+
+def greet(listener: socket.socket) -> None:
+    with listener.accept()[0] as sock:
+        sock.sendall(b"220 mail\n")
+
+
+@pytest.fixture
+def attempt(nodes: list[Served]) -> Try:
+    return Try(nodes)
+
+
+def outcomes(answer: dict[str, Any]) -> list[str]:
+    return [link["outcome"] for link in answer["links"]]
+
+
+def test_each_reaches_the_other(attempt: Try) -> None:
+    started = time.monotonic()
+    answers = attempt.run(attempt.request(0), attempt.request(1))
+    assert [outcomes(answer) for answer in answers] == [["reached"] * 2] * 2
+    assert [len(answer["heard"]) for answer in answers] == [2, 2]
+    assert all(answer["taken"] == {} for answer in answers)
+    assert time.monotonic() - started < 8.0, "it ends as soon as all have come, not when the time is up"
+    for ports in attempt.ports:
+        assert 20000 <= ports[1] < 32000, "as rl's own"
+        for port in ports:
+            listener = socket.socket()  # without SO_REUSEADDR: nothing of the try lingers on it
+            listener.bind(("", port))
+            listener.close()
+
+
+def test_what_is_measured(attempt: Try) -> None:
+    answers = attempt.run(*(attempt.request(number, "ping") for number in (0, 1)))
+    for link in answers[0]["links"]:
+        assert 0 < link["rtt_ms"] < 1000
+        assert link["connect_ms"] > 0
+        assert link["mtu"] > 10_000  # loopback's
+    answers = attempt.run(*(attempt.request(number, "bulk", in_turn=True) for number in (0, 1)))
+    assert all(link["bytes_per_s"] > 1_000_000 for answer in answers for link in answer["links"])
+    assert [len(answer["heard"]) for answer in answers] == [2, 2]
+
+
+def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
+    (answer,) = attempt.run(attempt.request(0, limit_s=0.3))
+    assert outcomes(answer) == ["refused"] * 2
+    assert answer["heard"] == []
+
+
+def test_a_wrong_token_and_a_stranger_are_not_reached(attempt: Try) -> None:
+    wrong = attempt.request(1, token="x" * 32, limit_s=0.7)
+    answers = attempt.run(attempt.request(0, limit_s=0.7), wrong)
+    assert [outcomes(answer) for answer in answers] == [["other"] * 2] * 2
+    assert [answer["heard"] for answer in answers] == [[], []]
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        target = {"server": "s1", "address": "127.0.0.1", "port": port, "mode": "reach"}
+        threading.Thread(target=greet, args=(stranger,)).start()
+        (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[], limit_s=5.0))
+    assert outcomes(answer) == ["other"]
+
+
+def test_another_server_at_the_address_is_told_by_its_name(attempt: Try) -> None:
+    asked = attempt.request(0, limit_s=0.7)
+    asked["connect"] = [{**target, "server": "s7"} for target in asked["connect"]]
+    answers = attempt.run(asked, attempt.request(1, limit_s=0.7))
+    assert outcomes(answers[0]) == ["other"] * 2
+    assert answers[0]["links"][0]["said"] == "s1"
+
+
+def test_a_port_that_is_taken_is_said(attempt: Try) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        (answer,) = attempt.run(attempt.request(0, listen=[port], connect=[], expect=[["s1", port]]))
+    assert answer["taken"] == {str(port): "Address already in use"}
+
+
+@pytest.mark.parametrize("address", ["no-such-host.invalid", ""])
+def test_an_address_that_is_none(attempt: Try, address: str) -> None:
+    target = {"server": "s1", "address": address, "port": free_port(), "mode": "reach"}
+    (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[], limit_s=0.5))
+    assert outcomes(answer)[0] in ("unresolved", "refused", "failed")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token": "short"}, {"limit_s": 1e9}, {"limit_s": None}, {"connect": [{}]}, {"expect": [1]},
+        {"listen": ["x"]},
+        {"connect": [{"server": "s1", "address": "127.0.0.1", "port": 1, "mode": "shell"}]},
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(attempt: Try, changes: dict[str, Any]) -> None:
+    (answer,) = attempt.run(attempt.request(0, **changes))
+    assert answer["error"]["type"] == "RequestError"
+
+
+@pytest.fixture
+def listening(attempt: Try) -> Iterator[subprocess.Popen[bytes]]:
+    """A server that waits for one who doesn't come."""
+    request = {**attempt.request(0, connect=[], limit_s=50.0), "workdir": str(attempt.servers[0].workdir)}
+    with attempt.servers[0].popen("reach") as process:
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(request).encode())
+        process.stdin.close()
+        yield process
+        process.kill()
+
+
+def test_it_ends_when_nobody_reads_any_more(
+    attempt: Try, listening: subprocess.Popen[bytes]
+) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", attempt.ports[0][0]), timeout=5).close()
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert listening.stdout is not None
+    listening.stdout.close()
+    listening.wait(10)
