@@ -109,6 +109,14 @@ class Forward(Protocol):
     def close(self) -> None: ...
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class KeptForward:
+    """A tunnel that an ssh process of its own keeps, after ours has ended: its control socket, and its id."""
+
+    socket: str
+    pid: int
+
+
 class Transport(Protocol):
     """A way to one server. Safe to use from several threads. Connects at first use, or by ``connect``."""
 
@@ -116,6 +124,10 @@ class Transport(Protocol):
 
     def connect(self) -> None:
         """Open (or find open) the connection. Raises ConnectError or a subclass."""
+
+    def is_open(self) -> bool:
+        """True while the connection stands, as far as is known here; nothing is asked of the server."""
+        ...
 
     def run(
         self,
@@ -147,7 +159,13 @@ class Transport(Protocol):
 
     def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
         """Listen on 127.0.0.1:``local_port`` here (0: any free) and connect to ``remote_host:remote_port``
-        from the server."""
+        from the server. It ends with this process, however that ends; where the connection was lost, the
+        next use makes it again. Raises ConnectError when the port can't be had."""
+        ...
+
+    def keep_forward(self, remote_port: int, *, local_port: int, remote_host: str, owner: str) -> KeptForward:
+        """As ``forward``, but over a connection of its own, which stays until ``forwards.stop_kept`` or its
+        loss. ``owner`` and ``local_port`` name it. Raises UsageError where that can't be."""
         ...
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:

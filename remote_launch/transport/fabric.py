@@ -37,7 +37,7 @@ from remote_launch.transport.tunnel import LocalForward, ReverseForward
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from remote_launch.transport.base import Forward, Target
+    from remote_launch.transport.base import Forward, KeptForward, Target
     from remote_launch.transport.command import Command
 
 # sshd's MaxSessions is 10. So many commands and so many streams (logs that are followed), which may last for
@@ -63,6 +63,11 @@ class FabricTransport:
     def connect(self) -> None:
         """See ``base.Transport.connect``."""
         self._connected()
+
+    def is_open(self) -> bool:
+        """See ``base.Transport.is_open``."""
+        connection = self._connection
+        return connection is not None and connection.is_active
 
     def run(
         self,
@@ -108,6 +113,13 @@ class FabricTransport:
         except OSError as error:
             why = f"can't listen on port {local_port} of this machine: {error}"
             raise ConnectError(self.target.name, why) from None
+
+    def keep_forward(self, remote_port: int, *, local_port: int, remote_host: str, owner: str) -> KeptForward:  # noqa: ARG002
+        """See ``base.Transport.keep_forward``: not offered here, where the connection is this process's."""
+        raise UsageError(
+            f"{self.target.name}: no forward in the background through fabric (a login by password)",
+            hint="leave --background out; or rl authorize, to log in by a key, and transport: openssh",
+        )
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``. Ends with the connection."""

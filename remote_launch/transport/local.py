@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from remote_launch.errors import CommandError, ConnectError
+from remote_launch.errors import CommandError, ConnectError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import read_exit, stop_command
@@ -25,7 +25,7 @@ from remote_launch.transport.pump import TcpPump
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from remote_launch.transport.base import Forward, Target
+    from remote_launch.transport.base import Forward, KeptForward, Target
     from remote_launch.transport.command import Command
 
 _STOP_TIMEOUT_S = 5.0
@@ -41,6 +41,10 @@ class LocalTransport:
 
     def connect(self) -> None:
         """Nothing to open."""
+
+    def is_open(self) -> bool:
+        """See ``base.Transport.is_open``."""
+        return True
 
     def run(
         self,
@@ -117,13 +121,20 @@ class LocalTransport:
         machine."""
         return self._pump(remote_host, remote_port, local_port)
 
+    def keep_forward(self, remote_port: int, *, local_port: int, remote_host: str, owner: str) -> KeptForward:  # noqa: ARG002
+        """See ``base.Transport.keep_forward``: not offered here."""
+        raise UsageError(
+            f"{self.target.name} is this machine: nothing needs forwarding",
+            hint=f"port {remote_port} of {remote_host} can be reached from here",
+        )
+
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
         return self._pump("127.0.0.1", local_port, remote_port)
 
     def _pump(self, host: str, port: int, listen: int) -> TcpPump:
         try:
-            return TcpPump(host, port, local_port=listen)
+            return TcpPump(lambda: socket.create_connection((host, port), timeout=10), local_port=listen)
         except (OSError, socket.gaierror) as error:
             raise ConnectError(
                 self.target.name, f"can't listen on port {listen} of this machine: {error}"

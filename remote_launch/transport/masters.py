@@ -57,16 +57,17 @@ def control_folder() -> Path:
 
 class Master:
     """One server's ControlMaster. ``path`` is its socket; a stamp file beside it holds the time of its last
-    use."""
+    use. One with a ``purpose`` is shared with nobody, and stays until it is told to end."""
 
     _opening = threading.BoundedSemaphore(_AT_ONCE)
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, purpose: str | None = None) -> None:
         self.target = target
-        key = (target.hostname, target.port, target.username, target.private_key, target.ssh_config)
-        name = hashlib.sha256(
-            repr([None if part is None else str(part) for part in key]).encode()
-        ).hexdigest()[:16]
+        self._persist = str(PERSIST_S) if purpose is None else "no"
+        key = [target.hostname, target.port, target.username, target.private_key, target.ssh_config]
+        key += [] if purpose is None else [purpose]
+        parts = [None if part is None else str(part) for part in key]
+        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
         self.folder = control_folder()
         self.path = self.folder / name
         self._stamp = self.folder / f"{name}.used"
@@ -81,7 +82,7 @@ class Master:
         """Return ssh's options for using the master."""
         return [
             "-S",
-            str(self.path).replace("%", "%%"),  # "%" begins a token in a ControlPath
+            _control_path(self.path),
             "-o",
             "ControlMaster=no",  # use it; never become one
         ]
@@ -103,7 +104,8 @@ class Master:
                 self._open()
 
     def answers(self) -> bool:
-        """True when the process behind the socket lives; nothing is asked of the server."""
+        """True when the process behind the socket lives; nothing is asked of the server. Counts as a use:
+        the time of ControlPersist begins anew."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
             probe.settimeout(CHECK_S)
             try:
@@ -123,10 +125,7 @@ class Master:
     def control(self, verb: str, *words: str, timeout_s: float = 15.0) -> subprocess.CompletedProcess[bytes]:
         """Send the master a control command (exit, forward, cancel). No configuration is read: only the
         socket counts."""
-        argv = ["ssh", "-F", "none", "-S", self.through()[1], "-O", verb, *words, "--", "master"]
-        return subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
-        )
+        return control_socket(self.path, verb, *words, timeout_s=timeout_s)
 
     def _usable(self) -> bool:
         if not self.path.exists():
@@ -178,7 +177,7 @@ class Master:
             "-o",
             "ControlMaster=yes",
             "-o",
-            f"ControlPersist={PERSIST_S}",  # stays for the next process
+            f"ControlPersist={self._persist}",  # stays for the next process
             "-f",
             "-N",  # into the background once logged in; no command
             "-o",
@@ -219,6 +218,20 @@ class Master:
                 said.seek(0)
                 raise connect_error(self.target, said.read().decode("utf-8", "replace"), config)
         self.touch()
+
+
+def _control_path(path: Path) -> str:
+    return str(path).replace("%", "%%")  # "%" begins a token in a ControlPath
+
+
+def control_socket(
+    path: Path, verb: str, *words: str, timeout_s: float = 15.0
+) -> subprocess.CompletedProcess[bytes]:
+    """Send the master behind a socket a control command; see ``Master.control``."""
+    argv = ["ssh", "-F", "none", "-S", _control_path(path), "-O", verb, *words, "--", "master"]
+    return subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, check=False
+    )
 
 
 def options(target: Target) -> list[str]:

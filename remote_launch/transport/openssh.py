@@ -4,17 +4,15 @@ rsync and tunnels alike."""
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
-import socket
-import subprocess
 from typing import TYPE_CHECKING, NoReturn
 
 from remote_launch.errors import ConnectError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import quote_path, read_exit, stop_command
+from remote_launch.transport.forwards import SocketForward, add_forward, keep_forward
 from remote_launch.transport.masters import Master, missing_ssh, options
 from remote_launch.transport.outcome import overflow_error, timeout_error
 from remote_launch.transport.process import (
@@ -25,13 +23,13 @@ from remote_launch.transport.process import (
     become,
     run_process,
 )
-from remote_launch.transport.ssh_errors import connect_error, lost_error, plain
+from remote_launch.transport.ssh_errors import connect_error, lost_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from remote_launch.transport.base import Forward, Target
+    from remote_launch.transport.base import Forward, KeptForward, Target
     from remote_launch.transport.command import Command
 
 _STOP_TIMEOUT_S = 6.0  # the sweep itself takes 2 s at most, then KILLs
@@ -51,7 +49,7 @@ class OpensshTransport:
         self.target = target
         self._master = Master(target)
         self._cancel = Cancel()
-        self._forwards: list[_MasterForward] = []
+        self._forwards: list[Forward] = []
 
     def connect(self) -> None:
         """See ``base.Transport.connect``."""
@@ -59,6 +57,10 @@ class OpensshTransport:
             self._master.ensure()
         except FileNotFoundError:
             raise missing_ssh(self.target) from None
+
+    def is_open(self) -> bool:
+        """See ``base.Transport.is_open``."""
+        return self._master.answers()
 
     def run(
         self,
@@ -164,10 +166,16 @@ class OpensshTransport:
 
     def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
         """See ``base.Transport.forward``."""
-        self.connect()
-        port = local_port or _free_port()  # ssh takes no port 0 here
-        host = f"[{remote_host}]" if ":" in remote_host else remote_host
-        return self._forward("-L", f"127.0.0.1:{port}:{host}:{remote_port}", port)
+        forward = SocketForward(self._master, self.connect, (remote_host, remote_port), local_port)
+        self._forwards.append(forward)
+        return forward
+
+    def keep_forward(self, remote_port: int, *, local_port: int, remote_host: str, owner: str) -> KeptForward:
+        """See ``base.Transport.keep_forward``."""
+        try:
+            return keep_forward(self.target, (remote_host, remote_port), local_port, owner)
+        except FileNotFoundError:
+            raise missing_ssh(self.target) from None
 
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
@@ -179,27 +187,14 @@ class OpensshTransport:
         tries = [remote_port] if remote_port else random.sample(_HIGH_PORTS, 5)
         for port in tries:
             with contextlib.suppress(ConnectError):
-                return self._forward("-R", f"127.0.0.1:{port}:127.0.0.1:{local_port}", port)
+                forward = add_forward(self._master, "-R", f"127.0.0.1:{port}:127.0.0.1:{local_port}", port)
+                self._forwards.append(forward)
+                return forward
         raise ConnectError(
             self.target.name,
             f"the server can't listen on 127.0.0.1:{' or '.join(map(str, tries))} for a tunnel back",
             hint="is the port taken there, or AllowTcpForwarding off in its sshd_config?",
         )
-
-    def _forward(self, flag: str, spec: str, port: int) -> Forward:
-        try:
-            done = self._master.control("forward", flag, spec)
-            said = plain(done.stderr.decode("utf-8", "replace")) or "ssh did not say why"
-            failed = done.returncode != 0
-        except subprocess.TimeoutExpired:
-            said, failed = "ssh's master did not answer", True
-        if failed:
-            raise ConnectError(
-                self.target.name, f"can't forward {flag} {spec}: {said}", hint="is the port taken already?"
-            )
-        forward = _MasterForward(port=port, flag=flag, spec=spec, master=self._master)
-        self._forwards.append(forward)
-        return forward
 
     @contextlib.contextmanager
     def rsync_route(self) -> Iterator[RsyncRoute]:
@@ -230,30 +225,6 @@ class OpensshTransport:
 
     def disconnect(self) -> None:
         """End the master, and with it all that goes through it."""
-        self._forwards.clear()
+        self.close()
         with contextlib.suppress(FileNotFoundError):
             self._master.drop()
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class _MasterForward:
-    """A tunnel that the master keeps; it ends with ``close`` or with the master."""
-
-    port: int
-    flag: str
-    spec: str
-    master: Master
-    closed: bool = False
-
-    def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self.master.control("cancel", self.flag, self.spec)
-
-
-def _free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that is free now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port

@@ -1,17 +1,24 @@
-"""A small TCP forwarder inside this process, for transports that have no ssh to do it."""
+"""A small forwarder inside this process: it listens here, and ends with it however that ends."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from typing import TYPE_CHECKING
+
+from remote_launch.errors import RemoteLaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class TcpPump:
-    """Listens on 127.0.0.1 and hands every connection on to ``host:port``. ``port`` is the listening one."""
+    """Listens on 127.0.0.1 and joins every connection to one that ``connect`` makes. ``port`` is the
+    listening one. Raises OSError when it can't listen."""
 
-    def __init__(self, host: str, port: int, *, local_port: int = 0) -> None:
-        self._to = (host, port)
+    def __init__(self, connect: Callable[[], socket.socket], *, local_port: int = 0) -> None:
+        self._connect = connect
         self._listener = socket.create_server(("127.0.0.1", local_port))
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
@@ -42,8 +49,8 @@ class TcpPump:
 
     def _serve(self, client: socket.socket) -> None:
         try:
-            server = socket.create_connection(self._to, timeout=10)
-        except OSError:
+            server = self._connect()
+        except (OSError, RemoteLaunchError):  # as ssh: nothing listens there, the connection ends
             client.close()
             return
         server.settimeout(None)
