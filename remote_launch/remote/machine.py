@@ -142,19 +142,27 @@ def interface_of(address: str) -> str | None:
     return None
 
 
+_WHERE = {socket.AF_INET: (4, 4), socket.AF_INET6: (8, 16)}  # of the address in a sockaddr: offset, size
+
+
 class _IfAddrs(ctypes.Structure):
     """struct ifaddrs of getifaddrs(3), as far as it is read here."""
 
 
 _IfAddrs._fields_ = [
     ("next", ctypes.POINTER(_IfAddrs)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint),
-    ("address", ctypes.c_void_p),
+    ("address", ctypes.c_void_p), ("netmask", ctypes.c_void_p),
 ]
 
 
 def interfaces() -> list[tuple[str, str]]:
-    """Return (name, address) of all interfaces' addresses; secondary addresses too, which the older ioctls
-    leave out."""
+    """Return (name, address) of all interfaces' addresses."""
+    return [(name, address) for name, address, _prefix, _flags in addresses()]
+
+
+def addresses() -> list[tuple[str, str, int, int]]:
+    """Return (interface, address, prefix length, the interface's flags) of all interfaces' addresses;
+    secondary addresses too, which the older ioctls leave out."""
     libc = ctypes.CDLL(None)
     head = ctypes.POINTER(_IfAddrs)()
     if libc.getifaddrs(ctypes.byref(head)):
@@ -166,14 +174,14 @@ def interfaces() -> list[tuple[str, str]]:
             item = entry.contents
             if item.address:
                 family = struct.unpack("=H", ctypes.string_at(item.address, 2))[0]
-                if family == socket.AF_INET:
-                    raw = ctypes.string_at(item.address + 4, 4)
-                elif family == socket.AF_INET6:
-                    raw = ctypes.string_at(item.address + 8, 16)
-                else:
-                    raw = b""
-                if raw:
-                    found.append((item.name.decode("utf-8", "replace"), socket.inet_ntop(family, raw)))
+                if family in _WHERE:
+                    at, size = _WHERE[family]
+                    mask = ctypes.string_at(item.netmask + at, size) if item.netmask else b"\xff" * size
+                    found.append((
+                        item.name.decode("utf-8", "replace"),
+                        socket.inet_ntop(family, ctypes.string_at(item.address + at, size)),
+                        sum(bin(byte).count("1") for byte in mask), item.flags,
+                    ))
             entry = item.next
     finally:
         libc.freeifaddrs(head)
