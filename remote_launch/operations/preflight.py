@@ -104,7 +104,7 @@ def node_facts(server: Server, answer: Mapping[str, Any]) -> NodeFacts:
         address=server.address or told.text(answer.get("address")) or "",
         interface=told.text(answer.get("interface")),
         cpus=told.number(answer.get("cpus")) or 1,
-        gpus=told.number(answer.get("gpus")) or 0,
+        gpus=len(told.mappings(told.mapping(answer.get("gpus")).get("cards"))),
         ports=tuple(port for port in map(told.number, ports) if port) if isinstance(ports, list) else (),
     )
     words = (facts.address, facts.interface or "lo", *map(str, facts.ports))

@@ -17,6 +17,7 @@ preflight       what a launch must know first: workdir, script, interpreter? add
                 torch's version
 reach           listen and connect to the other servers: who reaches whom, how fast (see reach.py)
 checkup         what rl doctor asks of a server: its disks, limits, clock, cards, environment …
+gpus            the graphics cards, their processes and whose they are (see gpus.py)
 kill            stop jobs: TERM, grace, KILL, verified gone
 follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends

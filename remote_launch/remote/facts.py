@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 
-from . import logind, machine, procs
+from . import gpus, logind, machine, procs
 from .jobdir import workdir
 
 TYPE_CHECKING = False
@@ -33,7 +33,7 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
         "memory_total_bytes": memory.get("total_bytes"),
         "memory_available_bytes": memory.get("available_bytes"),
         "disk_free_bytes": disk.free if disk else None, "disk_total_bytes": disk.total if disk else None,
-        "gpus": _guarded(machine.gpus) or [], "rsync": _guarded(rsync_version), "uv": _guarded(uv_path),
+        "gpus": _guarded(gpus.cards) or [], "rsync": _guarded(rsync_version), "uv": _guarded(uv_path),
         "boot_id": _guarded(procs.boot_id), "time": time.time(),
         "logind": _guarded(logind.facts) or {},
     }

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import pwd
 
-from . import nvidia
+from . import nvidia, rocm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"
 def survey() -> dict[str, Any]:
     """Return {"cards": as ``cards`` tells, "problems": what is wrong, in words, "visible": what the login
     environment sets of VISIBLE}."""
-    found, problems = nvidia.survey()
+    (found, problems), (more, other) = nvidia.survey(), rocm.survey()
+    found, problems = found + more, problems + other
     gone_is_gone = sees_all()
     for card in found:
         for process in card["processes"]:

@@ -1,4 +1,4 @@
-"""What a server is made of: processors, memory, GPUs, network interfaces. Each question answered fast, and
+"""What a server is made of: processors, memory, network interfaces. Each question answered fast, and
 without root."""
 
 from __future__ import annotations
@@ -11,10 +11,6 @@ import struct
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-NVIDIA_TIMEOUT_S = 5.0
-_NVIDIA_FOLDER = "/proc/driver/nvidia/gpus"
-_GPU_FIELDS = "index,name,memory.total,memory.used,utilization.gpu"
 
 
 def cpus() -> int:
@@ -73,44 +69,6 @@ def memory() -> dict[str, int]:
             total = int(limit)
             available = min(available, total - int(used or 0))
     return {"total_bytes": total, "available_bytes": max(0, available)}
-
-
-def gpu_count() -> int:
-    """Return how many GPUs a process started here sees, without CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        names = [name.strip() for name in visible.split(",") if name.strip()]
-        return len(names[:names.index("-1")] if "-1" in names else names)
-    try:
-        return len(os.listdir(_NVIDIA_FOLDER))
-    except OSError:
-        return sum(line.startswith("GPU ") for line in nvidia_smi("-L").splitlines())
-
-
-def gpus() -> list[dict[str, Any]]:
-    """Return [{index, name, memory_total_mib, memory_used_mib, utilization_percent}]; a value the driver
-    hides is None."""
-    found = []
-    for line in nvidia_smi(f"--query-gpu={_GPU_FIELDS}", "--format=csv,noheader,nounits").splitlines():
-        words = [word.strip() for word in line.split(",")]
-        if len(words) != 5 or not words[0].isdigit():
-            continue
-        numbers = [int(float(word)) if word.replace(".", "", 1).isdigit() else None for word in words[2:]]
-        found.append({
-            "index": int(words[0]), "name": words[1], "memory_total_mib": numbers[0],
-            "memory_used_mib": numbers[1],
-            "utilization_percent": numbers[2],
-        })
-    return found
-
-
-def nvidia_smi(*arguments: str) -> str:
-    """Return what nvidia-smi prints; "" when there is none, it fails, or a hung driver holds it past
-    NVIDIA_TIMEOUT_S."""
-    import shutil
-
-    program = shutil.which("nvidia-smi")
-    return output([program, *arguments], NVIDIA_TIMEOUT_S) if program else ""
 
 
 def output(argv: list[str], timeout_s: float) -> str:

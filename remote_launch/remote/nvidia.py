@@ -50,7 +50,7 @@ def survey() -> tuple[list[dict[str, Any]], list[str]]:
     if "not a valid field" in told.text.lower():
         (told,) = ask([program, f"--query-gpu={','.join(_FIELDS)}", _FORMAT])
     cards = parse_cards(told.text)
-    problems = [] if cards and told.is_ok else [why_not(told)]
+    problems = [] if cards and told.is_ok and not lost_cards(told.text) else [why_not(told)]
     if any(card["mig"] for card in cards):
         (listed,) = ask([program, "-L"])
         devices = parse_mig(listed.text)
@@ -65,6 +65,11 @@ def _in_proc() -> int:
         return len(os.listdir(FOLDER))
     except OSError:
         return 0
+
+
+def lost_cards(text: str) -> bool:
+    """Say whether, beside the cards that answer, one does not: nvidia-smi may exit with 0 all the same."""
+    return "unable to determine" in text.lower() or "gpu is lost" in text.lower()
 
 
 def why_not(told: Told) -> str:

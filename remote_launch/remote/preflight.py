@@ -10,7 +10,7 @@ import re
 import socket
 import time
 
-from . import machine
+from . import gpus, machine
 from .interpreter import find_python
 from .jobdir import Refusal, expand, workdir
 
@@ -43,7 +43,7 @@ def preflight(request: dict[str, Any]) -> dict[str, Any]:
         "python": python, **(about_torch(python) if python else {"torch": None}),
         "address": address, "interface": machine.interface_of(address),
         "ports": free_ports(request.get("ports") or 0), "probe_port": any_port(),
-        "cpus": machine.cpus(), "gpus": machine.gpu_count(), "time": time.time(),
+        "cpus": machine.cpus(), "gpus": gpus.survey(), "time": time.time(),
         "outputs": _outputs(request),
     }
 

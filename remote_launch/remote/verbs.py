@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = (
+    "gpus",
     "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "removal",
     "outputs", "torchrun", "reach", "allreduce", "checkup",
 )
@@ -70,6 +71,10 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import states
 
         return states.probe(request)
+    if verb == "gpus":
+        from . import gpus
+
+        return gpus.survey()
     if verb == "kill":
         from . import kill
 

@@ -135,25 +135,6 @@ def test_facts_of_the_machine(served: Served) -> None:
     assert isinstance(facts["gpus"], list)
 
 
-def test_gpus_come_from_nvidia_smi(served: Served, tmp_path) -> None:
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text(
-        '#!/bin/sh\ncase "$*" in -L) echo "GPU 0: A (UUID: x)"; echo "GPU 1: A (UUID: y)";; '
-        '*) echo "0, NVIDIA A100, 40960, 1024, 37"; echo "1, NVIDIA B, 40960, [N/A], [N/A]"; echo;;\nesac\n'
-    )
-    tool.chmod(0o755)
-    served.env.update(PATH=f"{tmp_path}:{served.env['PATH']}")
-    served.env.pop("CUDA_VISIBLE_DEVICES", None)
-    gpus = served.call("probe", job_ids=[], facts=True)["facts"]["gpus"]
-    assert gpus[0] == {
-        "index": 0, "name": "NVIDIA A100", "memory_total_mib": 40960, "memory_used_mib": 1024,
-        "utilization_percent": 37,
-    }
-    assert (len(gpus), gpus[1]["memory_used_mib"]) == (2, None)
-    served.env["CUDA_VISIBLE_DEVICES"] = "3,1,0"
-    assert served.call("preflight")["gpus"] == 3
-
-
 def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> None:
     """A child that ended by itself keeps its own end, though a kill was asked for a moment later."""
     job_id = served.start("touch up; exec sleep 0.3")
