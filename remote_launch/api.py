@@ -194,7 +194,7 @@ class Jobs:
         env_vars: Mapping[str, str] | None = None,
         tags: Sequence[str] = (),
         *,
-        max_restarts: int = 0, restart_window_s: float | None = None,
+        max_restarts: int | None = None, restart_window_s: float | None = None,
         stall_timeout_s: float | None = None, notify: str | None = None,
     ) -> Job:
         """Return a job, not yet started. ``command`` is a text for the shell, or a list of words; the rest as
@@ -282,7 +282,7 @@ def launch(
     master_port: int | None = None,
     grace_s: float = 15.0,
     nnodes: int | None = None, spares: int | None = None,
-    max_restarts: int = 0, restart_window_s: float | None = None,
+    max_restarts: int | None = None, restart_window_s: float | None = None,
     stall_timeout_s: float | None = None, notify: str | None = None,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.

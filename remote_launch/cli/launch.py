@@ -123,7 +123,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         grace_s: float,
         nnodes: int | None,
         spares: int | None,
-        max_restarts: int,
+        max_restarts: int | None,
         restart_window_s: float | None,
         stall_timeout_s: float | None,
         notify: str | None,

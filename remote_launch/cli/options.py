@@ -76,24 +76,24 @@ env_option = click.option(
 max_restarts_option = click.option(
     "--max-restarts",
     type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
     metavar="N",
-    help="After a failure, start it again (all nodes of a launch), at most N times.",
+    help="After a failure, start it again (all nodes of a launch), at most N times"
+    " [default: max_restarts, inventory].",
 )
 restart_window_option = click.option(
     "--restart-window",
     "restart_window_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Only restarts within this time count [default: all].",
+    help="Only restarts within this time count; 0: all do [default: restart_window, inventory].",
 )
 stall_option = click.option(
     "--stall-timeout",
     "stall_timeout_s",
-    type=click.FloatRange(min=1),
+    type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Stop it when it has had no output for this long; what each rank was doing is kept.",
+    help="Stop it when it has had no output for this long (what each rank was doing is kept); 0: never"
+    " [default: stall_timeout, inventory].",
 )
 notify_option = click.option(
     "--notify",

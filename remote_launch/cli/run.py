@@ -136,7 +136,7 @@ def job_run(
     env: Sequence[str],
     tags: Sequence[str],
     name: str,
-    max_restarts: int,
+    max_restarts: int | None,
     restart_window_s: float | None,
     stall_timeout_s: float | None,
     notify: str | None,

@@ -9,10 +9,12 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.kinds import safe_folder_name, safe_server_name
+from remote_launch.core.launch_defaults import LaunchDefaults
 from remote_launch.core.logins import parse_login, unbracketed
 from remote_launch.core.schema import (
     ENVIRONMENT_KEYS,
     INVENTORY_KEYS,
+    LAUNCH_KEYS,
     SERVER_KEYS,
     SYNC_KEYS,
     Problems,
@@ -118,6 +120,7 @@ class Inventory:
     sync: Sync
     path: Path
     project: Project  # with the folders that the inventory moves
+    launch: LaunchDefaults = dataclasses.field(default_factory=LaunchDefaults)
     jobs_folder_name: str = ".jobs"  # in each workdir
     on_finish: str | None = dataclasses.field(default=None, repr=False)  # run after each job and launch
     password_line: int | None = None  # where the first ``password:`` of the file stands
@@ -160,6 +163,7 @@ def parse_inventory(text: str, project: Project) -> Inventory:
     servers = _servers(keys, project, name, problems)
     sync = read_keys(keys.get("sync"), SYNC_KEYS, "sync", problems)
     problems.raise_any()
+    launch = read_keys(keys.get("launch"), LAUNCH_KEYS, "launch", problems)
     if not servers:
         line = top.key_lines.get("servers") if top is not None else None
         raise ConfigError("no servers", path=path, line=line, key="servers", hint=_SERVERS_HINT)
@@ -168,6 +172,7 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         servers=servers,
         sync=Sync(**_given(sync)),
         path=path,
+        launch=LaunchDefaults(**_given(launch)),
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
         on_finish=keys.get("on_finish"),

@@ -67,12 +67,18 @@ SYNC_KEYS: Mapping[str, Kind] = {
     "max_warn_bytes": kinds.SIZE,
     "max_warn_files": kinds.integer(1),
 }
+LAUNCH_KEYS: Mapping[str, Kind] = {
+    "max_restarts": kinds.integer(0),
+    "restart_window": kinds.integer(1),
+    "stall_timeout": kinds.integer(1),
+}
 INVENTORY_KEYS: Mapping[str, Kind] = {
     "name": kinds.FOLDER_NAME,
     "defaults": kinds.SUBTREE,
     "servers": kinds.SUBTREE,
     "environment": kinds.SUBTREE,
     "sync": kinds.SUBTREE,
+    "launch": kinds.SUBTREE,
     "on_finish": kinds.COMMAND,
     "exclude_file": kinds.TEXT,
     "logs_folder": kinds.TEXT,

@@ -20,7 +20,7 @@ from remote_launch.core.topology import (
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, UsageError
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
-from remote_launch.operations.start import check_restarts, notification, record_of, start_jobs, stop_started
+from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
 from remote_launch.transport.command import is_secret
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LaunchRequest:
     grace_s: float = 15.0
     nnodes: int | None = None  # fewer than the servers: the rest stand by as spares
     spares: int | None = None
-    max_restarts: int = 0
+    max_restarts: int | None = None  # None, here and below: as the inventory has it; 0: none
     restart_window_s: float | None = None
     stall_timeout_s: float | None = None
     notify: str | None = None  # None: the inventory's on_finish
@@ -83,7 +83,14 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     Raises ServersFailedError (or the one error) where a node can't take part, TopologyError, UsageError.
     """
     check_script(fleet, request.script)
-    check_restarts(request.max_restarts, request.restart_window_s)
+    request = dataclasses.replace(
+        request,
+        **fleet.inventory.launch.settle(
+            max_restarts=request.max_restarts,
+            restart_window_s=request.restart_window_s,
+            stall_timeout_s=request.stall_timeout_s,
+        ),
+    )
     selected = fleet.select(request.servers)
     names = order_servers([server.name for server in selected], request.master)
     nnodes = split_spares(len(names), request.nnodes, request.spares)
@@ -219,7 +226,7 @@ def _spec(
         log_max_bytes=server.log_max_bytes,
         stall_timeout_s=request.stall_timeout_s,
         notify=notification(fleet, request.notify) if node.node_rank == 0 else None,
-        max_restarts=request.max_restarts,
+        max_restarts=request.max_restarts or 0,
         restart_window_s=request.restart_window_s,
         created_at=now(),
     )

@@ -40,13 +40,13 @@ def job_spec(
     tags: Sequence[str] = (),
     name: str = "",
     grace_s: float = 15.0,
-    max_restarts: int = 0,
+    max_restarts: int | None = None,
     restart_window_s: float | None = None,
     stall_timeout_s: float | None = None,
     notify: str | None = None,
 ) -> JobSpec:
-    """Given a command (a string for the shell, or an argv), return the spec of a single job. Raises
-    UnknownServerError."""
+    """Given a command (a string for the shell, or an argv), return the spec of a single job. What is None
+    is as the inventory's ``launch`` has it. Raises UnknownServerError."""
     import shlex
 
     server = fleet.server(server_name)
@@ -55,7 +55,9 @@ def job_spec(
         raise UsageError(
             "the command is empty", hint="for example: rl job-run --server NAME -- python prep.py"
         )
-    check_restarts(max_restarts, restart_window_s)
+    settings = fleet.inventory.launch.settle(
+        max_restarts=max_restarts, restart_window_s=restart_window_s, stall_timeout_s=stall_timeout_s
+    )
     variables = {**server.env, **(env or {})}
     return JobSpec(
         job_id=new_id(),
@@ -73,20 +75,10 @@ def job_spec(
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,
         log_max_bytes=server.log_max_bytes,
-        max_restarts=max_restarts,
-        restart_window_s=restart_window_s,
-        stall_timeout_s=stall_timeout_s,
+        **settings,
         notify=notification(fleet, notify),
         created_at=now(),
     )
-
-
-def check_restarts(max_restarts: int, window_s: float | None) -> None:
-    """Raise UsageError for a window in which there is nothing to count."""
-    if window_s is not None and not max_restarts:
-        raise UsageError(
-            "restarts are counted within a window, and none was asked for", hint="--max-restarts N"
-        )
 
 
 def notification(fleet: Fleet, command: str | None) -> str | None:

@@ -397,6 +397,8 @@ MISTAKES = [
     ),
     ("servers: {a: h}\nenvironment: {requirements: ../r.txt}\n", 2, "environment.requirements", "a file of"),
     ("servers: {a: h}\nsync: {exclude: data}\n", 2, "sync.exclude", "expected a list of texts"),
+    ("servers: {a: h}\nlaunch: {max_restarts: many}\n", 2, "launch.max_restarts", "expected a whole number"),
+    ("servers: {a: h}\nlaunch: {stall_timeout: 0}\n", 2, "launch.stall_timeout", "expected a whole number"),
     ("servers: {a: h}\nsync: {gitignore: 1}\n", 2, "sync.gitignore", "expected true or false, found 1"),
     ("servers: {a: h}\nsync: {max_warn_bytes: lots}\n", 2, "sync.max_warn_bytes", "expected a size"),
     (
@@ -533,6 +535,7 @@ class TestDocs:
             ("A server", schema.SERVER_KEYS),
             ("The environment", schema.ENVIRONMENT_KEYS),
             ("The sync", schema.SYNC_KEYS),
+            ("The launch", schema.LAUNCH_KEYS),
         ],
     )
     def test_every_key_is_documented(self, heading: str, table: dict[str, object]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_launch.core.inventory import Inventory, Server, Sync
+from remote_launch.core.launch_defaults import LaunchDefaults
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
 from remote_launch.errors import RemoteLaunchError, TopologyError
@@ -43,10 +45,13 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str) -> Any:
         project=project,
     )
 
-    def make(asked: dict[str, Any] | None = None, **told: Any) -> LaunchPlan:
+    def make(
+        asked: dict[str, Any] | None = None, defaults: LaunchDefaults | None = None, **told: Any
+    ) -> LaunchPlan:
+        here = dataclasses.replace(inventory, launch=defaults or LaunchDefaults())
         monkeypatch.setattr(module, "call", lambda *_, **__: {**ANSWER, **told})
         request = LaunchRequest(script=Script(name="train.py"), **(asked or {}))
-        return plan_launch(Fleet(project, inventory), request)
+        return plan_launch(Fleet(project, here), request)
 
     return make
 
@@ -97,6 +102,11 @@ class TestSpares:
         assert all((spec.max_restarts, spec.restart_window_s) == (2, 60.0) for spec in made.specs)
         shown = made.to_dict()
         assert [len(shown[name]) for name in ("nodes", "spares")] == [2, 1]
+
+    def test_the_inventory_says_what_was_not_asked(self, plan: Any) -> None:
+        launch = LaunchDefaults(max_restarts=3, restart_window=3600, stall_timeout=600)
+        for spec in plan({"spares": 1}, launch).specs:
+            assert (spec.max_restarts, spec.restart_window_s, spec.stall_timeout_s) == (3, 3600, 600)
 
     @pytest.mark.parametrize(
         "asked",
