@@ -162,8 +162,8 @@ def parse_inventory(text: str, project: Project) -> Inventory:
     name = _project_name(keys, project, problems)
     servers = _servers(keys, project, name, problems)
     sync = read_keys(keys.get("sync"), SYNC_KEYS, "sync", problems)
-    problems.raise_any()
     launch = read_keys(keys.get("launch"), LAUNCH_KEYS, "launch", problems)
+    problems.raise_any()
     if not servers:
         line = top.key_lines.get("servers") if top is not None else None
         raise ConfigError("no servers", path=path, line=line, key="servers", hint=_SERVERS_HINT)
@@ -171,8 +171,8 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         name=name,
         servers=servers,
         sync=Sync(**_given(sync)),
-        path=path,
         launch=LaunchDefaults(**_given(launch)),
+        path=path,
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
         on_finish=keys.get("on_finish"),
