@@ -8,10 +8,6 @@ import os
 import socket
 import struct
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
-
 
 def cpus() -> int:
     """Return the processors that this process may use: affinity, and the cgroup's quota (containers,
