@@ -1,0 +1,75 @@
+"""The quick check before a launch: refuse at once what would hang for half an hour and then fail.
+
+Versions cost nothing, they are in the answers that a launch has anyway; whether the nodes reach each other
+takes one more round trip, all nodes at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.ways import blocked_findings
+from remote_launch.errors import TopologyError
+from remote_launch.operations import told
+from remote_launch.operations.reach import Door, check_versions, try_twice
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_launch.core.findings import Finding
+    from remote_launch.core.topology import Node, Topology
+    from remote_launch.operations.fleet import Fleet
+
+GO_ON = "--no-check starts it all the same"
+
+
+def check_launch(
+    fleet: Fleet, topology: Topology, members: Sequence[Node], answers: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """Given a launch's nodes (``members``: with its spares) and what ``preflight`` told of each, return
+    warnings. Raises TopologyError, saying who and why, where the nodes can't work together."""
+    if len(members) < 2:
+        return []
+    versions = check_versions({node.server: answers[node.server] for node in members})
+    _refuse(versions)
+    warnings = [finding.message for finding in versions if finding.level == "warning"]
+    servers = [fleet.server(node.server) for node in members]
+    doors = _doors(topology, members, answers)
+    if all(server.target.transport == "local" for server in servers) or not all(doors.values()):
+        return warnings  # one machine; or a server that told no port
+    tries = try_twice(fleet, servers, doors)
+    _refuse(blocked_findings(tries.links))
+    master = members[0].server
+    warnings += [
+        f"{master}: port {port}, where the nodes are to meet, can't be listened on: {why}"
+        for port in (topology.master_port, topology.gang_port)
+        if (why := tries.taken.get(f"{master}:{port}"))
+    ]
+    for name, error in tries.errors.items():
+        words = error.message.removeprefix(f"{name}: ")
+        warnings.append(f"{name}: whether it reaches the others could not be tried: {words}")
+    return warnings
+
+
+def _doors(
+    topology: Topology, members: Sequence[Node], answers: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[Door]]:
+    """Return where each node is tried: at a port as gloo and NCCL take them, node 0 also at those where the
+    launch meets."""
+    doors = {}
+    for node in members:
+        port = told.number(answers[node.server].get("probe_port"))
+        doors[node.server] = [Door(address=node.address, port=port)] if port and 0 < port < 65536 else []
+    if master := doors[members[0].server]:
+        meeting = (topology.master_port, topology.gang_port)
+        master += [Door(address=topology.master_addr, port=port) for port in meeting]
+    return doors
+
+
+def _refuse(findings: Sequence[Finding]) -> None:
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        remedies = dict.fromkeys(finding.do for finding in errors if finding.do)
+        raise TopologyError(
+            "nothing was started: " + "\n".join(finding.message for finding in errors),
+            hint="; ".join([*remedies, GO_ON]),
+        )

@@ -1,0 +1,257 @@
+"""Try the ways between servers: every one listens, every one connects to all others, at the same time.
+
+Two calls for any number of servers: one for free ports (a launch has asked for them already), one for the
+tries. What failed is tried a second time before it is called closed: on busy machines programs start late.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.findings import Finding
+from remote_launch.core.ways import (
+    REACH,
+    VERSIONS,
+    Link,
+    bandwidth_findings,
+    blocked,
+    blocked_findings,
+    differing,
+    latency_findings,
+    mtu_findings,
+)
+from remote_launch.operations import told
+from remote_launch.operations.verbs import call
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from remote_launch.core.inventory import Server
+    from remote_launch.errors import RemoteLaunchError
+    from remote_launch.operations.fleet import Fleet
+
+FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 2.0, 4.0, 1.5
+MEASURE_S = 10.0
+_CALL_SLACK_S = 25.0
+_SHIFTS = 8  # with more servers each one's bandwidth is measured to so many others
+Pair = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """A port of a server, and where the others are to find it."""
+
+    address: str
+    port: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Tries:
+    """What became of one round. ``errors``: servers that could not be asked to try."""
+
+    links: tuple[Link, ...]
+    errors: Mapping[str, RemoteLaunchError] = dataclasses.field(default_factory=dict)
+    taken: Mapping[str, str] = dataclasses.field(default_factory=dict)  # "server:port": why not
+
+    @property
+    def blocked(self) -> list[Link]:
+        return blocked(self.links)
+
+
+def try_ways(
+    fleet: Fleet,
+    servers: Sequence[Server],
+    doors: Mapping[str, Sequence[Door]],
+    *,
+    mode: str = "reach",
+    limit_s: float = FIRST_S,
+    only: Collection[Pair] | None = None,
+    in_turn: bool = False,
+) -> Tries:
+    """Have every server listen on its doors' ports and connect to all others' doors (``only``: these pairs).
+    A try that says nothing of the way (its port was taken, a server could not be asked) is left out."""
+    names = [server.name for server in servers]
+    token = secrets.token_hex(32)
+    pairs = [
+        (names[place], names[(place + shift) % len(names)])
+        for shift in range(1, len(names))
+        for place in range(len(names))
+    ]
+    pairs = [pair for pair in pairs if only is None or pair in only]
+
+    def ask(server: Server) -> dict[str, Any]:
+        name = server.name
+        mine = [door.port for door in doors[name]] if any(to == name for _, to in pairs) else []
+        request = {
+            "token": token,
+            "listen": mine,
+            "expect": [[source, port] for source, to in pairs if to == name for port in mine],
+            "connect": [
+                {"server": to, "address": door.address, "port": door.port, "mode": mode}
+                for source, to in pairs
+                if source == name
+                for door in doors[to]
+            ],
+            "in_turn": in_turn,
+            "limit_s": limit_s,
+        }
+        return call(fleet, server, "reach", request, timeout_s=limit_s + _CALL_SLACK_S)
+
+    taking_part = {name for pair in pairs for name in pair}
+    outcomes = fleet.map([s for s in servers if s.name in taking_part], ask, limit=len(servers) or 1)
+    taken = {
+        f"{name}:{port}": str(why)[:200]
+        for name, answer in outcomes.values.items()
+        for port, why in told.mapping(answer.get("taken")).items()
+    }
+    links = [
+        link
+        for name, answer in outcomes.values.items()
+        for link in _links(name, answer)
+        if link.to not in outcomes.errors and f"{link.to}:{link.port}" not in taken
+    ]
+    return Tries(links=tuple(links), errors=outcomes.errors, taken=taken)
+
+
+def try_twice(
+    fleet: Fleet, servers: Sequence[Server], doors: Mapping[str, Sequence[Door]], *, mode: str = "reach"
+) -> Tries:
+    """As ``try_ways``, and what failed once more, with more time."""
+    first = try_ways(fleet, servers, doors, mode=mode)
+    failed = first.blocked
+    if not failed:
+        return first
+    pairs = {(link.source, link.to) for link in failed}
+    unanswered = all(link.outcome in ("timed_out", "no_route") for link in failed)
+    limit_s = SECOND_UNANSWERED_S if unanswered else SECOND_S
+    second = try_ways(fleet, servers, doors, mode=mode, limit_s=limit_s, only=pairs)
+    kept = [link for link in first.links if (link.source, link.to) not in pairs]
+    return Tries(
+        links=(*kept, *second.links),
+        errors={**first.errors, **second.errors},
+        taken={**first.taken, **second.taken},
+    )
+
+
+def _links(source: str, answer: Mapping[str, Any]) -> list[Link]:
+    found = []
+    for item in told.mappings(answer.get("links")):
+        to, address, outcome = (told.text(item.get(key)) for key in ("to", "address", "outcome"))
+        port = told.number(item.get("port"))
+        if to is None or address is None or outcome is None or port is None:
+            continue
+        found.append(
+            Link(
+                source=source,
+                to=to,
+                address=address,
+                port=port,
+                outcome=outcome,
+                said=(told.text(item.get("said")) or "")[:200],
+                rtt_ms=_measure(item.get("rtt_ms")),
+                mtu=told.number(item.get("mtu")),
+                bytes_per_s=_measure(item.get("bytes_per_s")),
+                stalled=item.get("stalled") is True,
+            )
+        )
+    return found
+
+
+def _measure(value: object) -> float | None:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e15
+    return float(value) if number else None  # type: ignore[arg-type]
+
+
+def check_pairs(fleet: Fleet, servers: Sequence[Server], addresses: Mapping[str, str]) -> list[Finding]:
+    """Given servers and each one's address for the others, return what is found between them: who can't reach
+    whom, distances, packet sizes, bandwidths. Raises nothing for a server that can't be asked."""
+    if len(servers) < 2:
+        return []
+    asked = fleet.map(servers, lambda server: call(fleet, server, "reach", {"ask_ports": True}, timeout_s=30))
+    findings = [_not_tried(name, error) for name, error in asked.errors.items()]
+    doors: dict[str, list[Door]] = {}
+    for name, answer in asked.values.items():
+        ports = answer.get("ports")
+        numbers = [told.number(port) for port in ports] if isinstance(ports, list) else []
+        doors[name] = [Door(address=addresses[name], port=port) for port in numbers if port]
+    able = [server for server in servers if doors.get(server.name)]
+    tries = try_twice(fleet, able, doors, mode="ping")
+    findings += [_not_tried(name, error) for name, error in tries.errors.items()]
+    closed = {(link.source, link.to) for link in tries.blocked}
+    opened = {(link.source, link.to) for link in tries.links} - closed
+    findings += blocked_findings(tries.links) or _all_open(able, opened)
+    findings += latency_findings(tries.links)
+    measured = _measure_bandwidth(fleet, able, doors, opened)
+    return [*findings, *mtu_findings([*tries.links, *measured]), *bandwidth_findings(measured)]
+
+
+def _measure_bandwidth(
+    fleet: Fleet, servers: Sequence[Server], doors: Mapping[str, Sequence[Door]], opened: set[Pair]
+) -> list[Link]:
+    """Each server sends to the next, all at the same time, then to the one after it …"""
+    names = [server.name for server in servers]
+    near = {
+        (names[place], names[(place + shift) % len(names)])
+        for shift in range(1, min(len(names), _SHIFTS + 1))
+        for place in range(len(names))
+    }
+    one_door = {name: doors[name][:1] for name in names}
+    pairs = near & opened
+    if not pairs:
+        return []
+    tries = try_ways(
+        fleet, servers, one_door, mode="bulk", limit_s=MEASURE_S, only=pairs, in_turn=True
+    )
+    return [link for link in tries.links if link.reached]
+
+
+def _all_open(servers: Sequence[Server], opened: Collection[Pair]) -> list[Finding]:
+    if not opened:
+        return []
+    names = tuple(server.name for server in servers)
+    pairs = f"{len(opened)} ways tried"
+    message = "each server reaches each other"
+    return [Finding(check=REACH, servers=names, level="ok", message=message, detail=pairs)]
+
+
+def _not_tried(name: str, error: RemoteLaunchError) -> Finding:
+    return Finding(
+        check=REACH,
+        servers=(name,),
+        level="warning",
+        message=f"the ways to and from it could not be tried: {error.message.removeprefix(f'{name}: ')}",
+        do=error.hint,
+    )
+
+
+def check_versions(answers: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
+    """Given what ``preflight`` told, by server, return an error where torch's or Python's versions differ."""
+    torch = {name: told.text(answer.get("torch_version")) for name, answer in answers.items()}
+    python = {name: told.text(answer.get("python_version")) for name, answer in answers.items()}
+    names = tuple(answers)
+    found = []
+    public = {name: version.partition("+")[0] if version else None for name, version in torch.items()}
+    if differ := differing(public):
+        found.append(_versions("error", names, f"torch differs between the servers: {differ}"))
+    elif differ := differing(torch):
+        found.append(_versions("warning", names, f"torch was built for different hardware: {differ}"))
+    if differ := differing(python):
+        found.append(_versions("error", names, f"Python differs between the servers: {differ}"))
+    if not found and any(torch.values()) and len(names) > 1:
+        same = next(version for version in torch.values() if version)
+        found.append(
+            Finding(check=VERSIONS, servers=names, level="ok", message="all have one torch", detail=same)
+        )
+    return found
+
+
+def _versions(level: Any, names: tuple[str, ...], message: str) -> Finding:
+    return Finding(
+        check=VERSIONS,
+        servers=names,
+        level=level,
+        message=message,
+        do="pin it in requirements.txt (torch==…) and python: in environment:, then rl prepare",
+    )

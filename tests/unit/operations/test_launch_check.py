@@ -1,0 +1,146 @@
+"""What is refused before a launch, and what is let through."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.core.inventory import Inventory, Server, Sync
+from remote_launch.core.project import Project
+from remote_launch.core.topology import NodeFacts, lay_out
+from remote_launch.errors import ConnectionLostError, TopologyError
+from remote_launch.operations import reach
+from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.launch_check import check_launch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+NAMES = ("a", "b", "c")
+VERSIONS = {"torch_version": "2.5.1+cu121", "python_version": "3.11", "probe_port": 40000}
+
+
+@dataclasses.dataclass
+class World:
+    """The servers' answers to preflight, and which ways between them are closed."""
+
+    fleet: Fleet
+    answers: dict[str, dict[str, Any]]
+    closed: dict[tuple[str, str], str]
+    taken: dict[str, dict[str, str]]
+    dead: set[str]
+    calls: list[str]
+
+    def check(self) -> list[str]:
+        facts = [
+            NodeFacts(
+                server=name, address=f"10.0.0.{number}", interface="eth0", cpus=1, gpus=0, ports=(20001, 20002)
+            )
+            for number, name in enumerate(self.answers, 1)
+        ]
+        topology = lay_out(facts, [1] * len(facts))
+        return check_launch(self.fleet, topology, topology.nodes, self.answers)
+
+    def call(self, _fleet: Fleet, server: Server, _verb: str, request: dict[str, Any], **_: Any) -> Any:
+        self.calls.append(server.name)
+        if server.name in self.dead:
+            raise ConnectionLostError(server.name, "the connection was lost")
+        links = [
+            {
+                **{key: target[key] for key in ("address", "port")}, "to": target["server"],
+                "outcome": self.closed.get((server.name, target["server"]), "reached"),
+            }
+            for target in request["connect"]
+        ]
+        return {"links": links, "taken": self.taken.get(server.name, {})}
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    project = Project(root=tmp_path)
+    servers = {name: Server(name=name, workdir="~/w") for name in NAMES}
+    inventory = Inventory(name="p", servers=servers, sync=Sync(), path=project.config, project=project)
+    answers = {name: dict(VERSIONS) for name in NAMES}
+    made = World(Fleet(project, inventory), answers, {}, {}, set(), [])
+    monkeypatch.setattr(reach, "call", made.call)
+    return made
+
+
+def refused(world: World) -> TopologyError:
+    with pytest.raises(TopologyError) as caught:
+        world.check()
+    assert "--no-check" in str(caught.value.hint)
+    assert caught.value.message.startswith("nothing was started: ")
+    return caught.value
+
+
+def test_nodes_that_can_work_together_cost_one_call_each(world: World) -> None:
+    assert world.check() == []
+    assert sorted(world.calls) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("torch_version", "2.4.0+cu121", "torch differs between the servers: 2.5.1 (a, c), 2.4.0 (b)"),
+        ("python_version", "3.10", "Python differs between the servers: 3.11 (a, c), 3.10 (b)"),
+    ],
+)
+def test_versions_that_differ(world: World, field: str, value: str, words: str) -> None:
+    world.answers["b"][field] = value
+    error = refused(world)
+    assert words in error.message
+    assert "rl prepare" in str(error.hint)
+    assert world.calls == [], "nobody needs to try the ways then"
+
+
+def test_builds_that_differ_are_a_warning(world: World) -> None:
+    world.answers["b"]["torch_version"] = "2.5.1+cpu"
+    (warning,) = world.check()
+    assert "2.5.1+cu121 (a, c), 2.5.1+cpu (b)" in warning
+
+
+@pytest.mark.parametrize("value", [None, 3, "", "\x1b[2J", []])
+def test_what_is_not_known_is_not_held_against_anyone(world: World, value: Any) -> None:
+    world.answers["b"]["probe_port"] = value if value != "\x1b[2J" else 10**9
+    world.answers["b"]["torch_version"] = value if value != "\x1b[2J" else None
+    if value != 3:
+        assert world.check() == []
+
+
+def test_a_firewall(world: World) -> None:
+    world.closed[("b", "a")] = "timed_out"
+    error = refused(world)
+    assert "b can't reach a at 10.0.0.1:40000 and :20001 and :20002: no answer: a firewall" in error.message
+    assert "address:" in str(error.hint)
+    assert world.calls.count("a") == 2, "it was tried twice"
+    assert world.calls.count("c") == 1, "and the second time by those alone whose way was closed"
+
+
+def test_a_port_that_is_taken_says_nothing_of_the_way(world: World) -> None:
+    world.closed[("b", "c")] = "other"
+    world.closed[("a", "c")] = "other"
+    world.taken["c"] = {"40000": "Address already in use"}
+    assert world.check() == []
+    world.taken["a"] = {"20001": "Address already in use"}
+    assert world.check() == [
+        "a: port 20001, where the nodes are to meet, can't be listened on: Address already in use"
+    ]
+
+
+def test_a_server_that_is_lost_meanwhile_is_said_and_blamed_for_no_firewall(world: World) -> None:
+    world.dead.add("c")
+    world.closed[("b", "c")] = "timed_out"
+    assert world.check() == [
+        "c: whether it reaches the others could not be tried: the connection was lost"
+    ]
+
+
+@pytest.mark.parametrize("told", [[], "x", {"links": 1}, {"links": [{}, 1, {"to": 1}]}, {"taken": []}])
+def test_an_answer_of_any_shape(world: World, monkeypatch: pytest.MonkeyPatch, told: Any) -> None:
+    answer: Callable[..., Any] = lambda *_, **__: told if isinstance(told, dict) else {"links": told}  # noqa: E731
+    monkeypatch.setattr(reach, "call", answer)
+    assert world.check() == []
