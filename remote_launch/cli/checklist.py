@@ -71,7 +71,7 @@ def _show_line(finding: Finding, servers: Sequence[str], indent: int) -> None:
 
 def _show_problem(finding: Finding, servers: Sequence[str]) -> None:
     mark, style = _MARKS[finding.level]
-    text = f"{names(finding.servers, servers)}: {_one_line(finding.message)}"
+    text = f"{finding.check}, {names(finding.servers, servers)}: {_one_line(finding.message)}"
     text += f": {_one_line(finding.detail)}" if finding.detail else ""
     _print_wrapped(f"  {mark}  ", text, mark, style)
     for line in output.clean(finding.do or "", colour=False).splitlines():

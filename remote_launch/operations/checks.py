@@ -13,13 +13,33 @@ if TYPE_CHECKING:
 
     from remote_launch.core.inventory import Server
 
-NETWORK = "Between the servers"
-CHECKS = (
-    Check(id="ssh", group="Connection", what="the login, and how long it takes"),
-    Check(id="login-shell", group="Connection", what="start-up files that print: they break rsync"),
-    Check(id="clock", group="Connection", what="the server's clock against this computer's"),
+_LINES = """
+Connection | ssh | the login, and how long it and a command take
+Connection | login-shell | start-up files that print on stdout: they break rsync
+Connection | clock | its clock against this computer's
+Machine | system | the system, its kernel, the cores
+Machine | memory | what is free, and the cgroup's limit
+Machine | shm | room in /dev/shm, which DataLoader workers and NCCL need
+Machine | disk | space and inodes of the workdir and the temporary folder
+Machine | limits | open files, processes, locked memory, core files (ulimit)
+Machine | logout | whether jobs live on after it (KillUserProcesses)
+Machine | hostname | what its own name leads to
+Machine | proxy | proxies that logins have set
+Machine | leftovers | processes of rl's jobs that have ended
+Software | workdir | whether it can be written
+Software | rsync | there, and how old
+Software | environment | prepared, and as the project asks for
+Software | python | its version
+Software | torch | its version, what it is built for, NCCL's version
+Software | import | torch imported for real (with --deep alone)
+Software | driver | NVIDIA's driver: can it run torch's CUDA?
+Software | gpus | the cards: their health, who uses them
+All together | equal | versions, architectures and cards, equal on all; homes that are shared
+"""
+CHECKS = tuple(
+    Check(group=group, id=name, what=what)
+    for group, name, what in (line.split(" | ") for line in _LINES.strip().splitlines())
 )
-ALL_REDUCE = "all-reduce"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +53,17 @@ class Examined:
     noise: str  # what the login shell printed on stdout
     asked_at: float  # on this computer's clock
     answered_at: float
+    environment: str | None = None  # its state, as EnvironmentReport has it
 
     def finding(
-        self, check: str, level: Level, message: str, *, do: str | None = None, detail: str = "", **data: Any
+        self,
+        check: str,
+        level: Level,
+        message: str,
+        *,
+        detail: str = "",
+        do: str | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> Finding:
         """Return a finding about this server alone."""
         return Finding(
@@ -45,7 +73,7 @@ class Examined:
             message=message,
             do=do,
             detail=detail,
-            data=data,
+            data=data or {},
         )
 
 

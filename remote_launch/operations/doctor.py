@@ -4,21 +4,38 @@ round trip; what they mean is judged here."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.environments import environment_python
 from remote_launch.core.findings import Finding, worst
-from remote_launch.errors import RemoteLaunchError, TransportError
+from remote_launch.errors import (
+    ConnectError,
+    ConnectionLostError,
+    MissingProgramError,
+    RemoteLaunchError,
+    WorkspaceError,
+)
 from remote_launch.operations.checks import Examined, chosen_checks
+from remote_launch.operations.environments import environment_state, question
+from remote_launch.operations.equal_checks import judge_equal
+from remote_launch.operations.machine_checks import judge_machine
+from remote_launch.operations.prepare import plan_prepare
+from remote_launch.operations.room_checks import judge_room
+from remote_launch.operations.software_checks import judge_software
+from remote_launch.operations.told import mapping
+from remote_launch.operations.verbs import call
 from remote_launch.transport.command import Command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from remote_launch.core.environments import Recipe
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
-_TRIP_TIMEOUT_S = 30.0
+_TRIP_TIMEOUT_S, _TIMEOUT_S, _DEEP_TIMEOUT_S = 30.0, 60.0, 150.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,10 +89,15 @@ def examine(
     began = time.monotonic()
     wanted = chosen_checks(request.checks)
     tell(f"asking {len(servers)} server{'' if len(servers) == 1 else 's'}")
-    outcomes = fleet.map(servers, lambda server: _examine_server(fleet, server))
-    findings = [_unreachable(name, error) for name, error in outcomes.errors.items()]
-    for found in outcomes.values.values():
-        findings += _judge(found)
+    recipes, findings = _recipes(fleet, servers)
+    ask = functools.partial(_examine_server, fleet, recipes, deep=request.deep)
+    outcomes = fleet.map(servers, ask)
+    findings += [_unreachable(name, error) for name, error in outcomes.errors.items()]
+    answers = [found for found in outcomes.values.values() if isinstance(found, Examined)]
+    findings += [found for found in outcomes.values.values() if isinstance(found, Finding)]
+    for found in answers:
+        findings += [*judge_machine(found), *judge_room(found), *judge_software(found)]
+    findings += judge_equal(answers)
     return Diagnosis(
         servers=tuple(server.name for server in servers),
         findings=tuple(finding for finding in findings if finding.check in wanted),
@@ -84,31 +106,65 @@ def examine(
     )
 
 
-def _examine_server(fleet: Fleet, server: Server) -> Examined:
+def _recipes(fleet: Fleet, servers: Sequence[Server]) -> tuple[Mapping[str, Recipe], list[Finding]]:
+    """Return how each environment is to be; where the project's files don't say that, a finding."""
+    try:
+        return plan_prepare(fleet, servers).recipes, []
+    except RemoteLaunchError as error:
+        names = tuple(server.name for server in servers)
+        finding = Finding(
+            check="environment", servers=names, level="error", message=error.message, do=error.hint
+        )
+        return {}, [finding]
+
+
+def _examine_server(
+    fleet: Fleet, recipes: Mapping[str, Recipe], server: Server, *, deep: bool
+) -> Examined | Finding:
+    """Ask one server; a finding where it can be reached but can't answer. Raises TransportError where it
+    can't be reached."""
     transport = fleet.transport(server.name)
     began = time.monotonic()
     transport.connect()
     connected = time.monotonic()
     done = transport.run(Command(["true"]), timeout_s=_TRIP_TIMEOUT_S)
     trip_s = time.monotonic() - connected
+    recipe = recipes.get(server.name)
+    request = {"python": environment_python(server), **(question(recipe) if recipe else {}), "deep": deep}
+    if deep:
+        request["env"] = dict(server.env)
+    asked_at = time.time()
+    try:
+        answer = call(fleet, server, "checkup", request, timeout_s=_DEEP_TIMEOUT_S if deep else _TIMEOUT_S)
+    except (ConnectError, ConnectionLostError):
+        raise
+    except RemoteLaunchError as error:
+        return _no_answer(server.name, error)
+    told = mapping(answer.get("environment"))
     return Examined(
         server=server,
-        facts={},
+        facts=answer,
         connect_s=connected - began,
         trip_s=trip_s,
         noise=done.text,
-        asked_at=0.0,
-        answered_at=0.0,
+        asked_at=asked_at,
+        answered_at=time.time(),
+        environment=environment_state(told) if recipe and told else None,
     )
 
 
-def _judge(found: Examined) -> list[Finding]:
-    took = f"{found.connect_s:.2f} s, a round trip {found.trip_s * 1000:.0f} ms"
-    return [found.finding("ssh", "ok", "connected", detail=took)]
-
-
 def _unreachable(name: str, error: RemoteLaunchError) -> Finding:
-    """Return the finding for a server that could not be asked."""
+    """Return the finding for a server that could not be reached."""
     message = error.message.removeprefix(f"{name}: ")
-    check = "ssh" if isinstance(error, TransportError) else "login-shell"
+    return Finding(check="ssh", servers=(name,), level="error", message=message, do=error.hint)
+
+
+def _no_answer(name: str, error: RemoteLaunchError) -> Finding:
+    """Return the finding for a server that was reached and whose programs could not answer."""
+    message = error.message.removeprefix(f"{name}: ")
+    check = "system"
+    if isinstance(error, WorkspaceError):
+        check = "workdir"
+    elif isinstance(error, MissingProgramError):
+        check = "python"
     return Finding(check=check, servers=(name,), level="error", message=message, do=error.hint)

@@ -11,7 +11,7 @@ from remote_launch.operations.told import epoch_s, mapping, number, text, texts
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from remote_launch.core.environments.steps import Recipe
     from remote_launch.core.inventory import Server
@@ -59,18 +59,21 @@ def describe_environments(
 
     def ask(server: Server) -> EnvironmentReport:
         recipe = recipes[server.name]
-        parts = [recipe.environment, *([recipe.packages] if recipe.packages else [])]
-        request = {
-            "op": "describe",
-            "prefix": recipe.prefix,
-            "python": recipe.python,
-            "parts": [{"mark": part.mark, "fingerprint": part.fingerprint} for part in parts],
-            "sizes": sizes,
-        }
+        request = {"op": "describe", **question(recipe), "sizes": sizes}
         answer = call(fleet, server, "storage", request, timeout_s=_SIZE_TIMEOUT_S if sizes else 60)
         return _report(server, recipe, answer)
 
     return with_shared(fleet.map(servers, ask))
+
+
+def question(recipe: Recipe) -> dict[str, Any]:
+    """Given a recipe, return what a server must know to describe its environment."""
+    parts = [recipe.environment, *([recipe.packages] if recipe.packages else [])]
+    return {
+        "prefix": recipe.prefix,
+        "python": recipe.python,
+        "parts": [{"mark": part.mark, "fingerprint": part.fingerprint} for part in parts],
+    }
 
 
 def with_shared(outcomes: Outcomes[EnvironmentReport]) -> Outcomes[EnvironmentReport]:
@@ -97,7 +100,7 @@ def _report(server: Server, recipe: Recipe, answer: dict[str, Any]) -> Environme
         manager=recipe.manager,
         prefix=recipe.prefix,
         python=recipe.python,
-        state=_state(answer),
+        state=environment_state(answer),
         versions={name: text(versions.get(name)) for name in ("python", "torch", "cuda")},
         packages=number(answer.get("packages")),
         made_at=epoch_s(answer.get("made_at")),
@@ -108,7 +111,7 @@ def _report(server: Server, recipe: Recipe, answer: dict[str, Any]) -> Environme
     )
 
 
-def _state(answer: dict[str, Any]) -> str:
+def environment_state(answer: Mapping[str, Any]) -> str:
     """Given what a server tells of the folder and of the marks in it, return the report's state."""
     folder = text(answer.get("state"))
     if folder == "foreign":

@@ -60,11 +60,7 @@ def versions(python: Any) -> dict[str, str | None]:
     path = interpreter(python)
     if path is None:
         return found
-    prefix = os.path.dirname(os.path.dirname(path))
-    folders = glob.glob(os.path.join(prefix, "lib*", "python3*", "site-packages"))
-    found["python"] = _python_of(prefix)
-    if found["python"] is None:
-        found["python"], folders = _ask(path)
+    found["python"], folders = library(path)
     for folder in folders:
         try:
             path = os.path.join(folder, "torch", "version.py")
@@ -73,10 +69,24 @@ def versions(python: Any) -> dict[str, str | None]:
         except OSError:
             continue
         for name, key in (("__version__", "torch"), ("cuda", "cuda")):
-            match = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"\n]+)['\"]", content, re.M)
-            found[key] = match.group(1) if match else None
+            found[key] = assigned(content, name)
         break
     return found
+
+
+def assigned(content: str, name: str) -> str | None:
+    """Given a module's text, return the string that a line assigns to a name; None for none."""
+    match = re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"\n]+)['\"]", content, re.M)
+    return match.group(1) if match else None
+
+
+def library(path: str) -> tuple[str | None, list[str]]:
+    """Given an interpreter's path, return its version and the folders of its packages."""
+    prefix = os.path.dirname(os.path.dirname(path))
+    version = _python_of(prefix)
+    if version is None:
+        return _ask(path)
+    return version, glob.glob(os.path.join(prefix, "lib*", "python3*", "site-packages"))
 
 
 def _python_of(prefix: str) -> str | None:

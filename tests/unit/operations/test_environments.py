@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from remote_launch.operations.clean import Amount, Stored
-from remote_launch.operations.environments import EnvironmentReport, _state, with_shared
+from remote_launch.operations.environments import EnvironmentReport, environment_state, with_shared
 from remote_launch.operations.fanout import Outcome, Outcomes
 
 
@@ -31,11 +31,11 @@ from remote_launch.operations.fanout import Outcome, Outcomes
     ],
 )
 def test_the_state_of_an_environment(folder: Any, parts: Any, state: str) -> None:
-    assert _state({"state": folder, "parts": parts, "interpreter": "/env/bin/python"}) == state
+    assert environment_state({"state": folder, "parts": parts, "interpreter": "/env/bin/python"}) == state
 
 
 def test_an_environment_whose_interpreter_is_gone_is_broken() -> None:
-    assert _state({"state": "there", "parts": ["done", "done"], "interpreter": None}) == "broken"
+    assert environment_state({"state": "there", "parts": ["done", "done"], "interpreter": None}) == "broken"
 
 
 def report(server: str, home: str | None) -> Outcome[EnvironmentReport]:
