@@ -35,6 +35,12 @@ Software | import | torch imported for real (with --deep alone)
 Software | driver | NVIDIA's driver: can it run torch's CUDA?
 Software | gpus | the cards: their health, who uses them
 All together | equal | versions, architectures and cards, equal on all; homes that are shared
+Network | network | each one's address for the others, and why that
+Network | reach | whether each reaches each other, on ports of any number
+Network | latency | how long a small message takes there and back
+Network | mtu | packets of full size: do they come through?
+Network | bandwidth | how fast bytes go, in a short try
+Network | allreduce | a real all-reduce of torch over all of them
 """
 CHECKS = tuple(
     Check(group=group, id=name, what=what)

@@ -21,6 +21,7 @@ from remote_launch.operations.checks import Examined, chosen_checks
 from remote_launch.operations.environments import environment_state, question
 from remote_launch.operations.equal_checks import judge_equal
 from remote_launch.operations.machine_checks import judge_machine
+from remote_launch.operations.network_checks import examine_network
 from remote_launch.operations.prepare import plan_prepare
 from remote_launch.operations.room_checks import judge_room
 from remote_launch.operations.software_checks import judge_software
@@ -98,6 +99,8 @@ def examine(
     for found in answers:
         findings += [*judge_machine(found), *judge_room(found), *judge_software(found)]
     findings += judge_equal(answers)
+    if request.network:
+        findings += examine_network(fleet, answers, wanted, tell, allreduce=request.allreduce)
     return Diagnosis(
         servers=tuple(server.name for server in servers),
         findings=tuple(finding for finding in findings if finding.check in wanted),
@@ -131,6 +134,7 @@ def _examine_server(
     trip_s = time.monotonic() - connected
     recipe = recipes.get(server.name)
     request = {"python": environment_python(server), **(question(recipe) if recipe else {}), "deep": deep}
+    request["address"] = server.address
     if deep:
         request["env"] = dict(server.env)
     asked_at = time.time()

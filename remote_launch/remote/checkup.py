@@ -11,7 +11,20 @@ import tempfile
 import threading
 import time
 
-from . import facts, gpus, logind, machine, oom, owned, procs, states, torchfiles, userlimits
+from . import (
+    facts,
+    gpus,
+    logind,
+    machine,
+    network,
+    oom,
+    owned,
+    preflight,
+    procs,
+    states,
+    torchfiles,
+    userlimits,
+)
 from .jobdir import JOB_ID, CorruptError, JobDir, jobs_folder, workdir
 
 TYPE_CHECKING = False
@@ -24,9 +37,9 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 
 def checkup(request: dict[str, Any]) -> dict[str, Any]:
-    """Given a recipe's {"prefix", "python", "parts"} (see ``owned.describe``), "deep" and, for that, "env",
-    return the facts by name; what could not be found out is None, and what took too long is named in
-    "late"."""
+    """Given a recipe's {"prefix", "python", "parts"} (see ``owned.describe``), "address", "deep" and "env"
+    (for a deep one), return the facts by name; what could not be found out is None, and what took too long is
+    named in "late"."""
     began = time.time()
     root = workdir(request)
     questions: dict[str, Callable[[], Any]] = {
@@ -36,7 +49,7 @@ def checkup(request: dict[str, Any]) -> dict[str, Any]:
         "proxies": proxies, "rsync": facts.rsync_version, "gpus": gpus.survey,
         "driver": torchfiles.nvidia_driver, "jobs": lambda: jobs(request),
         "environment": lambda: owned.describe(request, root),
-        "torch": lambda: torchfiles.build(request.get("python")),
+        "torch": lambda: torchfiles.build(request.get("python")), "plane": lambda: plane(request),
     }
     patience_s = PATIENCE_S
     if request.get("deep"):
@@ -113,6 +126,16 @@ def own_name() -> dict[str, Any]:
     except (OSError, UnicodeError):
         found = []
     return {"hostname": name, "addresses": found, "took_s": time.monotonic() - began}
+
+
+def plane(request: dict[str, Any]) -> dict[str, Any]:
+    """Return what the choice of an address for the other servers rests on, as ``preflight`` tells it."""
+    reached = preflight.own_address()
+    address = request.get("address") or reached
+    return {
+        "address": address, "interface": machine.interface_of(address), "workdir": workdir(request),
+        "network": {"reached": reached, **network.network()},
+    }
 
 
 def proxies() -> list[str]:

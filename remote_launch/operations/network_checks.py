@@ -1,0 +1,85 @@
+"""What is between the servers: each one's address for the others, then tries of the ways between them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from remote_launch.core.findings import Finding
+from remote_launch.errors import RemoteLaunchError
+from remote_launch.operations.networks import choose_addresses
+from remote_launch.operations.preflight import node_facts
+from remote_launch.operations.reach import check_pairs
+from remote_launch.operations.told import mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from remote_launch.core.dataplane import Choice, DataPlane
+    from remote_launch.operations.checks import Examined
+    from remote_launch.operations.fleet import Fleet
+
+PAIRS = frozenset({"reach", "latency", "mtu", "bandwidth"})
+
+
+def examine_network(
+    fleet: Fleet,
+    answers: Sequence[Examined],
+    wanted: Collection[str],
+    tell: Callable[[str], None],
+    *,
+    allreduce: bool,  # noqa: ARG001
+) -> list[Finding]:
+    """Given the servers that answered, and the checks wanted, return what is found between them."""
+    if len(answers) < 2:
+        return []
+    names = tuple(found.server.name for found in answers)
+    try:
+        plane = _plane(answers)
+    except RemoteLaunchError as error:
+        return [
+            Finding(check="network", servers=names, level="error", message=error.message, do=error.hint)
+        ]
+    findings = _choices(plane, names)
+    if all(found.server.target.transport == "local" for found in answers):
+        return findings  # one machine
+    addresses = {choice.server: choice.address for choice in plane.choices}
+    if PAIRS & set(wanted):
+        count = len(answers) * (len(answers) - 1) // 2
+        tell(f"trying the ways between {count} pair{'' if count == 1 else 's'} of servers")
+        findings += check_pairs(fleet, [found.server for found in answers], addresses)
+    return findings
+
+
+def _plane(answers: Sequence[Examined]) -> DataPlane:
+    told = {found.server.name: mapping(found.facts.get("plane")) for found in answers}
+    servers = [found.server for found in answers]
+    facts = [node_facts(server, told[server.name]) for server in servers]
+    env = {server.name: dict(server.env) for server in servers}
+    return choose_addresses(servers, facts, told, env)[1]
+
+
+def _choices(plane: DataPlane, names: tuple[str, ...]) -> list[Finding]:
+    found = [_choice(choice) for choice in plane.choices]
+    chosen = {f"{choice.server}: {choice.reason}" for choice in plane.choices}
+    found += [
+        Finding(check="network", servers=names, level="note", message=note)
+        for note in plane.notes
+        if note not in chosen
+    ]
+    do = "address: in a server's entry of the inventory sets it"
+    return [
+        *found,
+        *(
+            Finding(check="network", servers=names, level="warning", message=text, do=do)
+            for text in plane.warnings
+        ),
+    ]
+
+
+def _choice(choice: Choice) -> Finding:
+    where, _, why = choice.reason.partition(": ")
+    message = f"addresses for the others ({why})"
+    data = choice.to_dict()
+    return Finding(
+        check="network", servers=(choice.server,), level="ok", message=message, detail=where, data=data
+    )
