@@ -1,0 +1,111 @@
+"""The servers' graphics cards: what each told of them, shape-checked, and which of them a launch takes."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from remote_launch.core.cards import Card, CardProcess, Survey
+from remote_launch.core.gpus import choose_cards
+from remote_launch.operations.told import mapping, mappings, number, text
+from remote_launch.operations.verbs import call
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from remote_launch.core.cards import CardChoice
+    from remote_launch.core.gpus import GpuWish
+    from remote_launch.core.inventory import Server
+    from remote_launch.operations.fanout import Outcomes
+    from remote_launch.operations.fleet import Fleet
+
+_MOST = 256  # cards of a server, processes of a card
+_UUID = re.compile(r"[A-Za-z0-9/_-]{1,96}\Z")  # it goes into an environment
+_SHOWN = re.compile(r"[A-Za-z0-9,/_ -]{0,4096}\Z")
+
+
+def survey_cards(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[Survey]:
+    """Ask every server for its cards. Raises nothing; an unreachable one is an outcome."""
+    return fleet.map(servers, lambda server: read_survey(call(fleet, server, "gpus", {}, timeout_s=30)))
+
+
+def read_survey(value: object) -> Survey:
+    """Given what a server told of its cards (untrusted), return it checked."""
+    told = mapping(value)
+    cards = (_read_card(card) for card in mappings(told.get("cards"))[:_MOST])
+    problems = told.get("problems")
+    return Survey(
+        cards=tuple(card for card in cards if card is not None),
+        problems=tuple(_line(word) for word in problems[:8]) if isinstance(problems, list) else (),
+        visible={
+            str(name): shown
+            for name, shown in mapping(told.get("visible")).items()
+            if isinstance(shown, str) and _SHOWN.match(shown)
+        },
+    )
+
+
+def _read_card(told: Mapping[str, Any]) -> Card | None:
+    index, uuid = number(told.get("index")), text(told.get("uuid")) or ""
+    vendor = told.get("vendor")
+    if index is None or not 0 <= index < 1000 or vendor not in ("nvidia", "amd"):
+        return None
+    devices = [(_line(one.get("name")), str(one.get("uuid"))) for one in mappings(told.get("mig_devices"))]
+    return Card(
+        vendor=vendor,
+        index=index,
+        uuid=uuid if _UUID.match(uuid) else "",
+        name=_line(told.get("name")) or "GPU",
+        memory_total_mb=number(told.get("memory_total_mb")),
+        memory_used_mb=number(told.get("memory_used_mb")),
+        utilization_percent=number(told.get("utilization_percent")),
+        temperature_c=number(told.get("temperature_c")),
+        busy=_line(told.get("busy")) or None,
+        trouble=_line(told.get("trouble")) or None,
+        is_split=told.get("mig") is True,
+        devices=tuple((name, uuid) for name, uuid in devices if _UUID.match(uuid)),
+        processes=tuple(_read_process(one) for one in mappings(told.get("processes"))[:_MOST]),
+    )
+
+
+def _read_process(told: Mapping[str, Any]) -> CardProcess:
+    is_own = told.get("is_own")
+    return CardProcess(
+        pid=number(told.get("pid")) or 0,
+        user=_line(told.get("user")) or "unknown",
+        is_own=is_own if isinstance(is_own, bool) else None,
+        memory_mb=number(told.get("memory_mb")),
+        command=_line(told.get("command")),
+    )
+
+
+def _line(value: object) -> str:
+    """Return a text on one line, of a length that a sentence bears."""
+    return " ".join((text(value) or "")[:400].split())[:200]
+
+
+def choose_for_launch(
+    servers: Sequence[Server],
+    answers: Mapping[str, Mapping[str, Any]],
+    wish: GpuWish,
+    ranks: Mapping[str, str | int],
+    user_env: Mapping[str, Mapping[str, str]],
+) -> dict[str, CardChoice]:
+    """Given the servers of a launch in node order and what they told, return each one's cards. Local servers
+    are one machine: none gets a card that another has. Raises TopologyError."""
+    chosen: dict[str, CardChoice] = {}
+    taken: set[str] = set()
+    for server in servers:
+        is_local = server.target.transport == "local"
+        choice = choose_cards(
+            server.name,
+            read_survey(answers[server.name].get("gpus")),
+            wish,
+            ranks[server.name],
+            user_env=user_env[server.name],
+            taken=taken if is_local else (),
+        )
+        if is_local:
+            taken.update(card.uuid for card in choice.cards if card.uuid)
+        chosen[server.name] = choice
+    return chosen
