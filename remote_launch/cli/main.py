@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "run": ("run", "run", "One command on one server, in the foreground"),
         "job-run": ("run", "job_run", "One command as a job, in the background"),
         "ssh": ("shell", "ssh", "A shell on a server, in the project's folder"),
+        "forward": ("forward", "forward", "A port of a server here: TensorBoard, Jupyter, debuggers"),
         "helper-torch-launch": ("launch", "helper_torch_launch", "torch-launch with labml_remote's options"),
     },
     "Jobs": {

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from remote_launch.errors import ConnectError
 from remote_launch.transport.base import KeptForward
-from remote_launch.transport.masters import Master, control_socket
+from remote_launch.transport.masters import Master, control_folder, control_socket
 from remote_launch.transport.pump import TcpPump
 from remote_launch.transport.ssh_errors import plain
 
@@ -149,8 +149,8 @@ def stop_kept(kept: KeptForward) -> None:
         deadline = time.monotonic() + _END_S
         while path.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-    for suffix in (".used", ".lock"):
-        if not path.exists():
+    if path.parent == control_folder() and not path.exists():
+        for suffix in (".used", ".lock"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
