@@ -37,7 +37,8 @@ class World:
     def check(self) -> list[str]:
         facts = [
             NodeFacts(
-                server=name, address=f"10.0.0.{number}", interface="eth0", cpus=1, gpus=0, ports=(20001, 20002)
+                server=name, address=f"10.0.0.{number}", interface="eth0", cpus=1, gpus=0,
+                ports=(20001, 20002),
             )
             for number, name in enumerate(self.answers, 1)
         ]
