@@ -49,6 +49,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "attach": ("shell", "attach", "A shell in a job's folder, on its server"),
         "job-kill": ("job_actions", "job_kill", "Stop jobs, with all their processes"),
         "job-rsync": ("job_actions", "job_rsync", "Bring the logs of jobs back"),
+        "pull": ("pull", "pull", "Bring files of the servers back: checkpoints, outputs"),
+        "push-outputs": ("outputs", "push_outputs", "Copy one server's outputs to the others"),
         "job-rm": ("job_remove", "job_rm", "Remove ended jobs, on the servers and here; asks first"),
         "job-prune": ("job_remove", "job_prune", "Remove old jobs, on the servers and here; asks first"),
     },

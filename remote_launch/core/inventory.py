@@ -122,6 +122,7 @@ class Inventory:
     project: Project  # with the folders that the inventory moves
     launch: LaunchDefaults = dataclasses.field(default_factory=LaunchDefaults)
     jobs_folder_name: str = ".jobs"  # in each workdir
+    outputs: tuple[str, ...] = ()  # what jobs write, as paths in the workdir: never sent, brought back
     on_finish: str | None = dataclasses.field(default=None, repr=False)  # run after each job and launch
     password_line: int | None = None  # where the first ``password:`` of the file stands
 
@@ -175,6 +176,7 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         path=path,
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
+        outputs=keys.get("outputs") or (),
         on_finish=keys.get("on_finish"),
         password_line=_password_line(keys),
     )

@@ -7,6 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.globs import check_output
 from remote_launch.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -135,6 +136,17 @@ def _read_texts(node: Node) -> tuple[str, ...]:
     return tuple(_read_item(index, item) for index, item in enumerate(node.items))
 
 
+def _read_outputs(node: Node) -> tuple[str, ...]:
+    texts = _read_texts(node)
+    for index, text in enumerate(texts):
+        try:
+            check_output(text)
+        except ValueError as error:
+            item = node.items[index] if node.items else None
+            raise WrongValueError(f"{text!r}: {error}", node=item, key=str(index)) from None
+    return texts
+
+
 def _read_secrets(node: Node) -> tuple[str, ...]:
     if node.items is None:
         return (_source(node),)
@@ -204,6 +216,7 @@ COMMAND = Kind("a shell command", _source)
 BOOLEAN = Kind("true or false", _read_boolean)
 SECRETS = Kind("a text or a list of texts", _read_secrets)  # URLs, which may have a login in them
 TEXTS = Kind("a list of texts", _read_texts, "one item a line, each after '- '")
+OUTPUTS = Kind("a list of paths in the workdir", _read_outputs, "one a line, each after '- ': checkpoints/")
 ENV = Kind("a mapping of variables (NAME: value)", _read_env)
 MAPPING = Kind("a mapping (key: value)", _read_mapping)
 ADDRESS = checked(lambda text: not re.search(r"[\s/@]", text), "an address or a hostname")

@@ -55,6 +55,11 @@ class Project:
         return self.resolve(self.jobs_name)
 
     @property
+    def outputs_dir(self) -> Path:
+        """Where outputs are brought back to, a folder a server."""
+        return self.remote_dir / "outputs"
+
+    @property
     def registry(self) -> Path:
         """The index of jobs (SQLite); it can be rebuilt from the servers."""
         return self.remote_dir / "jobs.sqlite3"

@@ -79,6 +79,7 @@ INVENTORY_KEYS: Mapping[str, Kind] = {
     "environment": kinds.SUBTREE,
     "sync": kinds.SUBTREE,
     "launch": kinds.SUBTREE,
+    "outputs": kinds.OUTPUTS,
     "on_finish": kinds.COMMAND,
     "exclude_file": kinds.TEXT,
     "logs_folder": kinds.TEXT,

@@ -7,6 +7,7 @@ rules differ from 2.6 to 3.4).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import subprocess
 import tempfile
@@ -85,6 +86,7 @@ def rsync_pull(
     recursive: bool = False,
     append: bool = False,
     links: bool = False,
+    follow_links: bool = False,
     max_size_bytes: int | None = None,
     missing_ok: bool = False,
     compress: bool = False,
@@ -98,17 +100,18 @@ def rsync_pull(
     ``files_from`` is a NUL-separated list of paths relative to ``source_path``; with ``recursive`` its
     folders come whole. With ``includes`` only files that match one of these patterns come. ``append`` is
     for files that only grow: what is here is not read again, and a file that is not longer there is left
-    alone. Links come only with ``links``, and then none that leads out; devices never. Files larger than
-    ``max_size_bytes`` are left there. ``missing_ok``: paths of ``files_from`` that aren't there are no
-    error. Raises as ``rsync_push`` does.
+    alone. Links come only with ``links``, and then none that leads out, or with ``follow_links`` as what they
+    lead to there; devices never. Files larger than ``max_size_bytes`` are left there. ``missing_ok``: paths
+    of ``files_from`` that aren't there are no error. Raises as ``rsync_push`` does.
     """
-    dest_dir.mkdir(parents=True, exist_ok=True)
     words = _common_words(files_from, dry_run=dry_run)
     words += ["-t"]
     if recursive and files_from is not None:
         words.append("-r")
     if links:
         words += ["-l", "--safe-links"]
+    if follow_links:
+        words += ["-L"]
     # Append writes in place; rsync refuses both.
     words += ["--append"] if append else [f"--partial-dir={PARTIAL_DIR}"]
     words += [f"--exclude={pattern}" for pattern in (f"{PARTIAL_DIR}/", *excludes)]
@@ -118,7 +121,13 @@ def rsync_pull(
         words += [f"--max-size={max_size_bytes}"]
     if compress:
         words += ["-z", "--compress-level=1"]
-    with transport.rsync_route() as route:
+    with contextlib.ExitStack() as stack:
+        if dry_run and not dest_dir.is_dir():
+            # As if it were there, empty: all would come.
+            dest_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rl-empty-")))
+        else:
+            dest_dir.mkdir(parents=True, exist_ok=True)
+        route = stack.enter_context(transport.rsync_route())
         words += _remote_words(route, source_path, make=False)
         run = _Run(transport, "pull", timeout_s, on_progress, route, missing_ok=missing_ok)
         return run.run([*words, "--", _end(route, source_path), f"{dest_dir.absolute()}/"], files_from)

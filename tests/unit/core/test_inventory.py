@@ -554,3 +554,17 @@ def test_importing_the_inventory_leaves_yaml_alone() -> None:
 
     code = "import sys, remote_launch.core.inventory; sys.exit('yaml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+class TestOutputs:
+    def test_are_paths_in_the_workdir(self, project: Project) -> None:
+        assert load(project, "servers: {a: h}\noutputs: [checkpoints/, 'runs/*/last.pt']\n").outputs == (
+            "checkpoints/", "runs/*/last.pt"
+        )
+        assert load(project, "servers: {a: h}\noutputs:\n").outputs == ()
+
+    @pytest.mark.parametrize("text", ["../up", "/abs", "'*'", ".rl/env", ".", "'x[z-a]'"])
+    def test_others_are_refused_by_name(self, project: Project, text: str) -> None:
+        error = refused(project, f"servers: {{a: h}}\noutputs:\n  - good\n  - {text}\n")
+        assert (error.line, error.key) == (4, "outputs.1")
+        assert text.strip("'") in error.message
