@@ -19,6 +19,7 @@ from remote_launch.core.topology import (
 )
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, UsageError
+from remote_launch.operations.networks import choose_addresses
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
 from remote_launch.transport.command import is_secret
@@ -106,6 +107,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     facts = [node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
     nproc = [_nproc(by_name[name], request) for name in names]
+    facts, plane = choose_addresses([by_name[name] for name in names], facts, answers.values, user)
     user_port = _user_port(request, user[names[0]])
     topology = lay_out(
         facts[:nnodes],
@@ -132,10 +134,18 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             launch_id=launch_id,
             gang=gang,
             fresh_port=user_port is None,
+            choices={"network": choice.to_dict()},
         )
-        for node in members
+        for node, choice in zip(members, plane.choices, strict=True)
     )
-    return LaunchPlan(launch_id=launch_id, run_id=run_id, topology=topology, specs=specs)
+    return LaunchPlan(
+        launch_id=launch_id,
+        run_id=run_id,
+        topology=topology,
+        specs=specs,
+        notes=plane.notes,
+        warnings=plane.warnings,
+    )
 
 
 def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:

@@ -10,7 +10,7 @@ import re
 import socket
 import time
 
-from . import gpus, machine
+from . import gpus, machine, network
 from .interpreter import find_python
 from .jobdir import Refusal, expand, workdir
 
@@ -42,6 +42,7 @@ def preflight(request: dict[str, Any]) -> dict[str, Any]:
         "script_exists": _script_exists(request, base),
         "python": python, **(about_torch(python) if python else {"torch": None}),
         "address": address, "interface": machine.interface_of(address),
+        "network": {"reached": own_address(), **network.network()},
         "ports": free_ports(request.get("ports") or 0), "probe_port": any_port(),
         "cpus": machine.cpus(), "gpus": gpus.survey(), "time": time.time(),
         "outputs": _outputs(request),
