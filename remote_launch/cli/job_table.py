@@ -99,7 +99,7 @@ def _attempt_text(jobs: Sequence[JobRecord]) -> str:
     """Given unfinished jobs of one launch, return which attempt they are at or wait for; "" for the first."""
     coming = next((text for job in jobs if (text := rest_text(job))), "")
     attempt = max(job.attempt for job in jobs)
-    return coming or (f"attempt {attempt}" if attempt else "")
+    return coming or (f"attempt {attempt}" if attempt > 0 else "")
 
 
 def rest_text(job: JobRecord) -> str:
@@ -143,5 +143,6 @@ def attempt_lines(job: JobRecord) -> list[str]:
         took = output.duration_text(None if began is None or ended is None else max(0.0, ended - began))
         cause = mapping(one.get("cause"))
         end = describe_cause(cause) if cause else str(job.reason or job.state.value.lower())
-        lines.append(f"{number(one.get('attempt')) or 0}: ran {took}: {end}")
+        gone = " (its logs were removed)" if one.get("logs_removed") is True else ""
+        lines.append(f"{number(one.get('attempt')) or 0}: ran {took}: {end}{gone}")
     return lines

@@ -1,10 +1,14 @@
 """The attempts of a job that are over, and the one that is waited for: as started.json and exit.json keep
-them."""
+them; and which of their logs are kept.
+
+Within a --restart-window a job may be started again for weeks. What it said at first and of late is kept."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import time
 
 from .jobdir import number, text
@@ -16,11 +20,15 @@ if TYPE_CHECKING:
     from .jobdir import JobDir
 
 RECORDS_KEPT = 64
+LOGS_KEPT = 10  # of the last attempts, the one that runs among them; and the first one's
+_OF_ATTEMPT = re.compile(r"(?:job|ranks|failures)\.([1-9][0-9]{0,8})(?:\.out|\.err|\.json)?\Z")
+_STACKS_OF_ATTEMPT = re.compile(r"attempt-([1-9][0-9]{0,8})-")
 _TAIL_KEPT_BYTES = 2000
 
 
 class Attempts:
-    """``past``: a record of each attempt that is over, {attempt, started_at, ended_at, cause}."""
+    """``past``: a record of each attempt that is over, {attempt, started_at, ended_at, cause, and
+    "logs_removed" where it is true}; of very many, the first and the last."""
 
     def __init__(self, job: JobDir) -> None:
         self.past: list[dict[str, Any]] = []
@@ -31,16 +39,40 @@ class Attempts:
     ) -> None:
         """Note how an attempt went."""
         record = attempt_record(attempt, started_at, ended_at or time.time(), cause)
-        self.past = [*self.past, record][-RECORDS_KEPT:]
+        self.past = [*self.past, record]
+        if len(self.past) > RECORDS_KEPT:
+            del self.past[1]
 
     def rest(self, attempt: int) -> None:
         """Put aside what stands in the way of the one that follows ``attempt``."""
         with contextlib.suppress(OSError):
             os.replace(self._job.failures, f"{self._job.path}/failures.{attempt}.json")
+        newest_gone = attempt + 1 - LOGS_KEPT
+        if newest_gone > 0:
+            remove_logs(self._job, newest_gone)
+            self.past = [
+                {**one, "logs_removed": True} if 0 < one["attempt"] <= newest_gone else one
+                for one in self.past
+            ]
 
     def is_over(self, attempt: int) -> bool:
         """True for the attempt that was closed last."""
         return bool(self.past) and bool(self.past[-1]["attempt"] == attempt)
+
+
+def remove_logs(job: JobDir, newest: int) -> None:
+    """Remove what attempts 1 to ``newest`` have left in the job's folder."""
+    for folder, pattern in ((job.path, _OF_ATTEMPT), (f"{job.path}/stacks", _STACKS_OF_ATTEMPT)):
+        with contextlib.suppress(OSError):
+            for entry in list(os.scandir(folder)):
+                match = pattern.match(entry.name)
+                if match is None or int(match[1]) > newest:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    with contextlib.suppress(OSError):
+                        os.unlink(entry.path)
 
 
 def attempt_record(

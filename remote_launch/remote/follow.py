@@ -176,7 +176,7 @@ class _Job:
         if self._fresh or now - self._listed_at >= LIST_EVERY_S or (self._state and not self._complete):
             self._complete = self._state is not None
             self._list(now)
-            if self._live and self._state is None:
+            if self._state is None:
                 self._tell_rest()
         wrote = False
         for file in list(self._files.values()):
@@ -193,7 +193,7 @@ class _Job:
                 self._state = state
 
     def _tell_rest(self) -> None:
-        """Tell, once, that the job waits for its next attempt."""
+        """Tell, once, that the job waits for its next attempt, or for slots."""
         try:
             found = os.stat(self._job.started)
         except OSError:
@@ -201,7 +201,10 @@ class _Job:
         mark = found.st_ino, found.st_mtime_ns
         if mark != self._started_mark:
             self._started_mark = mark
-            coming = attempts.to_come(jobdir.read_or_empty(self._job.started))
+            started = jobdir.read_or_empty(self._job.started)
+            if isinstance(started.get("queued"), dict) and not os.path.lexists(self._job.exit):
+                put({"job": self._job.job_id, "note": f"queued: {jobdir.text(started, 'reason')}"})
+            coming = attempts.to_come(started) if self._live else None
             if coming is not None:
                 put({"job": self._job.job_id, "next_attempt": coming})
 
@@ -237,6 +240,8 @@ class _Job:
         if self._fresh and found and self._attempt not in (None, *(log.attempt for log in found)):
             newest = max(log.attempt for log in found)
             note = f"there are no logs of attempt {self._attempt}; the newest is {newest}, the first 0"
+            if self._attempt is not None and 0 < self._attempt < newest:
+                note += " (of many attempts, those of the first and of the last ones are kept)"
             put({"job": self._job.job_id, "note": note})
         self._fresh = False
 

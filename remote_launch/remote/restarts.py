@@ -12,11 +12,13 @@ import time
 
 from . import machine
 from .gang import OUTSIDE
-from .jobdir import number
+from .jobdir import SPEC_LIMIT_BYTES, number, read_object, write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
+
+    from .jobdir import JobDir
 
     class Host(Protocol):
         """What a job alone needs of its supervisor."""
@@ -142,6 +144,14 @@ def placed(spec: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
 
 
 _PLACE = ("node_rank", "first_rank", "nproc")
+
+
+def note_place(job: JobDir, spec: dict[str, Any]) -> None:
+    """Have spec.json say which node a spare has become: readers of its logs need the ranks. Raises OSError,
+    CorruptError."""
+    public = read_object(job.spec, SPEC_LIMIT_BYTES) or {}
+    if any(public.get(name) != spec.get(name) for name in _PLACE):
+        write_atomic(job.spec, {**public, **{name: spec.get(name) for name in _PLACE}})
 
 
 def is_count(value: Any) -> bool:

@@ -18,22 +18,13 @@ from .attempts import Attempts, next_attempt
 from .child import Child, arguments, environment
 from .coordinator import Coordinator
 from .gang import GangSettings
-from .jobdir import (
-    SPEC_LIMIT_BYTES,
-    CorruptError,
-    JobDir,
-    Refusal,
-    number,
-    read_object,
-    text,
-    write_atomic,
-)
+from .jobdir import CorruptError, JobDir, Refusal, number, read_or_empty, text, write_atomic
 from .logindex import LogIndex
 from .loglimit import LogLimit
 from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
-from .restarts import Alone, Restarts, placed, with_interface
+from .restarts import Alone, Restarts, note_place, placed, with_interface
 from .stall import StallWatch
 from .tree import JobTree
 from .wakeup import listen_to_signals
@@ -176,20 +167,13 @@ class Supervisor:
         self.files = JobDir(self.job.path, self.attempt)
         self._record.update(reason=place.get("reason"), next_attempt=None)
         try:
-            self._note_place()
+            note_place(self.job, self.spec)
             self._spawn()
         except (Refusal, CorruptError, OSError) as error:
             message = error.message if isinstance(error, Refusal) else f"it can't be started again: {error}"
             self.log(message)
             self.tree = JobTree.without_child(self.job.job_id, self.log, message)
             self._told_ended = self._told_gone = False
-
-    def _note_place(self) -> None:
-        """Have spec.json say which node a spare has become: readers of its logs need the ranks."""
-        names = ("node_rank", "first_rank", "nproc")
-        public = read_object(self.job.spec, SPEC_LIMIT_BYTES) or {}
-        if any(public.get(name) != self.spec.get(name) for name in names):
-            write_atomic(self.job.spec, {**public, **{name: self.spec.get(name) for name in names}})
 
     def _join_gang(self) -> Coordinator | Member | None:
         """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises
@@ -244,11 +228,7 @@ class Supervisor:
     def _stop_as_asked(self, gang: Coordinator | Member | Alone) -> None:
         """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its
         administrator. Between two attempts, too, it is an end."""
-        try:
-            kill = read_object(self.job.kill)
-        except CorruptError as error:
-            self.log(f"kill.json: {error}")
-            kill = {}
+        kill = read_or_empty(self.job.kill) if os.path.lexists(self.job.kill) else None
         first = (procs.signal_number((kill or {}).get("signal") or "TERM")) or signal.SIGTERM
         grace_s = number(kill or {}, "grace_s", self.grace_s)
         grace_s = self.grace_s if grace_s is None else grace_s

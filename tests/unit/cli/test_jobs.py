@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_launch.cli.job_table import exit_text, print_jobs
+from remote_launch.cli.job_table import attempt_lines, exit_text, print_jobs
 from remote_launch.cli.jobs import _newest, _show_group
 from remote_launch.core.jobs import JobState, now
 from remote_launch.core.verdict import verdict_of
@@ -46,6 +46,12 @@ def test_what_is_shown_of_a_job_says_how_to_read_each_attempt(capsys: pytest.Cap
     at = lines.index("attempt    0: ran –: s exited with 3")
     assert lines[at + 2].strip() == "rl job-tail 7 --attempt 0 shows the output of that one"
     assert "--attempt" not in "".join(lines[:at])
+
+
+def test_attempts_whose_logs_are_gone_say_so() -> None:
+    attempts = [{"attempt": 0}, {"attempt": 1, "logs_removed": True}, {"attempt": 2, "logs_removed": "x"}]
+    job = new_record(server="s", command="c", details={"attempts": attempts})
+    assert [" (its logs were removed)" in text for text in attempt_lines(job)] == [False, True, False]
 
 
 def test_a_server_can_not_add_lines_to_what_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

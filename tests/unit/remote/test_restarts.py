@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote.attempts import RECORDS_KEPT, attempt_record
-from remote_launch.remote.jobdir import STATE_LIMIT_BYTES
 from remote_launch.remote.restarts import Restarts, placed, with_interface
 from tests.support.served import Launch, Served, until
 
@@ -181,12 +178,6 @@ def test_the_attempts_outlive_a_kill_without_a_supervisor(served: Served) -> Non
     assert (answer["outcome"], answer["state"]) == ("killed", "KILLED")
     assert [one["cause"]["exit_code"] for one in served.probe(job_id)["attempts"]] == [1]
     assert served.probe(job_id)["attempt"] == 1
-
-
-def test_the_records_of_many_attempts_stay_readable() -> None:
-    cause = {"exit_code": 1, "tail": "\U0001f525" * 20_000}
-    records = [attempt_record(number, 1.0, 2.0, cause) for number in range(RECORDS_KEPT)]
-    assert len(json.dumps(records)) < STATE_LIMIT_BYTES
 
 
 def test_an_attempt_that_cant_be_begun_has_failed(served: Served) -> None:
