@@ -88,6 +88,14 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
             is_flag=True,
             help="Show the logs of all ranks until the end; exit with the launch's exit code.",
         ),
+        click.option(
+            "--no-check",
+            "check",
+            flag_value=False,
+            is_flag=True,
+            default=True,
+            help="Start without the quick check that the nodes reach each other and have one torch.",
+        ),
         dry_run_option,
         json_option,
     ]
@@ -130,6 +138,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         notify_local: str | None,
         send: bool,
         follow: bool,
+        check: bool,
         dry_run: bool,
         as_json: bool,
         use_env: bool,
@@ -153,6 +162,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             restart_window_s=restart_window_s,
             stall_timeout_s=stall_timeout_s,
             notify=notify,
+            check=check,
         )
         if notify_local and not follow:
             from remote_launch.errors import UsageError

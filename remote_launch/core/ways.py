@@ -12,7 +12,7 @@ from remote_launch.core.findings import Finding
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-REACH, LATENCY, MTU, BANDWIDTH, VERSIONS = "reach", "latency", "mtu", "bandwidth", "versions"
+REACH, LATENCY, MTU, BANDWIDTH = "reach", "latency", "mtu", "bandwidth"
 REMEDY = (
     "open TCP between the servers, both ways: ports 20000-32000 for rl and torch's master, 32768-60999 for "
     "gloo and NCCL; or set address: in the inventory to a network that they share"
@@ -256,13 +256,3 @@ def _of_all(
     names = tuple(sorted(_servers(pairs)))
     return Finding(check=check, servers=names, level="ok", message=message, detail=detail, data=data)
 
-
-def differing(values: Mapping[str, str | None]) -> str | None:
-    """Given a version by server (None: not known), return "2.5.1 (a, b), 2.4.0 (c)" where they differ."""
-    servers: dict[str, list[str]] = defaultdict(list)
-    for server, value in values.items():
-        if value:
-            servers[value].append(server)
-    if len(servers) < 2:
-        return None
-    return ", ".join(f"{value} ({_some(names)})" for value, names in servers.items())

@@ -19,6 +19,7 @@ from remote_launch.core.topology import (
 )
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, UsageError
+from remote_launch.operations.launch_check import check_launch
 from remote_launch.operations.networks import choose_addresses
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
@@ -49,6 +50,7 @@ class LaunchRequest:
     restart_window_s: float | None = None
     stall_timeout_s: float | None = None
     notify: str | None = None  # None: the inventory's on_finish
+    check: bool = True  # whether the nodes can work together, before anything starts
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,8 +80,8 @@ class LaunchPlan:
 
 
 def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
-    """Ask every node what a launch must know (one round trip, in parallel) and return the plan. Nothing is
-    started.
+    """Ask every node what a launch must know (one round trip, in parallel; one more to see whether they reach
+    each other) and return the plan. Nothing is started.
 
     Raises ServersFailedError (or the one error) where a node can't take part, TopologyError, UsageError.
     """
@@ -116,6 +118,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         master_port=user_port,
     )
     members = [*topology.nodes, *lay_out_spares(topology, facts[nnodes:], nproc[nnodes:])]
+    found = check_launch(fleet, topology, members, answers.values) if request.check else []
     launch_id, run_id = new_id(), new_id()
     gang = None
     if topology.nnodes > 1:
@@ -144,7 +147,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         topology=topology,
         specs=specs,
         notes=plane.notes,
-        warnings=plane.warnings,
+        warnings=(*plane.warnings, *found),
     )
 
 

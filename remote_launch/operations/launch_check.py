@@ -7,19 +7,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.environments.differences import find_differences
 from remote_launch.core.ways import blocked_findings
 from remote_launch.errors import TopologyError
 from remote_launch.operations import told
-from remote_launch.operations.reach import Door, check_versions, try_twice
+from remote_launch.operations.reach import Door, try_twice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from remote_launch.core.findings import Finding
+    from remote_launch.core.environments.differences import Difference
     from remote_launch.core.topology import Node, Topology
     from remote_launch.operations.fleet import Fleet
 
-GO_ON = "--no-check starts it all the same"
+_REFUSED = ("Python", "torch")  # a difference of builds is a warning: gloo may work
+_GO_ON = "--no-check starts it all the same"
 
 
 def check_launch(
@@ -29,15 +31,15 @@ def check_launch(
     warnings. Raises TopologyError, saying who and why, where the nodes can't work together."""
     if len(members) < 2:
         return []
-    versions = check_versions({node.server: answers[node.server] for node in members})
-    _refuse(versions)
-    warnings = [finding.message for finding in versions if finding.level == "warning"]
+    differences = _differences({node.server: answers[node.server] for node in members})
+    _refuse([(one.text, one.why) for one in differences if one.what in _REFUSED])
+    warnings = [f"{one.text}: {one.why}" for one in differences]
     servers = [fleet.server(node.server) for node in members]
     doors = _doors(topology, members, answers)
     if all(server.target.transport == "local" for server in servers) or not all(doors.values()):
         return warnings  # one machine; or a server that told no port
     tries = try_twice(fleet, servers, doors)
-    _refuse(blocked_findings(tries.links))
+    _refuse([(finding.message, finding.do) for finding in blocked_findings(tries.links)])
     master = members[0].server
     warnings += [
         f"{master}: port {port}, where the nodes are to meet, can't be listened on: {why}"
@@ -65,11 +67,23 @@ def _doors(
     return doors
 
 
-def _refuse(findings: Sequence[Finding]) -> None:
-    errors = [finding for finding in findings if finding.level == "error"]
-    if errors:
-        remedies = dict.fromkeys(finding.do for finding in errors if finding.do)
+def _differences(answers: Mapping[str, Mapping[str, Any]]) -> list[Difference]:
+    """Return what differs of Python and torch; what is not known of a server is not held against it."""
+    versions = {}
+    for name, answer in answers.items():
+        python, torch = told.text(answer.get("python_version")), told.text(answer.get("torch_version"))
+        if python and torch:
+            versions[name] = {"python": python, "torch": torch, "cuda": torch.partition("+")[2]}
+    if not all(found["cuda"] for found in versions.values()):
+        versions = {name: {**found, "cuda": ""} for name, found in versions.items()}  # conda's don't say
+    return find_differences(versions)
+
+
+def _refuse(reasons: Sequence[tuple[str, str | None]]) -> None:
+    """Given what is wrong, and what to do about each, raise TopologyError; return where nothing is."""
+    if reasons:
+        remedies = dict.fromkeys(do for _, do in reasons if do)
         raise TopologyError(
-            "nothing was started: " + "\n".join(finding.message for finding in errors),
-            hint="; ".join([*remedies, GO_ON]),
+            "nothing was started: " + "\n".join(what for what, _ in reasons),
+            hint="; ".join([*remedies, _GO_ON]),
         )

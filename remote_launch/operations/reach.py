@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.findings import Finding
 from remote_launch.core.ways import (
     REACH,
-    VERSIONS,
     Link,
     bandwidth_findings,
     blocked,
     blocked_findings,
-    differing,
     latency_findings,
     mtu_findings,
 )
@@ -225,33 +223,3 @@ def _not_tried(name: str, error: RemoteLaunchError) -> Finding:
         do=error.hint,
     )
 
-
-def check_versions(answers: Mapping[str, Mapping[str, Any]]) -> list[Finding]:
-    """Given what ``preflight`` told, by server, return an error where torch's or Python's versions differ."""
-    torch = {name: told.text(answer.get("torch_version")) for name, answer in answers.items()}
-    python = {name: told.text(answer.get("python_version")) for name, answer in answers.items()}
-    names = tuple(answers)
-    found = []
-    public = {name: version.partition("+")[0] if version else None for name, version in torch.items()}
-    if differ := differing(public):
-        found.append(_versions("error", names, f"torch differs between the servers: {differ}"))
-    elif differ := differing(torch):
-        found.append(_versions("warning", names, f"torch was built for different hardware: {differ}"))
-    if differ := differing(python):
-        found.append(_versions("error", names, f"Python differs between the servers: {differ}"))
-    if not found and any(torch.values()) and len(names) > 1:
-        same = next(version for version in torch.values() if version)
-        found.append(
-            Finding(check=VERSIONS, servers=names, level="ok", message="all have one torch", detail=same)
-        )
-    return found
-
-
-def _versions(level: Any, names: tuple[str, ...], message: str) -> Finding:
-    return Finding(
-        check=VERSIONS,
-        servers=names,
-        level=level,
-        message=message,
-        do="pin it in requirements.txt (torch==…) and python: in environment:, then rl prepare",
-    )

@@ -11,7 +11,6 @@ from remote_launch.core.ways import (
     Link,
     bandwidth_findings,
     blocked_findings,
-    differing,
     gbits,
     latency_findings,
     mtu_findings,
@@ -115,8 +114,3 @@ class TestFigures:
         (found,) = bandwidth_findings(mesh("ab", bytes_per_s=1e6))
         assert found.message == "a sends to b at 8 Mbit/s only, and 1 more ways are slow"
         assert gbits(1.25e9) == "10.0 Gbit/s"
-
-
-def test_versions_that_differ_are_said_with_their_servers() -> None:
-    assert differing({"a": "2.5.1", "b": "2.5.1", "c": None}) is None
-    assert differing({"a": "2.5.1", "b": "2.4.0", "c": "2.5.1"}) == "2.5.1 (a, c), 2.4.0 (b)"
