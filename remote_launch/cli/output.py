@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rich.console import Console
+    from rich.table import Table
 
     from remote_launch.core.jobs import JobState
     from remote_launch.errors import RemoteLaunchError
@@ -82,7 +83,7 @@ class Rows:
     def show(self) -> None:
         """Print it on stdout."""
         if sys.stdout.isatty():
-            self._show_on_terminal()
+            console().print(self.table())
             return
         lines = [list(self._columns), *([" ".join(cell.text.split()) for cell in row] for row in self._rows)]
         widths = [max(len(line[number]) for line in lines) for number in range(len(self._columns))]
@@ -91,7 +92,8 @@ class Rows:
                 "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
             )
 
-    def _show_on_terminal(self) -> None:
+    def table(self) -> Table:
+        """Return it as rich draws it."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -101,7 +103,7 @@ class Rows:
             table.add_column(column, overflow="fold")
         for row in self._rows:
             table.add_row(*(Text(_cut(cell.text), cell.style) for cell in row))
-        console().print(table)
+        return table
 
 
 def clean(text: str, *, colour: bool | None = None) -> str:

@@ -166,18 +166,38 @@ def _asked_again() -> Iterator[None]:
         raise click.UsageError(error.message) from error
 
 
-@click.command(epilog=examples("rl servers --check --json"))
+@click.command(
+    epilog=examples("rl servers --check --json", "rl servers --gpus", "rl servers --gpus --watch 5")
+)
 @servers_option
 @click.option("--check", is_flag=True, help="Ask each server: reachable? python, cores, memory, disk, GPUs.")
+@click.option("--gpus", is_flag=True, help="Show each server's cards: memory, use, processes and whose.")
+@click.option(
+    "--watch",
+    "watch_s",
+    type=click.FloatRange(min=0.5),
+    is_flag=False,
+    flag_value=2.0,
+    metavar="[SECONDS]",
+    help="Show the cards again and again, until Ctrl-C [default: every 2 s].",
+)
 @json_option
 @click.pass_context
-def servers(ctx: click.Context, servers: Sequence[str], check: bool, as_json: bool) -> int:
+def servers(
+    ctx: click.Context, servers: Sequence[str], check: bool, gpus: bool, watch_s: float | None, as_json: bool
+) -> int:
     """List the servers of the inventory, one row each."""
     from remote_launch.operations.servers import check as check_servers
     from remote_launch.operations.servers import describe, logout_warning
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
+    if gpus or watch_s is not None:
+        from remote_launch.cli.gpu_table import show_cards, watch_cards
+
+        if watch_s is not None:
+            return watch_cards(fleet, chosen, every_s=watch_s, as_json=as_json)
+        return show_cards(fleet, chosen, as_json=as_json)
     described = describe(chosen)
     if not check:
         if as_json:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.cards import Card, CardProcess, Survey
 from remote_launch.core.gpus import choose_cards
+from remote_launch.operations.fanout import Outcomes
 from remote_launch.operations.told import mapping, mappings, number, text
 from remote_launch.operations.verbs import call
 
@@ -16,9 +18,9 @@ if TYPE_CHECKING:
     from remote_launch.core.cards import CardChoice
     from remote_launch.core.gpus import GpuWish
     from remote_launch.core.inventory import Server
-    from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
+_RETRY_S = 20.0
 _MOST = 256  # cards of a server, processes of a card
 _UUID = re.compile(r"[A-Za-z0-9/_-]{1,96}\Z")  # it goes into an environment
 _SHOWN = re.compile(r"[A-Za-z0-9,/_ -]{0,4096}\Z")
@@ -109,3 +111,25 @@ def choose_for_launch(
             taken.update(card.uuid for card in choice.cards if card.uuid)
         chosen[server.name] = choice
     return chosen
+
+
+class CardWatch:
+    """Asks the same servers again and again. One that failed is left alone for a while: it would hold up the
+    others' answers each time."""
+
+    def __init__(self, fleet: Fleet, servers: Sequence[Server]) -> None:
+        self._fleet = fleet
+        self._servers = list(servers)
+        self._again_at: dict[str, float] = {}
+        self._last: Outcomes[Survey] | None = None
+
+    def look(self) -> Outcomes[Survey]:
+        """Return what each server tells now; of one that is left alone, its last failure."""
+        now = time.monotonic()
+        due = [server for server in self._servers if self._again_at.get(server.name, 0.0) <= now]
+        answers = survey_cards(self._fleet, due)
+        known = {outcome.server: outcome for outcome in (*(self._last or ()), *answers)}
+        self._last = Outcomes(known[server.name] for server in self._servers)
+        for name in answers.errors:
+            self._again_at[name] = time.monotonic() + _RETRY_S
+        return self._last
