@@ -57,6 +57,12 @@ class Topology:
 def split_spares(servers: int, nnodes: int | None, spares: int | None) -> int:
     """Given how many servers were chosen and torch-launch's --nnodes and --spare, return how many of them are
     nodes; the rest stand by. Raises TopologyError."""
+    if nnodes is None and spares and spares >= servers:
+        raise TopologyError(
+            f"--spare {spares} of {servers} servers leaves none to run on",
+            hint="choose fewer spares, or more servers with --server",
+            exit_code=2,
+        )
     if nnodes is None:
         nnodes = servers - (spares or 0)
     if not 0 < nnodes <= servers or (spares is not None and nnodes + spares != servers):
@@ -67,7 +73,7 @@ def split_spares(servers: int, nnodes: int | None, spares: int | None) -> int:
     if nnodes == 1 < servers:
         raise TopologyError(
             "a launch on one node has no use for spares: node 0 is not replaced",
-            hint="choose one server with --server",
+            hint="choose fewer spares, or one server with --server",
             exit_code=2,
         )
     return nnodes

@@ -27,7 +27,7 @@ def verdict_env(jobs: Sequence[JobRecord], verdict: Verdict) -> dict[str, str]:
         "RL_SIGNAL": name if isinstance(name, str) else "",
         "RL_REASON": "" if verdict.exit_code == 0 else verdict.text,
         "RL_JOB_ID": first.job_id, "RL_LAUNCH_ID": first.launch_id or "", "RL_SERVER": first.server,
-        "RL_TAGS": ",".join(first.tags), "RL_NAME": first.name, "RL_NNODES": len(jobs),
+        "RL_TAGS": ",".join(first.tags), "RL_NAME": first.name, "RL_NNODES": first.nnodes or 1,
         "RL_DURATION_S": round(seconds), "RL_COMMAND": first.command,
     }  # fmt: skip
     return {key: str(value).replace("\0", "") for key, value in values.items()}

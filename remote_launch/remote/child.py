@@ -78,12 +78,19 @@ class Child:
     def __init__(self, argv: list[str], env: dict[str, str], cwd: str, job: JobDir, umask: int) -> None:
         self.argv = argv
         self.cwd = cwd
-        out = os.open(job.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        err = os.open(job.err, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         parent = os.getpid()
-        go_read, self._go = os.pipe()
-        self._status, status_write = os.pipe()
-        self.pid = os.fork()
+        opened: list[int] = []
+        try:
+            opened.append(os.open(job.out, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            opened.append(os.open(job.err, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            opened += os.pipe()
+            opened += os.pipe()
+            self.pid = os.fork()
+        except OSError:  # too many files, or processes: another attempt may find room
+            for fd in opened:
+                os.close(fd)
+            raise
+        out, err, go_read, self._go, self._status, status_write = opened
         if self.pid == 0:
             os.close(self._go)
             os.close(self._status)

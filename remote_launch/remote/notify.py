@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from typing import Any, Callable
 
 TIMEOUT_S = 60.0
-_SCRIPT = 'ulimit -f 2048; eval "$RL_NOTIFY_COMMAND"'  # at most 1 MiB of words
+# No file of more than 1 GiB (blocks of 512 bytes): what a mail client or curl writes has room, and a command
+# gone wild doesn't fill the disk within its minute.
+_SCRIPT = 'ulimit -f 2097152; eval "$RL_NOTIFY_COMMAND"'
 _URL_LOGIN = re.compile(r"(?<=://)(?!git@)[^/\s@'\"]+@")
 
 

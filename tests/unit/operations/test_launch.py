@@ -120,6 +120,11 @@ class TestSpares:
             plan(asked)
         assert caught.value.hint
 
+    def test_spares_alone_can_not_run(self, plan: Any) -> None:
+        with pytest.raises(TopologyError, match="--spare 3 of 3 servers leaves none to run on") as caught:
+            plan({"spares": 3, "max_restarts": 1})
+        assert "fewer spares" in caught.value.hint
+
     def test_a_port_of_the_users_is_kept_through_all_attempts(self, plan: Any) -> None:
         assert all(spec.fresh_port for spec in plan().specs)
         assert not any(spec.fresh_port for spec in plan({"master_port": 29500}).specs)

@@ -34,6 +34,12 @@ def test_success_has_no_reason() -> None:
     assert (told["RL_REASON"], told["RL_EXIT_CODE"]) == ("", "0")
 
 
+def test_spares_are_not_counted_as_nodes() -> None:
+    jobs = [ended(nnodes=2, node_rank=rank)[0] for rank in range(3)]
+    assert notify.verdict_env(jobs, verdict_of(jobs))["RL_NNODES"] == "2"
+    assert notify.verdict_env(ended(), verdict_of(ended()))["RL_NNODES"] == "1"
+
+
 def test_a_failure_is_told_in_words() -> None:
     jobs = ended()
     told = notify.notify_here("echo 'no such topic' >&2; exit 22", jobs, verdict_of(jobs))

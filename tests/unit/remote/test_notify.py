@@ -85,6 +85,11 @@ def test_a_command_that_fails_changes_nothing(served: Served) -> None:
     until(lambda: log.exists() and log.read_text() == "no\nrl: the command exited with 3\n", "it is told")
 
 
+def test_a_command_may_write_more_than_words(served: Served) -> None:
+    served.start("true", notify="head -c 5000000 /dev/zero > draft.new && mv draft.new draft")
+    until((served.workdir / "draft").exists, "it is written")
+
+
 def test_a_command_that_does_not_end_is_stopped(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
