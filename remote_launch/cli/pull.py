@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from remote_launch.operations.pull import Pulled, PullPlan
 
 
+_SHOWN = 5
+
+
 def _complete_place(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     return [f"{name}:" for name in complete_servers(ctx, param, incomplete)]
 
@@ -149,8 +152,10 @@ def show_pulled(outcomes: Outcomes[Pulled]) -> None:
             output.duration_text(outcome.duration_s),
             where,
         )
-        for link in pulled.links_out:
-            output.warn(f"{pulled.server}: removed the link {output.clean(link, colour=False)}: it led out")
+        if pulled.links_out and not pulled.same_as:
+            some = ", ".join(output.clean(link, colour=False) for link in pulled.links_out[:_SHOWN])
+            more = ", …" if len(pulled.links_out) > _SHOWN else ""
+            output.warn(f"{pulled.server}: not brought, since they lead elsewhere: the links {some}{more}")
     if outcomes.values:
         rows.show()
 

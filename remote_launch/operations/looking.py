@@ -30,6 +30,7 @@ class File:
     path: str
     size_bytes: int
     mtime: float
+    link: str | None = None  # where it leads to
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Found:
     count: int = 0
     size_bytes: int = 0
     whole: bool = True
+    links_out: tuple[str, ...] = ()  # links that lead out of the base: none of the files
 
     @property
     def folder(self) -> str:
@@ -105,26 +107,36 @@ def _found(server: Server, told: Mapping[str, Any], glob: PathGlob) -> Found:
         raise _senseless(server, f"{glob.text}: {names[:3]!r}")
     if kind == "matches" and not all(glob.matches(name) for name in names):
         raise _senseless(server, f"{glob.text}: {names[:3]!r}")
-    files = tuple(_files(told.get("files")))
+    everything = _files(told.get("files"))
+    files = tuple(file for file in everything if not _leads_out(file))
     return Found(
         text=glob.text,
         base=base,
         kind=kind,
         names=tuple(names),
         files=files,
-        count=max(len(files), number(told.get("count")) or 0),
+        count=max(len(everything), number(told.get("count")) or 0),
         size_bytes=max(0, number(told.get("size_bytes")) or 0),
         whole=told.get("whole") is True,
+        links_out=tuple(file.path for file in everything if _leads_out(file)),
     )
 
 
 def _files(told: object) -> list[File]:
     files = []
     for item in told if isinstance(told, list) else []:
-        if isinstance(item, list) and len(item) == 3 and isinstance(item[0], str) and _is_safe(item[0]):
+        if isinstance(item, list) and len(item) == 4 and isinstance(item[0], str) and _is_safe(item[0]):
             mtime = item[2] if isinstance(item[2], int | float) and abs(item[2]) < 1e11 else 0.0
-            files.append(File(path=item[0], size_bytes=max(0, number(item[1]) or 0), mtime=float(mtime)))
+            size_bytes = max(0, number(item[1]) or 0)
+            files.append(File(path=item[0], size_bytes=size_bytes, mtime=float(mtime), link=text(item[3])))
     return files
+
+
+def _leads_out(file: File) -> bool:
+    if file.link is None:
+        return False
+    leads_to = posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.link))
+    return leads_to.startswith(("/", "../")) or leads_to == ".."
 
 
 def _is_safe(name: str) -> bool:

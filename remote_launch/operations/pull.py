@@ -80,7 +80,7 @@ class Pulled:
     size_bytes: int = 0
     literal_bytes: int = 0
     same_as: str | None = None
-    links_out: tuple[str, ...] = ()  # links that would lead out of the folder: removed
+    links_out: tuple[str, ...] = ()  # links that lead out of what was asked for: not brought
 
     def to_dict(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "local": str(self.local), "links_out": list(self.links_out)}
@@ -151,11 +151,14 @@ def pull(
 
     def bring(server: Server) -> Pulled:
         plan = by_name[server.name]
-        result = Pulled(server=plan.server, local=plan.local, same_as=plan.same_as)
+        links_out = tuple(name for found in plan.found for name in found.links_out)
+        result = Pulled(
+            server=plan.server, local=plan.local, same_as=plan.same_as, links_out=links_out
+        )
         if plan.files or plan.names:
             for piece in plan.pieces:
                 result = _bring(fleet, plan, piece, result, on_bytes)
-            result = dataclasses.replace(result, links_out=tuple(remove_links_out(plan.local, plan.names)))
+            remove_links_out(plan.local, plan.names)
             fleet.log(server.name, "pull", files=result.files, size_bytes=result.size_bytes)
         return result
 

@@ -1,5 +1,5 @@
 """Send the project to the servers: what rl sent and is gone here is deleted there, and nothing else ever
-is."""
+is. What the inventory names as outputs is the servers': it is neither sent nor deleted."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.globs import parse_glob, rsync_excludes
 from remote_launch.core.project import DEFAULT_EXCLUDES
 from remote_launch.errors import ConfigError, WorkspaceError
 from remote_launch.operations.told import text
@@ -91,7 +92,12 @@ def _listing(fleet: Fleet) -> Listing:
             hint="correct the name; without it, all that it leaves out would be sent",
         )
     sync = fleet.inventory.sync
-    excludes = [*ALWAYS_EXCLUDED, f"/{fleet.inventory.jobs_folder_name}", *sync.exclude]
+    excludes = [
+        *ALWAYS_EXCLUDED,
+        f"/{fleet.inventory.jobs_folder_name}",
+        *rsync_excludes(fleet.inventory.outputs),
+        *sync.exclude,
+    ]
     return list_files(
         project.root,
         exclude_from=project.exclude_file,
@@ -138,11 +144,9 @@ def sync_server(
     )
     deleted = 0
     if names_changed:
-        deleted = int(
-            call(fleet, server, "workspace", {"op": "commit", "digest": digest}, timeout_s=120).get(
-                "deleted", 0
-            )
-        )
+        outputs = [parse_glob(text).to_wire() for text in fleet.inventory.outputs]
+        commit = {"op": "commit", "digest": digest, "outputs": outputs}
+        deleted = int(call(fleet, server, "workspace", commit, timeout_s=120).get("deleted", 0))
     fleet.log(server.name, "rsync", files=sent.files, size_bytes=sent.size_bytes, deleted=deleted)
     return SyncResult(
         server=server.name,

@@ -12,6 +12,7 @@ import os
 import stat
 
 from .deletion import open_folder
+from .globs import covers
 from .jobdir import CorruptError, Refusal, read_object, read_or_empty, safe_relative, write_atomic
 
 TYPE_CHECKING = False
@@ -36,8 +37,10 @@ def stat_line(root: str, name: str) -> bytes:
 class Manifest:
     """The manifest of one workdir."""
 
-    def __init__(self, workdir: str, jobs_folder: str = ".jobs") -> None:
+    def __init__(self, workdir: str, jobs_folder: str = ".jobs", outputs: Any = None) -> None:
+        """``outputs`` are globs as in ``globs.covers``: what they mean is the jobs', whoever sent it."""
         self.workdir = workdir
+        self._outputs = outputs if isinstance(outputs, list) else []
         self._protected = {*PROTECTED, jobs_folder.strip("/").split("/")[0]}
         self._path = os.path.join(workdir, ".rl", "manifest.json")
         self._pending = os.path.join(workdir, ".rl", "manifest.pending")
@@ -88,7 +91,7 @@ class Manifest:
         deleted = 0
         folders: set[str] = set()
         for name in sorted(self._files(self._pending, "all") - new):
-            if self._delete(name):
+            if not any(covers(glob, name) for glob in self._outputs) and self._delete(name):
                 deleted += 1
                 folders.add(os.path.dirname(name))
         for folder in folders:

@@ -5,14 +5,15 @@ below it is, and none at all at a removal."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import stat
 import time
 
 from . import deletion, states
 from .deletion import Amount
 from .facts import existing
+from .globs import compiled, is_meant, steps
 from .home import known_id
 from .jobdir import Refusal, expand, jobs_folder, safe_relative, workdir
 from .manifest import Manifest
@@ -35,10 +36,10 @@ def outputs(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"op": "look" | "remove", "globs": [{"text", "base", "parts"}], "limit", "project_id",
     "project"}, return {"workdir", "home", "free_bytes", "running", "time", "found": [...]}.
 
-    Of each glob is told {"base", "kind": "folder" | "file" | "matches" | "none" | "other", "names" (what is
-    meant, relative to the base; none for a whole folder), "files": [[path, size_bytes, mtime]] (sorted, the
-    first of them), "count", "size_bytes", "whole" (all were looked at)}; after a removal {"text", "files",
-    "size_bytes", "kept": [{"name", "why"}]}. Raises Refusal."""
+    Of each glob is told {"text", "base", "kind": "folder" | "file" | "matches" | "none" | "other", "names":
+    what is meant, relative to the base (none for a whole folder), "files": [[path, size_bytes, mtime, where a
+    link leads to]] (sorted, the first of them), "count", "size_bytes", "whole": all were looked at}; after a
+    removal {"text", "files", "size_bytes", "kept": [{"name", "why"}]}. Raises Refusal."""
     op, globs = request.get("op"), request.get("globs")
     root = workdir(request)
     if op not in ("look", "remove") or not isinstance(globs, list) or len(globs) > _PATTERNS_LIMIT:
@@ -98,8 +99,8 @@ class _Glob:
         if parts and os.path.lexists(literal):
             self.base, self.path, parts = self.text, literal, []
         try:
-            self.parts = [None if part is None else re.compile(part) for part in parts]
-        except (TypeError, re.error) as error:
+            self.parts = compiled(parts)
+        except ValueError as error:
             raise Refusal("RequestError", f"{self.text!r}: {error}") from None
 
     def look(self, limit: int, deadline: float) -> dict[str, Any]:
@@ -109,7 +110,7 @@ class _Glob:
             self._add_all("", listing)
         elif kind == "file":
             names = [os.path.basename(self.path)]
-            listing.add(names[0], os.stat(self.path))
+            listing.add(names[0], os.stat(self.path), None)
         elif kind == "matches":
             for name in self.names(listing):
                 names.append(name)
@@ -130,7 +131,7 @@ class _Glob:
     def names(self, listing: _Listing | None = None) -> Iterator[str]:
         """Yield what the wildcards mean, relative to the base, sorted; nothing that lies in another one of
         them."""
-        yield from self._walk("", {tuple(self.parts)}, listing)
+        yield from self._walk("", {self.parts}, listing)
 
     def _walk(self, name: str, ways: set[tuple[Any, ...]], listing: _Listing | None) -> Iterator[str]:
         for entry in _entries(os.path.join(self.path, name)):
@@ -139,8 +140,8 @@ class _Glob:
             if not name and entry.name in self.hidden:
                 continue
             below = f"{name}/{entry.name}" if name else entry.name
-            rests = {rest for parts in ways for rest in _steps(parts, entry.name)}
-            if any(all(part is None for part in rest) for rest in rests):
+            rests = {rest for parts in ways for rest in steps(parts, entry.name)}
+            if is_meant(rests):
                 yield below
             elif rests and entry.is_dir(follow_symlinks=False):
                 yield from self._walk(below, rests, listing)
@@ -148,10 +149,8 @@ class _Glob:
     def _add_all(self, name: str, listing: _Listing) -> None:
         path = os.path.join(self.path, name)
         if name and not _is_folder(path):
-            try:
-                listing.add(name, os.lstat(path))
-            except OSError:
-                return
+            with contextlib.suppress(OSError):
+                listing.add(name, os.lstat(path), os.readlink(path) if os.path.islink(path) else None)
             return
         for entry in _entries(path):
             if (name or entry.name not in self.hidden) and entry.name != ".rl-partial":
@@ -169,11 +168,13 @@ class _Listing:
         self.count = self.size_bytes = 0
         self._limit, self._deadline, self._stopped = limit, deadline, False
 
-    def add(self, name: str, found: os.stat_result) -> None:
+    def add(self, name: str, found: os.stat_result, link: str | None) -> None:
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)):
+            return
         self.count += 1
         self.size_bytes += found.st_size
         if len(self.files) < self._limit:
-            self.files.append([name, found.st_size, found.st_mtime])
+            self.files.append([name, found.st_size, found.st_mtime, link])
 
     def is_over(self) -> bool:
         """True when it takes too long; what was found until then counts."""
@@ -198,18 +199,6 @@ def _entries(path: str) -> list[os.DirEntry[str]]:
 
 def _is_folder(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path)
-
-
-def _steps(parts: tuple[Any, ...], name: str) -> Iterator[tuple[Any, ...]]:
-    """Yield what is left of the parts when a name has been taken: nothing but ``**`` where it is meant
-    itself."""
-    if parts[0] is None:
-        if not name.startswith("."):
-            yield parts
-        if len(parts) > 1:
-            yield from _steps(parts[1:], name)
-    elif parts[0].match(name):
-        yield parts[1:]
 
 
 # -- the removal

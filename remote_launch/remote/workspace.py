@@ -36,7 +36,7 @@ def workspace(request: dict[str, Any]) -> dict[str, Any]:
         raise Refusal(
             "WorkspaceError", f"{root} has become the workspace of {_owner(marker)}", "set another workdir"
         )
-    manifest = Manifest(root, request.get("jobs_folder") or ".jobs")
+    manifest = Manifest(root, request.get("jobs_folder") or ".jobs", request.get("outputs"))
     if op == "begin":
         return manifest.begin(request.get("files"), request.get("digest"))
     return manifest.commit(request.get("digest"))

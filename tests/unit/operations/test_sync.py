@@ -52,3 +52,13 @@ def test_a_list_of_excludes_that_is_named_and_is_not_there_is_an_error(project: 
         file.write("exclude_file: .remote/exlude.txt\n")
     with pytest.raises(ConfigError, match=r"exlude\.txt: no such file"):
         plan_sync(Fleet.load(str(project)))
+
+
+def test_outputs_are_not_sent(project: Path) -> None:
+    for name in ("checkpoints/last.pt", "runs/a/b/x.pt", "runs/a/config.py", "src/checkpoints/code.py"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    with (project / ".remote/configs.yaml").open("a") as file:
+        file.write("outputs: [checkpoints/, 'runs/**/*.pt']\n")
+    plan = plan_sync(Fleet.load(str(project)))
+    assert [file.path for file in plan.files] == ["runs/a/config.py", "src/checkpoints/code.py", "train.py"]

@@ -41,7 +41,7 @@ def look(served: Served, text: str) -> dict[str, Any]:
 
 
 def files(found: dict[str, Any]) -> list[str]:
-    return [name for name, _, _ in found["files"]]
+    return [name for name, *_ in found["files"]]
 
 
 class TestLook:
@@ -62,7 +62,7 @@ class TestLook:
         told = look(served, text)
         assert (told["kind"], told["base"], told["names"], files(told)) == (kind, base, names, found)
         assert (told["count"], told["whole"]) == (len(found), True)
-        assert told["size_bytes"] == sum(size for _, size, _ in told["files"])
+        assert told["size_bytes"] == sum(size for _, size, *_ in told["files"])
 
     def test_the_whole_workdir_is_without_what_is_rls(self, served: Served, work: Path) -> None:
         (work / ".jobs").mkdir()

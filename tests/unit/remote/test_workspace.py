@@ -181,3 +181,23 @@ def test_a_tampered_manifest_deletes_nothing_outside(space: Served, tmp_path: Pa
 
 def test_a_workdir_that_is_not_marked_takes_no_sync(served: Served) -> None:
     assert served.call("workspace", op="begin", files=[], digest="d")["error"]["type"] == "WorkspaceError"
+
+
+def test_what_is_outputs_now_is_not_deleted_though_a_sync_has_sent_it(served: Served, tmp_path: Path) -> None:
+    from remote_launch.core.globs import parse_glob
+
+    place = tmp_path / "proj"
+    check(served, place, create=True)
+    names = ["train.py", "checkpoints/a.pt", "runs/x/b.pt", "runs/x/log", "runs.py"]
+    for digest, files in (("1", names), ("2", ["train.py"])):
+        served.call("workspace", op="begin", workdir=str(place), files=files, digest=digest)
+        for name in files:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
+        globs = [parse_glob(text).to_wire() for text in ("checkpoints/", "runs/*/*.pt")]
+        answer = served.call("workspace", op="commit", workdir=str(place), digest=digest, outputs=globs)
+    assert answer["deleted"] == 2
+    left = {str(path.relative_to(place)) for path in place.rglob("*") if path.is_file()}
+    assert {name for name in left if not name.startswith(".rl/")} == {
+        "train.py", "checkpoints/a.pt", "runs/x/b.pt"
+    }
