@@ -122,29 +122,31 @@ def run_process(
     """
     started = time.monotonic()
     out, err = Capture(on_stdout), Capture(on_stderr)
-    process = subprocess.Popen(
-        list(argv),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=cwd,
-        env=None if env is None else {**os.environ, **env},
-        start_new_session=own_session,
-        bufsize=0,
-    )
-    try:
-        with (cancel or Cancel()).watched() as cancelled:
-            _Pump(process, out, err, None if timeout_s is None else started + timeout_s, cancelled).run(stdin)
-    except _Deadline:
-        _abort(process, on_abort, grace_s, own_session)
-        raise ProcessTimeout(out.value(), err.value()) from None
-    except BaseException:
-        _abort(process, on_abort, grace_s, own_session)
-        raise
-    finally:
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(OSError):
-                cast(IO[bytes], pipe).close()
+    deadline = None if timeout_s is None else started + timeout_s
+    # Watched before the start: whoever has seen the program at work can cancel it.
+    with (cancel or Cancel()).watched() as cancelled:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=cwd,
+            env=None if env is None else {**os.environ, **env},
+            start_new_session=own_session,
+            bufsize=0,
+        )
+        try:
+            _Pump(process, out, err, deadline, cancelled).run(stdin)
+        except _Deadline:
+            _abort(process, on_abort, grace_s, own_session)
+            raise ProcessTimeout(out.value(), err.value()) from None
+        except BaseException:
+            _abort(process, on_abort, grace_s, own_session)
+            raise
+        finally:
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(OSError):
+                    cast(IO[bytes], pipe).close()
     seconds = time.monotonic() - started
     return Ended(returncode=process.returncode, stdout=out.value(), stderr=err.value(), duration_s=seconds)
 

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COUNTER = """
-import sys, time
+import os, sys, time
 for number in range(int(sys.argv[1])):
     print("line", number, flush=True)
     time.sleep(float(sys.argv[2]))
+    while number in (60, 160) and not os.path.exists(f"go-on-{number}"):
+        time.sleep(0.01)
 """
 
 
@@ -55,7 +57,7 @@ def rl(tmp_path: Path, servers: list[SshdServer]) -> Rl:
 
 
 def test_a_tail_survives_lost_connections_without_losing_or_repeating_a_line(
-    rl: Rl, servers: list[SshdServer]
+    rl: Rl, servers: list[SshdServer], tmp_path: Path
 ) -> None:
     server = servers[0]
     rl("job-run", "--server", server.name, "--", "python3", "count.py", "400", "0.01")
@@ -74,6 +76,7 @@ def test_a_tail_survives_lost_connections_without_losing_or_repeating_a_line(
             if len(lines) in (50, 150):
                 server.kill()  # with its sessions: the master and the stream die in the middle
                 server.start()
+                (tmp_path / "work" / server.name / f"go-on-{len(lines) + 10}").touch()
         assert tail.stderr is not None
         said = tail.stderr.read()
         assert tail.wait(timeout=30) == 0, said

@@ -46,10 +46,9 @@ def test_what_hides_from_its_mark_is_ended_too(served: Served) -> None:
 
 
 def test_the_child_gets_one_term_and_its_grace(served: Served) -> None:
-    shell = "trap 'echo saved >> saved; exit 0' TERM; while :; do sleep 0.05; done"
+    shell = "trap 'echo saved >> saved; exit 0' TERM; touch trapped; while :; do sleep 0.05; done"
     job_id = served.start(shell, grace_s=10)
-    until(lambda: served.pids(job_id), "it runs")
-    time.sleep(0.2)  # the trap is set
+    until((served.workdir / "trapped").exists, "its trap is set")
     served.kill_supervisor(job_id)
     served.wait(job_id)
     assert (served.workdir / "saved").read_text() == "saved\n"
@@ -77,21 +76,19 @@ def test_the_guardian_ends_with_its_supervisor(served: Served) -> None:
 
 @pytest.mark.parametrize("spec", [{"python": "/nowhere", "torchrun": ["x.py"]}, {"argv": ["/nowhere"]}])
 def test_a_start_that_is_refused_leaves_no_guardian(served: Served, spec: dict) -> None:
-    before = _children_of_one()
     answer = served.call("start", spec=served.spec(None, **spec))
     assert "error" in answer
-    until(lambda: not _children_of_one() - before, "no process is left")
+    until(lambda: not _of_its_program(served), "no process is left")
 
 
-def _children_of_one() -> set[int]:
-    """Processes that run our program."""
+def _of_its_program(served: Served) -> set[int]:
+    """Processes that run the programs of this server's workdir."""
     found = set()
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/cmdline", "rb") as file:
-                    if b"/rl-" in file.read() and procs.start_ticks(int(name)):
-                        found.add(int(name))
-            except OSError:
-                continue
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/cmdline", "rb") as file:
+                if os.fsencode(served.workdir) in file.read() and procs.start_ticks(int(name)):
+                    found.add(int(name))
+        except OSError:
+            continue
     return found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.transport import process as process_module
 from remote_launch.transport.process import TAIL_BYTES, Cancel, ProcessTimeout, run_process
 
 if TYPE_CHECKING:
@@ -57,6 +59,19 @@ def test_grace_lets_a_program_clean_up(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_process(argv, on_stdout=lambda _: cancel.set(), cancel=cancel, grace_s=5)
     assert (tmp_path / "note").read_text() == "cleaned\n"
+
+
+def test_a_cancel_the_moment_the_program_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancel = Cancel()
+
+    class Watched(subprocess.Popen):
+        def __init__(self, *words: Any, **more: Any) -> None:
+            super().__init__(*words, **more)
+            cancel.set()
+
+    monkeypatch.setattr(process_module.subprocess, "Popen", Watched)
+    with pytest.raises(KeyboardInterrupt):
+        run_process(["sleep", "30"], cancel=cancel, timeout_s=10)
 
 
 def test_cancel_ends_the_runs_under_way_and_no_later_one() -> None:
