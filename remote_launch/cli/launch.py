@@ -9,10 +9,13 @@ import click
 
 from remote_launch.cli import output
 from remote_launch.cli.options import (
+    busy_gpus_option,
     dry_run_option,
     env_dict,
     env_option,
     examples,
+    gpus_option,
+    gpus_per_node_option,
     json_option,
     load_fleet,
     max_restarts_option,
@@ -40,6 +43,9 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
             metavar="N|gpu|cpu|auto",
             help="Ranks a server [default: nproc_per_node of the inventory].",
         ),
+        gpus_option,
+        gpus_per_node_option,
+        busy_gpus_option,
         click.option("--cmd", "--python-cmd", "cmd", help="The script and its arguments as one text."),
         click.option("-m", "--module", is_flag=True, help="The script is a module name, as for python -m."),
         click.option("--master", metavar="NAME", help="The server of rank 0 [default: the first]."),
@@ -81,6 +87,9 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
         stall_option,
         notify_option,
         notify_local_option,
+        click.option(
+            "--clean-outputs", is_flag=True, help="First remove the outputs (inventory) on all its servers."
+        ),
         click.option("--rsync", "send", is_flag=True, help="Send the project first, as rl rsync does."),
         click.option(
             "-f",
@@ -122,6 +131,9 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         ctx: click.Context,
         servers: Sequence[str],
         nproc_per_node: str | None,
+        gpus: Sequence[str],
+        gpus_per_node: int | None,
+        busy_gpus: bool,
         cmd: str | None,
         module: bool,
         master: str | None,
@@ -136,6 +148,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         stall_timeout_s: float | None,
         notify: str | None,
         notify_local: str | None,
+        clean_outputs: bool,
         send: bool,
         follow: bool,
         check: bool,
@@ -151,6 +164,9 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             script=script,
             servers=servers,
             nproc_per_node=nproc_per_node,
+            gpus=gpus,
+            gpus_per_node=gpus_per_node,
+            busy_gpus=busy_gpus,
             master=master,
             master_port=master_port,
             env=env_dict(env),
@@ -162,6 +178,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             restart_window_s=restart_window_s,
             stall_timeout_s=stall_timeout_s,
             notify=notify,
+            clean_outputs=clean_outputs,
             check=check,
         )
         if notify_local and not follow:
@@ -239,6 +256,10 @@ def _launch(
     plan = plan_launch(fleet, request)
     for warning in plan.warnings:
         output.warn(warning)
+    if request.clean_outputs:
+        from remote_launch.cli.outputs import clean_first
+
+        clean_first(fleet, fleet.select(request.servers), dry_run=dry_run)
     if dry_run:
         _show_plan(plan, as_json=as_json)
         return 0

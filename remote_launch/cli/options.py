@@ -105,6 +105,23 @@ notify_local_option = click.option(
 )
 
 
+gpus_option = click.option(
+    "--gpus",
+    multiple=True,
+    metavar="[SERVER:]LIST",
+    help="The cards, by index or uuid: 0,2; for one server gpu-a:0,1; none. Repeatable.",
+)
+gpus_per_node_option = click.option(
+    "--gpus-per-node",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use N cards a server: those that nobody holds.",
+)
+busy_gpus_option = click.option(
+    "--busy-gpus", is_flag=True, help="Cards that others' processes hold may be used, too."
+)
+
+
 def env_dict(pairs: Iterable[str]) -> dict[str, str]:
     """Given "K=V" texts, return the variables."""
     return dict(pair.split("=", 1) for pair in pairs)

@@ -86,3 +86,7 @@ class CardChoice:
     def to_dict(self) -> dict[str, Any]:
         cards = [{"index": card.index, "uuid": card.uuid, "name": card.name} for card in self.cards]
         return {"cards": cards, "count": self.count, "env": dict(self.env), "reason": self.reason}
+
+    def to_choices(self) -> dict[str, Any]:
+        """Return what a job's record keeps of it: nothing where nothing was chosen."""
+        return {"gpus": self.to_dict()} if self.reason else {}

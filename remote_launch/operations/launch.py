@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import environment_path, environment_python
+from remote_launch.core.gpus import read_wish
 from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
 from remote_launch.core.topology import (
     Node,
@@ -19,8 +20,10 @@ from remote_launch.core.topology import (
 )
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, UsageError
+from remote_launch.operations.gpus import choose_for_launch
 from remote_launch.operations.launch_check import check_launch
 from remote_launch.operations.networks import choose_addresses
+from remote_launch.operations.outputs import notice
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
 from remote_launch.transport.command import is_secret
@@ -28,6 +31,8 @@ from remote_launch.transport.command import is_secret
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from remote_launch.core.cards import CardChoice
+    from remote_launch.core.gpus import GpuWish
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
@@ -39,6 +44,9 @@ class LaunchRequest:
     script: Script
     servers: Sequence[str] = ()
     nproc_per_node: str | int | None = None
+    gpus: Sequence[str] = ()  # the cards: "0,2", "gpu-a:0,1"
+    gpus_per_node: int | None = None
+    busy_gpus: bool = False  # cards that others hold may be taken, too
     master: str | None = None
     master_port: int | None = None
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -50,6 +58,7 @@ class LaunchRequest:
     restart_window_s: float | None = None
     stall_timeout_s: float | None = None
     notify: str | None = None  # None: the inventory's on_finish
+    clean_outputs: bool = False  # the caller removes them before the start: they need not be the same
     check: bool = True  # whether the nodes can work together, before anything starts
 
 
@@ -102,14 +111,18 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             "a spare takes a lost node's place at a restart, and none was asked for", hint="--max-restarts N"
         )
     by_name = {server.name: server for server in selected}
+    wish = read_wish(request.gpus, request.gpus_per_node, names, take_busy=request.busy_gpus)
     answers = fleet.map(
         [by_name[name] for name in names], lambda server: ask_node(fleet, server, request.script)
     )
     answers.raise_on_error("nothing was started")
     facts = [node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
-    nproc = [_nproc(by_name[name], request) for name in names]
-    facts, plane = choose_addresses([by_name[name] for name in names], facts, answers.values, user)
+    ordered = [by_name[name] for name in names]
+    nproc = [_nproc(server, request, wish) for server in ordered]
+    facts, plane = choose_addresses(ordered, facts, answers.values, user)
+    cards = choose_for_launch(ordered, answers.values, wish, dict(zip(names, nproc, strict=True)), user)
+    facts = [dataclasses.replace(fact, gpus=cards[fact.server].count) for fact in facts]
     user_port = _user_port(request, user[names[0]])
     topology = lay_out(
         facts[:nnodes],
@@ -133,21 +146,23 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         )
     specs = tuple(
         dataclasses.replace(
-            _spec(fleet, request, topology, node, run_id, answers.values[node.server]),
+            _spec(fleet, request, topology, node, run_id, answers.values[node.server], cards[node.server]),
             launch_id=launch_id,
             gang=gang,
             fresh_port=user_port is None,
-            choices={"network": choice.to_dict()},
+            choices={"network": choice.to_dict(), **cards[node.server].to_choices()},
         )
         for node, choice in zip(members, plane.choices, strict=True)
     )
+    if not request.clean_outputs:
+        found = [*found, *notice(fleet, [by_name[name] for name in names], answers.values)]
     return LaunchPlan(
         launch_id=launch_id,
         run_id=run_id,
         topology=topology,
         specs=specs,
-        notes=plane.notes,
-        warnings=(*plane.warnings, *found),
+        notes=(*plane.notes, *(choice.reason for choice in cards.values() if choice.reason)),
+        warnings=(*plane.warnings, *(text for choice in cards.values() for text in choice.warnings), *found),
     )
 
 
@@ -176,8 +191,10 @@ def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:
     return fleet.registry.launch(plan.launch_id)
 
 
-def _nproc(server: Server, request: LaunchRequest) -> str | int:
+def _nproc(server: Server, request: LaunchRequest, wish: GpuWish) -> str | int:
     wanted = request.nproc_per_node if request.nproc_per_node is not None else server.nproc_per_node
+    if wanted is None and wish.is_given:
+        return "gpu"
     if wanted is None:
         raise UsageError(
             f"{server.name}: how many ranks a server?",
@@ -204,6 +221,7 @@ def _spec(
     node: Node,
     run_id: str,
     answer: Mapping[str, Any],
+    cards: CardChoice,
 ) -> JobSpec:
     server = fleet.server(node.server)
     script = request.script
@@ -211,7 +229,7 @@ def _spec(
     env = node_env(
         topology,
         node,
-        {**server.env, **request.env},
+        {**cards.env, **server.env, **request.env},
         run_id,
         shares_machine=len(local) > 1 and server.target.transport == "local",
     )
