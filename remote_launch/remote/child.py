@@ -13,11 +13,11 @@ from .jobdir import JobDir, Refusal, expand, is_env_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Sequence
 
 _OURS = (
     "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR",
-    "RL_HEARTBEAT_FILE", "RL_IN_SCOPE",
+    "RL_HEARTBEAT_FILE", "RL_IN_SCOPE", "RL_SLOTS",
 )
 
 
@@ -72,10 +72,13 @@ class Child:
     """A forked process that waits for ``release`` before it becomes the user's program.
 
     The supervisor can so write down the child's pid before any of the user's code runs: a job is never
-    running unrecorded.
+    running unrecorded. ``keep`` are files that it is to have open too (slots: see ``slots``).
     """
 
-    def __init__(self, argv: list[str], env: dict[str, str], cwd: str, job: JobDir, umask: int) -> None:
+    def __init__(
+        self, argv: list[str], env: dict[str, str], cwd: str, job: JobDir, umask: int,
+        keep: Sequence[int] = (),
+    ) -> None:
         self.argv = argv
         self.cwd = cwd
         parent = os.getpid()
@@ -94,6 +97,8 @@ class Child:
         if self.pid == 0:
             os.close(self._go)
             os.close(self._status)
+            for fd in keep:
+                os.set_inheritable(fd, True)
             _become(argv, env, cwd, (out, err), umask, parent, go_read, status_write)
         for fd in (out, err, go_read, status_write):
             os.close(fd)

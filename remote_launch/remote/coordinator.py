@@ -16,7 +16,8 @@ from .gang import (
     lost,
     stopped_from_outside,
 )
-from .jobdir import number, text
+from .gangturn import SILENCE_S, GangTurn
+from .jobdir import Refusal, number, text
 from .nodes import Nodes
 from .restarts import free_port
 
@@ -48,6 +49,10 @@ class Coordinator:
         self._replaced: dict[str, str] = {}
         self._next_beat = 0.0
         self._nodes = Nodes(settings, host, self._on_join, self._on_message)
+        self._turn: GangTurn | None = None  # while the launch is queued
+        if host.turn is not None:
+            self._turn = GangTurn(self._nodes, host.turn)
+            self._pause = {"cause": None}
 
     # -- what the own node tells
 
@@ -92,7 +97,11 @@ class Coordinator:
             self._nodes.send(node, "end", self.verdict or self._farewell(node))
             return
         node.lost = False
+        if self._turn is not None:
+            self._turn.joined(node)
+            return
         if node.place is None:
+            self._stand_by(node)
             return
         if self._stop is not None:
             self._nodes.send(node, "stop", self._stop)
@@ -108,6 +117,8 @@ class Coordinator:
             self._begin_stop(killed=message)
         elif kind == "left":
             node.left = True
+        elif kind == "slots" and self._turn is not None:
+            self._turn.heard(node, message)
         if message.get("attempt") != self._host.attempt or node.place is None:
             return
         if kind == "beat":
@@ -176,7 +187,9 @@ class Coordinator:
             return
         for node in self._nodes.others:
             self._look_after(node, now)
-        if self._pause is not None:
+        if self._turn is not None:
+            self._queue(self._turn)
+        elif self._pause is not None:
             self._try_to_go_on(now)
         elif self._stop is None and all(node.ended_well and node.stopped for node in self._nodes.placed):
             self._end({"state": "SUCCEEDED", "by": None, "cause": None})
@@ -190,6 +203,7 @@ class Coordinator:
         if node.lost or (node.stopped and not waits):
             return
         settings = self._settings
+        silence_s = settings.silence_s if self._turn is None else max(settings.silence_s, SILENCE_S)
         why = ""
         if not node.joined and self._stop is not None:
             # It has no part in the failure, and nothing to stop that we know of.
@@ -200,7 +214,7 @@ class Coordinator:
                 why = f"its supervisor did not reach node 0 ({where}) within {settings.join_timeout_s:g} s"
         elif node.eof_at is not None and now - node.eof_at > EOF_PATIENCE_S:
             why = "its supervisor is gone, or the network to it"
-        elif now - node.heard_at > settings.silence_s:
+        elif now - node.heard_at > silence_s:
             why = f"no word from it for {now - node.heard_at:.0f} s"
         if not why:
             return
@@ -208,6 +222,8 @@ class Coordinator:
         self._nodes.drop(node)
         if waits:
             self._host.log(f"node {node.member}: {why}")
+            if self._turn is not None and node.place is not None:
+                self._end_queued(lost(node.rank, self._host.server_name(node.member), why, 0.0))
         else:
             self._lose(node, why)
 
@@ -216,6 +232,34 @@ class Coordinator:
             node.failed = True
             heard_s_ago = time.monotonic() - node.heard_at
             self._fail(lost(node.rank, self._host.server_name(node.member), why, heard_s_ago))
+
+    # -- the queue
+
+    def _queue(self, turn: GangTurn) -> None:
+        """Have all nodes take their slots; then begin."""
+        try:
+            turn.tick()
+        except (Refusal, OSError) as error:
+            turn.refusal = f"{self._host.server_name(0)}: the queue: {error}"
+        left = next((node for node in self._nodes.placed if node.left), None)
+        if left is not None:
+            self._end_queued(stopped_from_outside(left.rank, self._host.server_name(left.member), 0.0))
+        elif turn.refusal is not None:
+            self._end({"state": "FAILED", "by": None, "cause": None, "note": turn.refusal})
+        elif turn.all_have and all(node.link or node.member == 0 for node in self._nodes.placed):
+            self._turn = None
+            for node in self._nodes.others:
+                if node.place is None:
+                    self._stand_by(node)
+            self._begin_next()
+
+    def _end_queued(self, cause: dict[str, Any]) -> None:
+        if self.verdict is None:
+            self._end({"state": "FAILED", "by": None, "cause": cause})
+
+    def _stand_by(self, spare: Node) -> None:
+        if self._host.turn is not None:
+            self._nodes.send(spare, "slots", {"do": "stand by"})
 
     # -- the next attempt
 

@@ -20,6 +20,7 @@ left      member                                       I was told to stop while 
 stop      node 0   killed, by, signal, grace_s, cause  stop your tree; cause as far as it is known
 pause     node 0   cause, words, delay_s               this attempt is over, another one will come: in how
                                                        long, and which ("restart 1 of 3")
+slots     both     see ``gangturn``                    of a launch that queues, before its first attempt
 go        node 0   attempt, port, reason, cause,       begin this attempt, as this node
                    node_rank, first_rank, nproc
 end       node 0   state, by, cause, note, replaced    the verdict on the launch; the last message
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from .link import Link
     from .restarts import Restarts
     from .stall import StallWatch
+    from .turn import Turn
 
     class Host(Protocol):
         """What a gang needs of its supervisor."""
@@ -64,10 +66,12 @@ if TYPE_CHECKING:
         def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None: ...
         def say(self, reason: str) -> None: ...
         def begin(self, place: dict[str, Any]) -> None: ...
+        def leave_queue(self, reason: str | None) -> None: ...
         def server_name(self, node_rank: int) -> str: ...
         def log(self, message: str) -> None: ...
 
         stalls: StallWatch
+        turn: Turn | None
 
 
 BEAT_S = 1.0

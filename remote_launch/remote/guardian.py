@@ -91,6 +91,8 @@ def _record(tree: JobTree, started: dict[str, Any], job: JobDir, why: str) -> No
     except CorruptError:
         kill = {}
     state, reason = "LOST", f"{why}, so the job was stopped"
+    if started.get("queued"):
+        reason = f"{why} while it was queued: it never ran"
     if kill is not None:
         by = text(kill, "by")
         state, reason = "KILLED", (f"killed by {by}" if by else "killed") + f"; {why}"

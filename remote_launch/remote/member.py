@@ -11,7 +11,8 @@ import time
 
 from . import procs
 from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, OUTSIDE, Watched, choose_cause, counts, lost
-from .jobdir import number, text
+from .gangturn import SILENCE_S
+from .jobdir import Refusal, number, text
 from .link import HANDSHAKE_S, Link, LinkError
 
 TYPE_CHECKING = False
@@ -42,6 +43,9 @@ class Member:
         self._failure_at = 0.0
         self._left_over: int | None = 0 if settings.is_spare else None  # None: something runs here
         self._is_resting = settings.is_spare  # no attempt is under way here
+        self._told_turn: dict[str, Any] | None = None  # how far our slots are, as node 0 knows it
+        if host.turn is not None:
+            self._left_over, self._is_resting = 0, True
         self._gone_at: float | None = None
         self._killed: dict[str, Any] | None = None
         self._stop: dict[str, Any] | None = None  # node 0's stop message
@@ -161,6 +165,7 @@ class Member:
 
     def _tell_all(self) -> None:
         """On a new connection: all that node 0 may have missed."""
+        self._told_turn = None
         if self._killed is not None:
             self._send("kill", self._killed)
         self._tell_ended()
@@ -176,6 +181,8 @@ class Member:
             self._end(message)
         elif kind == "go":
             self._on_go(message)
+        elif kind == "slots":
+            self._on_slots(message)
         if message.get("attempt") != self._host.attempt:
             return
         if kind == "pause" and not self._is_resting and self._left_over is None:
@@ -189,6 +196,25 @@ class Member:
             self._stop_here(first, GANG_GRACE_S if grace_s is None else grace_s)
         elif kind == "stacks":
             self._host.stalls.dump()
+
+    def _on_slots(self, message: dict[str, Any]) -> None:
+        if message.get("do") == "stand by":
+            self._host.leave_queue("stands by as a spare")
+        elif self._host.turn is not None:
+            try:
+                self._host.turn.do(message)
+            except (Refusal, OSError) as error:
+                self._send("left", {})
+                self._end({"state": "FAILED", "note": f"the queue: {error}"})
+
+    def _tell_turn(self) -> None:
+        turn = self._host.turn
+        if turn is None or self._host.attempt >= 0 or self._link is None or self._link.node is None:
+            return
+        state = turn.state()
+        if state != self._told_turn:
+            self._told_turn = state
+            self._send("slots", state)
 
     def _stop_here(self, first: int, grace_s: float) -> None:
         if self._left_over is None:
@@ -237,6 +263,7 @@ class Member:
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S
             self._send("beat", self._host.stalls.beat())
+        self._tell_turn()
         if self._killed is not None and self._gone_at is not None and now - self._gone_at > KILL_PATIENCE_S:
             self._end({"state": "KILLED", "by": text(self._killed, "by")})
         elif self._lost is None and self._coordinator_is_lost(now):
@@ -247,6 +274,7 @@ class Member:
 
     def _coordinator_is_lost(self, now: float) -> bool:
         settings = self._settings
+        queued = self._host.turn is not None and self._host.attempt < 0
         why = ""
         if not self._joined:
             if now - self._started_at > settings.join_timeout_s:
@@ -254,7 +282,7 @@ class Member:
                 why = f"it could not be reached at {where} within {settings.join_timeout_s:g} s"
         elif self._eof_at is not None and now - self._eof_at > EOF_PATIENCE_S:
             why = "its supervisor is gone, or the network to it"
-        elif now - self._heard_at > settings.silence_s:
+        elif now - self._heard_at > (max(settings.silence_s, SILENCE_S) if queued else settings.silence_s):
             why = f"no word from it for {now - self._heard_at:.0f} s"
         if why:
             self._lost = lost(0, self._host.server_name(0), why, now - self._heard_at)
@@ -266,7 +294,7 @@ class Member:
         self._host.log(message)
         self._stop_here(signal.SIGTERM, min(self._host.grace_s, GANG_GRACE_S))
         ended = self._killed is not None or (self._stop or {}).get("killed")
-        if self._joined and self._host.restarts.limit and not ended:
+        if self._joined and self._host.restarts.limit and not ended and self._host.attempt >= 0:
             self._went_alone = True
             if self._link is not None:
                 self._lose_link(self._link, LinkError("node 0 is silent"))

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from .jobdir import JobDir
+    from .turn import Turn
 
     class Host(Protocol):
         """What a job alone needs of its supervisor."""
 
         attempt: int
+        turn: Turn | None
 
         def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None: ...
         def begin(self, place: dict[str, Any]) -> None: ...
@@ -109,10 +111,12 @@ class Alone:
 
     def _end_with(self, verdict: dict[str, Any]) -> None:
         self._last_word = verdict
-        if self._resume_at is not None:
+        if self._resume_at is not None or self._host.attempt < 0:
             self.verdict = verdict
 
     def tick(self, now: float) -> None:
+        if self._host.attempt < 0 and self._host.turn is not None and self._host.turn.has_slots:
+            self._resume_at = now
         if self.verdict is None and self._resume_at is not None and now >= self._resume_at:
             self._resume_at = None
             self._failure = None

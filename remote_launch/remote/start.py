@@ -28,13 +28,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .slots import Slots
+
 RIVAL_PATIENCE_S = 10.0
 
 
 def start(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"spec": …, "jobs_folder": …}, return {"state": STARTED or ALREADY, "supervisor_pid",
-    "child_pid", "started_at", "attempt"} once the child has really become the user's program. Raises
-    Refusal."""
+    "child_pid", "started_at", "attempt"} once the child has really become the user's program, or, with
+    "queued" (see ``turn``), the job waits for slots. Raises Refusal."""
     spec = child.check_spec(request.get("spec"))
     request = {"workdir": spec.get("workdir"), **request}
     root = workdir(request)
@@ -46,8 +48,9 @@ def start(request: dict[str, Any]) -> dict[str, Any]:
         return _already(job)
     try:
         _clear_remains(job)
+        slots = _open_slots(spec, job, root)
         _write_spec(job, spec)
-        return _detach(spec, job, root, lock)
+        return _detach(spec, job, root, lock, slots)
     except Refusal:
         _remove(job)
         raise
@@ -107,8 +110,8 @@ def _is_current(fd: int, path: str) -> bool:
 
 def _already(job: JobDir) -> dict[str, Any]:
     started = read_or_empty(job.started)
-    fields = {name: started.get(name) for name in ("supervisor_pid", "child_pid", "started_at", "attempt")}
-    return {"state": "ALREADY", **fields}
+    names = ("supervisor_pid", "child_pid", "started_at", "attempt", "queued", "reason")
+    return {"state": "ALREADY", **{name: started.get(name) for name in names}}
 
 
 def _clear_remains(job: JobDir) -> None:
@@ -117,6 +120,14 @@ def _clear_remains(job: JobDir) -> None:
     for name in (job.out, job.err, job.log, job.kill, job.failures):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+def _open_slots(spec: dict[str, Any], job: JobDir, root: str) -> Slots | None:
+    if spec.get("queue") is None:
+        return None
+    from .turn import open_slots  # most jobs do without
+
+    return open_slots(spec, child.environment(spec, root, job, dict(os.environ)))
 
 
 def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
@@ -132,7 +143,9 @@ def _remove(job: JobDir) -> None:
     shutil.rmtree(job.path, ignore_errors=True)
 
 
-def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str, Any]:
+def _detach(
+    spec: dict[str, Any], job: JobDir, root: str, lock: int, slots: Slots | None
+) -> dict[str, Any]:
     """Fork the supervisor off and return what it reports. Raises Refusal with its reason when it could not
     start the child."""
     report_read, report_write = os.pipe()
@@ -142,7 +155,7 @@ def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str
             os.setsid()
             if os.fork() == 0:
                 os.close(report_read)
-                _supervise(spec, job, root, (lock, report_write))
+                _supervise(spec, job, root, (lock, report_write), slots)
         finally:
             os._exit(1)
     os.close(report_write)
@@ -161,7 +174,9 @@ def _detach(spec: dict[str, Any], job: JobDir, root: str, lock: int) -> dict[str
     return {"state": "STARTED", **report}
 
 
-def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, int]) -> None:
+def _supervise(
+    spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, int], slots: Slots | None = None
+) -> None:
     """In the supervisor: let go of everything of the connection, then supervise to the end. Never returns."""
     code = 1
     try:
@@ -173,11 +188,11 @@ def _supervise(spec: dict[str, Any], job: JobDir, root: str, keep: tuple[int, in
         for target, fd in enumerate((null, log, log)):
             os.dup2(fd, target)
         for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and int(name) not in keep:
+            if int(name) > 2 and int(name) not in (*keep, *(slots.fds if slots else ())):
                 with contextlib.suppress(OSError):  # the listing's own is closed already
                     os.close(int(name))
         guard(spec, job, keep[1])
-        supervisor = Supervisor(spec, job, root, login, umask)
+        supervisor = Supervisor(spec, job, root, login, umask, slots)
         try:
             report = supervisor.start()
         except Refusal as refusal:

@@ -31,7 +31,7 @@ TERMINAL = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
 SPEC_FIELDS = (
     "server", "workdir", "command", "name", "cwd", "env", "secret_names", "tags", "launch_id",
     "run_id", "node_rank", "nnodes", "first_rank", "nproc",
-    "attempt", "created_at",
+    "attempt", "created_at", "choices",
 )
 
 
@@ -112,8 +112,12 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
         "log_bytes": log_bytes(job), "supervisor_pid": number(started, "supervisor_pid"),
         "child_pid": number(started, "child_pid"),
     }
+    if data["state"] == "QUEUED":
+        data["queued"] = started["queued"]
     if data["state"] == "RUNNING" and data["elsewhere"] is None:
-        data["running_s"] = procs.age_s(number(started, "supervisor_ticks"))
+        age_s = procs.age_s(number(started, "supervisor_ticks"))
+        waited_s = number(started, "waited_s", 0.0) or 0.0
+        data["running_s"] = None if age_s is None else max(0.0, age_s - waited_s)
         data["next_attempt"] = to_come(started)
     if specs:
         try:
@@ -129,7 +133,7 @@ def state_of(
 ) -> dict[str, Any]:
     """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over, elsewhere} by the rule:
 
-    exit.json -> what it says; else started.json: its supervisor lives -> RUNNING, it does not -> LOST;
+    exit.json -> what it says; else started.json: its supervisor lives -> RUNNING or QUEUED, else LOST;
     neither -> CREATED, or FAILED when the start was broken off. A job of another machine ("elsewhere": whose,
     else null) is never judged: until it has an exit.json it is as its last file has it.
     """
@@ -159,9 +163,9 @@ def state_of(
         }
     state, reason = "CREATED", None
     if other is not None:
-        state, reason = "RUNNING" if started else "CREATED", f"can't be judged: {owner.whose(other)}"
+        state, reason = _alive(started) if started else "CREATED", f"can't be judged: {owner.whose(other)}"
     elif started:
-        state, reason = ("RUNNING", text(started, "reason")) if alive else ("LOST", None)
+        state, reason = (_alive(started), text(started, "reason")) if alive else ("LOST", None)
         if not alive and started.get("boot_id") != procs.boot_id():
             booted = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(procs.boot_time()))
             reason = f"the server was restarted at {booted}"
@@ -169,12 +173,18 @@ def state_of(
             reason = "its container was started again"
         elif not alive:
             reason = "its supervisor died"
+        if not alive and started.get("queued"):
+            reason = f"{reason}; it was queued, and never ran"
     elif was_broken_off(job):
         state, reason = "FAILED", "its start was broken off: it never ran"
     return {
         "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
         "failures": [], "cause": None, "elsewhere": other,
     }
+
+
+def _alive(started: dict[str, Any]) -> str:
+    return "QUEUED" if isinstance(started.get("queued"), dict) else "RUNNING"
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

@@ -33,6 +33,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .slots import Slots
+    from .turn import Turn
+
 # The archive that this program runs from. Made absolute while the folder that it was started in still is the
 # current one.
 PROGRAM = os.path.abspath(os.path.dirname(os.path.dirname(__file__)))
@@ -42,22 +45,26 @@ class Supervisor:
     """One job, through all its attempts. ``start`` once, then ``run`` to the end."""
 
     def __init__(
-        self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str], umask: int
+        self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str], umask: int,
+        slots: Slots | None = None,
     ) -> None:
         self.spec = spec
         self.job = job
         self.workdir = workdir
         self.grace_s = number(spec, "grace_s", 15.0) or 0.0
-        self.attempt = int(number(spec, "attempt", 0) or 0)
+        self.attempt = int(number(spec, "attempt", 0) or 0)  # -1 while it is queued
         self.files = JobDir(job.path, self.attempt)  # this attempt's logs
         self.restarts = Restarts(spec)
-        self.started_at = self.attempt_started_at = time.time()
+        self.started_at: float | None = time.time()
+        self.attempt_started_at = time.time()
         self._born_at = time.monotonic()
         self.selector = selectors.DefaultSelector()
         self.gang: Coordinator | Member | None = None
         self.tree: JobTree
         self.oom = OomWatch()
         self.stalls: StallWatch
+        self.turn: Turn | None = None  # of a job that queues
+        self._slots = slots
         self._login = login
         self._umask = umask
         self._notifier = Notifier(spec, job, workdir, login)
@@ -85,34 +92,43 @@ class Supervisor:
         is_spare = self._is_spare()
         if not is_spare:
             self._prepare()  # what can't run is refused before a port is taken
+        if self._slots is not None:
+            from .turn import Turn
+
+            self.turn = Turn(self._slots, self.spec, self.log)
+            self.attempt = self.turn.start(self._record, alone=not self._has_gang())
         self.gang = self._join_gang()
-        if is_spare:
-            self._stand_by()
+        if self.attempt < 0:
+            self._idle(self.turn.words() if self.turn else "")
+        elif is_spare:
+            self._idle("stands by as a spare")
         else:
             self._spawn()
         self.started_at = self._record["started_at"]
-        if not is_spare and self.restarts.limit == 0:
+        if self._record["child_pid"] and self.restarts.limit == 0:
             self.spec.pop("secret_env", None)
             self._login = {}
-        names = ("supervisor_pid", "child_pid", "started_at", "attempt")
-        return {name: self._record[name] for name in names}
+        names = ("supervisor_pid", "child_pid", "started_at", "attempt", "queued", "reason")
+        return {name: self._record.get(name) for name in names}
 
     def _is_spare(self) -> bool:
         gang = self.spec.get("gang")
         return isinstance(gang, dict) and bool(gang.get("spares")) and GangSettings(self.spec).is_spare
 
-    def _stand_by(self) -> None:
+    def _idle(self, reason: str) -> None:
+        """Be there, with nothing running."""
         env, argv, cwd = self._prepare()
         self.tree = JobTree.without_child(self.job.job_id, self.log)
         self.stalls = StallWatch(self, env, cwd)
         self._told_ended = self._told_gone = True
-        self._record["reason"] = "stands by as a spare"
+        self._record["reason"] = reason
         write_atomic(self.job.started, self._record)
-        self.log(f"stands by for {argv[0]} in {cwd}")
+        self.log(f"{argv[0]} in {cwd}: {reason}")
 
     def _prepare(self) -> tuple[dict[str, str], list[str], str]:
         """Return the environment, argv and folder of the next child. Raises Refusal."""
         env = environment(self.spec, self.workdir, self.job, self._login)
+        env.update(self.turn.variables() if self.turn else {})
         argv = arguments(self.spec, self.files, env, PROGRAM)
         return env, argv, os.path.normpath(os.path.join(self.workdir, self.spec.get("cwd") or "."))
 
@@ -120,7 +136,8 @@ class Supervisor:
         """Start the child of this attempt, recorded before it runs. Raises Refusal or OSError, with no child
         left."""
         env, argv, cwd = self._prepare()
-        child = Child(argv, env, cwd, self.files, self._umask)
+        held = self.turn.slots.held_fds if self.turn else []
+        child = Child(argv, env, cwd, self.files, self._umask, held)
         self.attempt_started_at = time.time()
         self._record.update(
             child_pid=child.pid, child_ticks=procs.start_ticks(child.pid), attempt=self.attempt,
@@ -162,6 +179,7 @@ class Supervisor:
     def begin(self, place: dict[str, Any]) -> None:
         """Start the next attempt, as ``place`` has it (see ``restarts.placed``). One that can't be started
         has failed."""
+        self.leave_queue(place.get("reason"))
         self.spec = with_interface(placed(self.spec, place))
         self.attempt = int(self.spec["attempt"])
         self.files = JobDir(self.job.path, self.attempt)
@@ -175,11 +193,22 @@ class Supervisor:
             self.tree = JobTree.without_child(self.job.job_id, self.log, message)
             self._told_ended = self._told_gone = False
 
+    def leave_queue(self, reason: str | None) -> None:
+        """All slots are there: it begins now, or stands by."""
+        if self.turn is not None and self.attempt < 0:
+            self.attempt = 0
+            self.started_at = self.turn.begin(self._record)
+            self._born_at = time.monotonic()
+            self.say(reason)
+
+    def _has_gang(self) -> bool:
+        gang = self.spec.get("gang")
+        return isinstance(gang, dict) and gang.get("nnodes") != 1
+
     def _join_gang(self) -> Coordinator | Member | None:
         """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises
         Refusal."""
-        data = self.spec.get("gang")
-        if not isinstance(data, dict) or data.get("nnodes") == 1:
+        if not self._has_gang():
             return None
         settings = GangSettings(self.spec)
         return Coordinator(settings, self) if settings.node == 0 else Member(settings, self)
@@ -212,6 +241,8 @@ class Supervisor:
             self.oom.tick(now)
             self.stalls.tick(now)
             log_index.tick(now)
+            if self.turn is not None:
+                self.turn.wait(now, self._record, self.job.started)
             if self.tree.gone and not self._told_gone:
                 self._told_gone = True
                 gang.tree_gone(self.tree.left_over)
@@ -222,7 +253,7 @@ class Supervisor:
 
     def _wait_s(self, now: float, most_s: float) -> float:
         waits = [self.tree.wait_s(now), (self.gang or self._alone).wait_s(now)]
-        waits += [self.oom.wait_s(now), self.stalls.wait_s(now)]
+        waits += [self.oom.wait_s(now), self.stalls.wait_s(now), self.turn.wait_s(now) if self.turn else None]
         return min([most_s, *(wait for wait in waits if wait is not None)])
 
     def _stop_as_asked(self, gang: Coordinator | Member | Alone) -> None:
@@ -232,7 +263,7 @@ class Supervisor:
         first = (procs.signal_number((kill or {}).get("signal") or "TERM")) or signal.SIGTERM
         grace_s = number(kill or {}, "grace_s", self.grace_s)
         grace_s = self.grace_s if grace_s is None else grace_s
-        reaches = (self.tree.child_alive and not self.tree.asked) or gang.may_go_on
+        reaches = (self.tree.child_alive and not self.tree.asked) or gang.may_go_on or self.attempt < 0
         if kill is not None and reaches:
             self._killed = {"by": text(kill, "by"), "signal": procs.signal_name(first), "grace_s": grace_s}
         is_ending = self.tree.asked or not self.tree.child_alive
@@ -266,8 +297,10 @@ class Supervisor:
         rested = self._attempts.is_over(self.attempt)
         if rested:
             end["ended_at"] = time.time()  # between two attempts
-        else:
+        elif self.attempt >= 0:
             self._close_attempt(end["cause"])
+        else:
+            end["reason"] = f"{end['reason']}; it was queued, and never ran"
         if not self.gang and judged.get("note") and judged["note"] != end["reason"]:
             end["reason"] = f"{end['reason']}; {judged['note']}"
         end["attempts"] = self._attempts.past

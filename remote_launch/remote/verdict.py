@@ -24,8 +24,8 @@ _NOT_FOUND = re.compile(r"(?:^|[:\s])([^\s:]+): (?:command )?not found\s*$")
 
 
 def exit_record(
-    tree: JobTree, spec: dict[str, Any], job: JobDir, *, started_at: float, killed: dict[str, Any] | None,
-    launch: dict[str, Any] | None,
+    tree: JobTree, spec: dict[str, Any], job: JobDir, *, started_at: float | None,
+    killed: dict[str, Any] | None, launch: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Given a tree that is gone, return exit.json. ``killed`` is the person's kill that stopped it,
     ``launch`` the gang's verdict.

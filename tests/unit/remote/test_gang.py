@@ -128,7 +128,7 @@ def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
     host = SimpleNamespace(
         selector=selectors.DefaultSelector(), attempt=0, grace_s=1.0, stop=lambda *_: None,
         server_name=str, log=lambda _: None,
-        restarts=Restarts({}),
+        restarts=Restarts({}), turn=None,
     )
     settings = SimpleNamespace(
         nnodes=2, members=2, place=lambda node: {"node_rank": node},

@@ -1,0 +1,255 @@
+"""A job's wait for its slots: in the line of its machine, until it is the first and enough are free.
+
+What a job of the queue asks for is ``spec.queue``: {"need", "kind" ("slot", "gpu", or null: slots where the
+server has ``slots``, else cards), "slots" (how many the inventory says that it has; null: none)}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+from . import gpus
+from .jobdir import Refusal, text, write_atomic
+from .slots import Slots, machine_of, slots_folder
+from .tickets import Ticket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+LOOK_EVERY_S = (0.1, 0.2, 0.5, 1.0)  # by how many are ahead
+CARDS_EVERY_S = 5.0  # asking the driver takes half a second of a core
+_VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
+_NOUNS = {"slot": "slot", "gpu": "card"}
+
+
+def open_slots(spec: dict[str, Any], env: dict[str, str]) -> Slots:
+    """Given the spec of a job that queues and its environment, return the slots that it may have. Raises
+    Refusal where there will never be enough."""
+    need, kind, count = _checked(spec["queue"])
+    if kind == "slot" or (kind is None and count):
+        names = [str(number) for number in range(count or 0)]
+        kind, usable, where = "slot", names, "slots: of the server in the inventory says how many it has"
+    else:
+        kind, (names, usable) = "gpu", _cards(env)
+        where = "rl servers --gpus shows them; for a queue without cards give the server slots: N"
+    if need > len(usable):
+        noun = _plural(need, _NOUNS[kind])
+        has = f"has {len(names)}" if usable == names else f"may use {len(usable)} of {len(names)}"
+        raise Refusal("SlotsError", f"the job needs {noun}, and this server {has}", where)
+    return Slots(slots_folder(env), kind, names, usable)
+
+
+def _checked(queue: Any) -> tuple[int, str | None, int | None]:
+    need, kind, count = (queue.get(name) for name in ("need", "kind", "slots")) if isinstance(
+        queue, dict
+    ) else (None, None, None)
+    if type(need) is not int or need < 1 or kind not in (None, "slot", "gpu"):
+        raise Refusal("RequestError", "queue: how many slots, and of which kind?")
+    if count is not None and (type(count) is not int or not 0 < count < 10_000):
+        raise Refusal("RequestError", "queue: slots is not a number")
+    return need, kind, count
+
+
+def _cards(env: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Return the indices of all cards, and of those that the environment leaves visible."""
+    found = gpus.cards()
+    found = [card for card in found if card["vendor"] == found[0]["vendor"]]
+    names = [str(card["index"]) for card in found]
+    visible = env.get(_VISIBLE.get(found[0]["vendor"], "")) if found else None
+    if visible is None:
+        return names, names
+    wanted = [word.strip() for word in visible.split(",")]
+    return names, [
+        str(card["index"]) for card in found
+        if str(card["index"]) in wanted or any(word and str(card["uuid"]).startswith(word) for word in wanted)
+    ]
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+class Turn:
+    """One job's way to its slots. It stands in the line after ``line_up``, or takes what is free after
+    ``go_along``, by leave of another job of its launch that is the first in the line."""
+
+    def __init__(self, slots: Slots, spec: dict[str, Any], log: Callable[[str], None]) -> None:
+        self.slots = slots
+        self.need = int(spec["queue"]["need"])
+        self.has_slots = False
+        self.ahead: int | None = None  # None: not in the line
+        self.number: int | None = None
+        self._note = {name: spec.get(name) for name in ("job_id", "launch_id", "server", "workdir")}
+        self._note["command"] = str(spec.get("command") or "")[:500]
+        self._note.update(need=self.need, since=time.time())
+        self._machine = machine_of(slots.folder)
+        self._log = log
+        self._ticket: Ticket | None = None
+        self._since = time.monotonic()
+        self._keeps_place = self._goes_along = False
+        self._look_at = 0.0
+        self._cards_at = -CARDS_EVERY_S
+        self._busy: dict[str, str] = {}  # cards that somebody else is using: who
+
+    # -- as the supervisor has it; ``record`` is started.json
+
+    def start(self, record: dict[str, Any], *, alone: bool) -> int:
+        """Queue. A job alone may find its slots free: then it isn't queued at all. Return the number of the
+        attempt, -1 for none yet. Raises Refusal, OSError."""
+        self._since = time.monotonic()
+        if alone:
+            self.line_up()
+            self.tick(self._since)
+        if self.has_slots:
+            record.update(slots=self.slots.held, ticket=self.number)
+            return 0
+        record.update(started_at=None, queued=self.record())
+        return -1
+
+    def begin(self, record: dict[str, Any]) -> float:
+        """The wait is over; return what the time is."""
+        record.update(
+            started_at=time.time(), queued=None, slots=self.slots.held, ticket=self.number,
+            waited_s=time.monotonic() - self._since,
+        )
+        return float(record["started_at"])
+
+    def wait(self, now: float, record: dict[str, Any], path: str) -> None:
+        """Look whether it is our turn, and have ``path`` show how it stands."""
+        try:
+            self.tick(now)
+        except (Refusal, OSError) as error:
+            self._log(f"the queue: {error}")
+        if record.get("queued") and record["reason"] != self.words():
+            record.update(reason=self.words(), queued=self.record())
+            with contextlib.suppress(OSError):
+                write_atomic(path, record, durable=False)
+
+    # -- the way to the slots
+
+    def line_up(self, *, keep: bool = False) -> None:
+        """Take a place in the line. With ``keep`` it is given up by ``leave_line`` only, not with the slots.
+        Raises Refusal, OSError."""
+        if self._ticket is None and not self.has_slots:
+            self._keeps_place = keep
+            self._ticket = Ticket(self.slots.folder, self.slots.kind, self._note)
+            self.number = self._ticket.number
+            self._look_at = 0.0
+
+    def go_along(self) -> None:
+        self._goes_along = True
+        self._look_at = 0.0
+
+    def leave_line(self) -> None:
+        if self._ticket is not None:
+            self._ticket.drop()
+            self._ticket = self.ahead = None
+
+    def tick(self, now: float) -> None:
+        """Look whether it is our turn; where it is, take what is free."""
+        self.slots.tick(now)
+        if self.has_slots or now < self._look_at or not (self._ticket or self._goes_along):
+            return
+        self._look_at = now + LOOK_EVERY_S[-1]
+        if self._ticket is not None:
+            self._ticket.touch()
+            self.ahead = self._ticket.ahead()
+        self._look_at = now + LOOK_EVERY_S[min(self.ahead or 0, len(LOOK_EVERY_S) - 1)]
+        if not self.ahead and self._take(now):
+            self.has_slots = True
+            self.slots.note({**self._note, "taken_at": time.time(), "ticket": self.number})
+            self._log(f"has {_NOUNS[self.slots.kind]} {', '.join(self.slots.held)}")
+            if not self._keeps_place:
+                self.leave_line()
+
+    def _take(self, now: float) -> bool:
+        """Take free slots; what was taken is kept, for nobody else is to take any now."""
+        self._fill()
+        slots = self.slots
+        if slots.kind == "gpu" and (len(slots.held) == self.need or self._busy):
+            if now < self._cards_at + CARDS_EVERY_S:
+                return False
+            self._busy = busy_cards()
+            self._cards_at = time.monotonic()
+            for name in [name for name in slots.held if name in self._busy]:
+                slots.give_back(name)
+            self._fill()
+        return len(slots.held) == self.need
+
+    def _fill(self) -> None:
+        slots = self.slots
+        for name in slots.usable:
+            if len(slots.held) < self.need and name not in slots.held and name not in self._busy:
+                slots.take(name)
+        slots.held.sort(key=slots.usable.index)
+
+    def wait_s(self, now: float) -> float | None:
+        if self.has_slots or not (self._ticket or self._goes_along):
+            return None
+        return max(0.0, self._look_at - now)
+
+    def words(self) -> str:
+        """Say for people how it stands."""
+        noun = _NOUNS[self.slots.kind]
+        if self.has_slots:
+            return f"has its {noun}s, waits for the other nodes"
+        if self.ahead:
+            return _plural(self.ahead, "job") + " ahead"
+        if self._ticket is None and not self._goes_along:
+            return "waits for the launch's other nodes to get theirs first"
+        who = "".join(f"; {noun} {name} is used by {who}" for name, who in sorted(self._busy.items()))
+        return f"next, waits for {self.need} of {_plural(len(self.slots.usable), noun)}{who}"
+
+    def record(self) -> dict[str, Any]:
+        """Return what started.json has of it while it waits."""
+        return {
+            "need": self.need, "kind": self.slots.kind, "of": len(self.slots.usable), "ahead": self.ahead,
+            "ticket": self.number, "since": self._note["since"],
+        }
+
+    def state(self) -> dict[str, Any]:
+        """Return what node 0 is told of it (see ``gangturn``)."""
+        return {
+            "machine": f"{self._machine}/{self.slots.kind}", "need": self.need, "has": self.has_slots,
+            "usable": self.slots.usable,
+        }
+
+    def do(self, message: dict[str, Any]) -> None:
+        """Do what node 0 says."""
+        what = text(message, "do")
+        if what == "line up":
+            self.line_up(keep=message.get("keep") is True)
+        elif what == "go along":
+            self.go_along()
+        elif what == "leave line":
+            self.leave_line()
+
+    def variables(self) -> dict[str, str]:
+        """Return what the job's environment says of its slots."""
+        held = ",".join(self.slots.held)
+        if self.slots.kind != "gpu":
+            return {"RL_SLOTS": held}
+        # The driver's order; CUDA's own puts the fastest first.
+        return {"RL_SLOTS": held, "CUDA_VISIBLE_DEVICES": held, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def busy_cards() -> dict[str, str]:
+    """Return the cards that others use, or a job of ours that did not queue: {index: who}."""
+    found = {}
+    for card in gpus.cards():
+        who = card.get("busy") or card.get("trouble") or _unqueued(card)
+        if who:
+            found[str(card["index"])] = str(who)
+    return found
+
+
+def _unqueued(card: dict[str, Any]) -> str | None:
+    """Return who of our own jobs is on a card whose slot was free. A notebook or the like doesn't count."""
+    for process in card["processes"]:
+        if process.get("is_own"):
+            with contextlib.suppress(OSError), open(f"/proc/{process['pid']}/environ", "rb") as file:
+                if b"\0RL_JOB_ID=" in b"\0" + file.read():
+                    return f"a job of yours that did not queue (pid {process['pid']})"
+    return None

@@ -1,0 +1,310 @@
+"""Jobs that wait for slots: in order, one a slot, whatever ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from remote_launch.remote import procs
+from remote_launch.remote.slots import Slots, holder_of, machine_of, slots_folder
+from remote_launch.remote.tickets import Ticket, line_folder, tickets
+from tests.support.served import Launch, Served, until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HOLD = 'echo "$RL_SLOTS" > "$RL_JOB_ID.slots"; while [ ! -e "$RL_JOB_ID.go" ]; do sleep 0.02; done'
+
+
+def queue(served: Served, need: int = 1, slots: int = 1, shell: str = HOLD, **fields: Any) -> str:
+    """Start a job of the queue; return its id."""
+    env = {"RL_SLOTS_DIR": str(served.workdir / "slots"), **fields.pop("env", {})}
+    spec = served.spec(shell, env=env, **fields)
+    spec["queue"] = {"need": need, "kind": None, "slots": slots}
+    answer = served.call("start", spec=spec)
+    assert answer.get("state") == "STARTED", answer
+    return str(spec["job_id"])
+
+
+def slots_of(served: Served, job_id: str) -> str:
+    path = served.workdir / f"{job_id}.slots"
+    return str(until(lambda: path.exists() and path.read_text().strip(), f"{job_id} runs"))
+
+
+def let_go(served: Served, job_id: str) -> dict[str, Any]:
+    (served.workdir / f"{job_id}.go").touch()
+    return served.wait(job_id)
+
+
+def state(served: Served, job_id: str) -> tuple[str, str | None]:
+    told = served.probe(job_id)
+    return told["state"], told["reason"]
+
+
+def test_jobs_run_one_after_the_other_in_order(served: Served) -> None:
+    first, second, third = (queue(served) for _ in range(3))
+    assert slots_of(served, first) == "0"
+    assert state(served, first) == ("RUNNING", None)
+    until(lambda: state(served, second) == ("QUEUED", "next, waits for 1 of 1 slot"), "the second's place")
+    assert state(served, third) == ("QUEUED", "1 job ahead")
+    told = served.probe(third)
+    assert (told["started_at"], told["queued"]["ahead"]) == (None, 1)
+    assert let_go(served, first)["state"] == "SUCCEEDED"
+    assert slots_of(served, second) == "0"
+    assert not (served.workdir / f"{third}.slots").exists()
+    until(lambda: state(served, third)[1] == "next, waits for 1 of 1 slot", "it moves up")
+    let_go(served, second)
+    slots_of(served, third)
+    end = let_go(served, third)
+    assert end["state"] == "SUCCEEDED"
+    assert end["duration_s"] <= time.time() - end["started_at"] + 1
+    assert served.probe(third)["state"] == "SUCCEEDED"
+    assert tickets(line_folder(str(served.workdir / "slots"), "slot")) == []
+
+
+def test_a_job_takes_the_slots_it_needs_and_the_next_waits_for_enough(served: Served) -> None:
+    small = queue(served, 1, 4)
+    wide = queue(served, 4, 4)
+    late = queue(served, 1, 4)
+    assert slots_of(served, small) == "0"
+    until(lambda: state(served, late) == ("QUEUED", "1 job ahead"), "nobody overtakes")
+    let_go(served, small)
+    assert slots_of(served, wide) == "0,1,2,3"
+    let_go(served, wide)
+    assert slots_of(served, late) == "0"
+
+
+def test_more_than_there_are_is_refused_at_once(served: Served) -> None:
+    spec = served.spec("true", env={"RL_SLOTS_DIR": str(served.workdir / "slots")})
+    spec["queue"] = {"need": 5, "kind": "slot", "slots": 4}
+    answer = served.call("start", spec=spec)
+    assert answer["error"]["message"] == "the job needs 5 slots, and this server has 4"
+    assert not served.folder(spec["job_id"]).exists()
+
+
+def test_a_killed_queued_job_never_runs(served: Served) -> None:
+    first, second, third = (queue(served) for _ in range(3))
+    slots_of(served, first)
+    assert served.kill(second)["outcome"] == "killed"
+    end = served.read(second, "exit.json")
+    assert (end["state"], end["started_at"]) == ("KILLED", None)
+    assert end["reason"] == "killed by me@laptop; it was queued, and never ran"
+    assert end["attempts"] == []
+    let_go(served, first)
+    slots_of(served, third)
+    assert not (served.workdir / f"{second}.slots").exists()
+
+
+def test_a_queued_job_whose_supervisor_dies_is_no_obstacle(served: Served) -> None:
+    first, second, third = (queue(served) for _ in range(3))
+    slots_of(served, first)
+    served.kill_supervisor(second)
+    assert served.wait(second)["reason"] == (
+        "its supervisor was killed by signal KILL while it was queued: it never ran"
+    )
+    until(lambda: state(served, third)[1] == "next, waits for 1 of 1 slot", "it moves up")
+    let_go(served, first)
+    slots_of(served, third)
+
+
+@pytest.mark.parametrize("guardian", [False, True])
+def test_a_slot_is_taken_until_the_last_of_its_job_is_gone(served: Served, guardian: bool) -> None:
+    """The supervisor dies, and what it ran goes on for a while: no other job may have the slot yet."""
+    stubborn = f"trap 'while [ ! -e end ]; do sleep 0.02; done; exit 0' TERM; {HOLD}"
+    first = queue(served, shell=stubborn, grace_s=20)
+    slots_of(served, first)
+    second = queue(served)
+    served.kill_supervisor(first, guardian=guardian)
+    assert holder_of(str(served.workdir / "slots"), "slot", "0") is not None
+    until(lambda: "next" in str(state(served, second)[1]), "the second is the first in the line")
+    assert served.pids(first)
+    assert not (served.workdir / f"{second}.slots").exists()
+    (served.workdir / "end").touch()
+    slots_of(served, second)
+    assert not served.pids(first)
+
+
+def test_a_restart_keeps_the_slot(served: Served) -> None:
+    shell = f'[ "$RL_ATTEMPT" = 1 ] || exit 3; {HOLD}'
+    first = queue(served, shell=shell, max_restarts=1)
+    second = queue(served)
+    assert slots_of(served, first) == "0"
+    assert state(served, second)[0] == "QUEUED"
+    assert let_go(served, first)["attempt"] == 1
+    slots_of(served, second)
+
+
+def test_a_queued_job_that_cannot_start_has_failed_and_the_next_goes_on(served: Served) -> None:
+    first = queue(served)
+    slots_of(served, first)
+    spec = served.spec(None, argv=("no-such-program",), env={"RL_SLOTS_DIR": str(served.workdir / "slots")})
+    spec["queue"] = {"need": 1, "kind": None, "slots": 1}
+    served.call("start", spec=spec)
+    third = queue(served)
+    let_go(served, first)
+    assert served.wait(spec["job_id"])["reason"] == "command not found: no-such-program"
+    slots_of(served, third)
+
+
+def test_the_log_of_a_queued_job_says_so(served: Served) -> None:
+    first, second = queue(served), queue(served, shell="echo done")
+    slots_of(served, first)
+    asked = {"jobs": [{"job_id": second, "launcher": True}], "follow": False, "workdir": str(served.workdir)}
+    with served.popen("follow") as process:
+        out, _ = process.communicate(json.dumps(asked).encode(), timeout=30)
+    frames = [json.loads(line) for line in out.splitlines()]
+    assert frames[0] == {"job": second, "note": "queued: next, waits for 1 of 1 slot"}
+    assert frames[-1]["state"] == "QUEUED"
+
+
+class TestLaunch:
+    def start(self, launch: Launch, need: int = 1, slots: int = 1, **fields: Any) -> None:
+        for rank, served in enumerate(launch.servers):
+            folder = str(launch.servers[0 if fields.get("shared") else rank].workdir / "slots")
+            spec = launch.spec(
+                rank, HOLD, env={"RL_SLOTS_DIR": folder, **fields.get("env", {})},
+                max_restarts=fields.get("max_restarts", 0),
+            )
+            spec["queue"] = {"need": need, "kind": None, "slots": slots}
+            answer = served.call("start", spec=spec)
+            assert answer.get("state") == "STARTED", answer
+            assert answer["queued"], answer
+
+    def finish(self, launch: Launch) -> None:
+        for served, job_id in zip(launch.servers, launch.ids, strict=True):
+            (served.workdir / f"{job_id}.go").touch()
+        assert [launch.wait(rank)["state"] for rank in range(len(launch.ids))] == ["SUCCEEDED"] * len(
+            launch.ids
+        )
+
+    def test_no_node_begins_before_all_have_their_slots(self, nodes: list[Served]) -> None:
+        blocker = queue(nodes[1])
+        slots_of(nodes[1], blocker)
+        launch = Launch(nodes)
+        self.start(launch)
+        until(
+            lambda: any("next" in str(state(node, launch.ids[rank])[1]) for rank, node in enumerate(nodes)),
+            "it waits",
+        )
+        assert not list(nodes[0].workdir.glob(f"{launch.ids[0]}.slots"))
+        let_go(nodes[1], blocker)
+        assert [slots_of(node, launch.ids[rank]) for rank, node in enumerate(nodes)] == ["0", "0"]
+        assert [state(node, launch.ids[rank])[0] for rank, node in enumerate(nodes)] == ["RUNNING"] * 2
+        self.finish(launch)
+
+    def test_launches_that_want_all_of_both_machines_take_turns(self, nodes: list[Served]) -> None:
+        """Node 0 of one is node 1 of the other."""
+        launches = [Launch(nodes), Launch(nodes[::-1]), Launch(nodes)]
+        for launch in launches:
+            self.start(launch, 2, 2)
+        pending = list(launches)
+        while pending:
+            ready = until(
+                lambda: [
+                    one for one in pending
+                    if all((node.workdir / f"{job_id}.slots").exists()
+                           for node, job_id in zip(one.servers, one.ids, strict=True))
+                ],
+                "one of them runs",
+            )
+            assert len(ready) == 1
+            self.finish(ready[0])
+            pending.remove(ready[0])
+
+    def test_nodes_on_one_machine_take_their_slots_together(self, nodes: list[Served]) -> None:
+        """Two launches, each of two nodes with half of the machine's slots: neither may take a half."""
+        launches = [Launch(nodes), Launch(nodes)]
+        for launch in launches:
+            self.start(launch, 2, 4, shared=True)
+        for launch in launches:
+            found = [slots_of(node, launch.ids[rank]) for rank, node in enumerate(nodes)]
+            assert sorted(",".join(found).split(",")) == ["0", "1", "2", "3"]
+            self.finish(launch)
+
+    def test_nodes_on_one_machine_that_need_more_than_it_has_are_refused(self, nodes: list[Served]) -> None:
+        launch = Launch(nodes)
+        self.start(launch, 2, 3, shared=True)
+        end = launch.wait(0)
+        assert end["state"] == "FAILED"
+        assert "its 2 nodes on one machine need 4 slots there, and it has 3" in end["reason"]
+        assert launch.wait(1)["state"] == "FAILED"
+
+    def test_a_kill_of_one_node_kills_the_queued_launch(self, nodes: list[Served]) -> None:
+        blocker = queue(nodes[1])
+        launch = Launch(nodes)
+        self.start(launch)
+        launch.joined()
+        assert nodes[1].kill(launch.ids[1])["outcome"] == "killed"
+        ends = [launch.wait(rank) for rank in range(2)]
+        assert [end["state"] for end in ends] == ["KILLED"] * 2
+        let_go(nodes[1], blocker)
+
+    def test_a_lost_node_ends_the_queued_launch_and_frees_its_slots(self, nodes: list[Served]) -> None:
+        blocker = queue(nodes[1])
+        launch = Launch(nodes)
+        self.start(launch)
+        launch.joined()
+        nodes[1].kill_supervisor(launch.ids[1])
+        assert launch.wait(0)["cause"]["lost"]
+        after = queue(nodes[0])
+        slots_of(nodes[0], after)
+        let_go(nodes[0], after)
+        let_go(nodes[1], blocker)
+
+
+class TestFiles:
+    def test_tickets_are_numbered_and_dead_ones_removed(self, tmp_path: Path) -> None:
+        folder = str(tmp_path)
+        one, two, three = (Ticket(folder, "slot", {}) for _ in range(3))
+        assert [ticket.ahead() for ticket in (one, two, three)] == [0, 1, 2]
+        os.close(two._fd)  # as its owner's death does
+        assert three.ahead() == 1
+        assert tickets(line_folder(folder, "slot")) == [1, 3]
+        one.drop()
+        assert three.ahead() == 0
+        three.drop()
+        assert Ticket(folder, "slot", {}).number == 4
+
+    def test_a_line_that_was_tidied_away_is_made_anew(self, tmp_path: Path) -> None:
+        ticket = Ticket(str(tmp_path), "slot", {})
+        line = tmp_path / "line-slot"
+        for path in line.iterdir():
+            path.unlink()
+        line.rmdir()
+        assert ticket.ahead() == 0
+        assert (line / f"{ticket.number:012d}").exists()
+
+    def test_a_slot_belongs_to_one(self, tmp_path: Path) -> None:
+        mine, other = (Slots(str(tmp_path), "slot", ["0", "1"]) for _ in range(2))
+        assert mine.take("0")
+        assert not other.take("0")
+        assert other.take("1")
+        mine.note({"job_id": "x"})
+        assert holder_of(str(tmp_path), "slot", "0") == {"job_id": "x"}
+        mine.give_back("0")
+        assert holder_of(str(tmp_path), "slot", "0") is None
+        assert other.take("0")
+
+    def test_one_machine_has_one_name(self, tmp_path: Path) -> None:
+        assert len(machine_of(str(tmp_path))) == 32
+        assert machine_of(str(tmp_path)) == machine_of(str(tmp_path))
+
+    def test_a_folder_that_others_can_write_is_refused(self, tmp_path: Path) -> None:
+        from remote_launch.remote.jobdir import Refusal
+
+        tmp_path.chmod(0o777)
+        with pytest.raises(Refusal, match="not a folder that you alone can write"):
+            slots_folder({"RL_SLOTS_DIR": str(tmp_path)})
+        link = tmp_path / "link"
+        link.symlink_to(tmp_path)
+        with pytest.raises(Refusal, match="not a folder"):
+            slots_folder({"RL_SLOTS_DIR": str(link)})
+
+    def test_the_usual_folder_is_this_boots(self) -> None:
+        folder = slots_folder({})
+        assert folder.startswith(f"/tmp/rl-slots-{os.getuid()}/{procs.boot_id()[:8]}")
+        assert os.stat(folder).st_mode & 0o077 == 0
