@@ -46,7 +46,8 @@ class Difference:
     newest: str = ""  # the server whose file is the newest
 
     def __str__(self) -> str:
-        files = self.paths[0] + (f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else "")
+        first = "".join(char if char.isprintable() else "?" for char in self.paths[0][:200])
+        files = first + (f" (and {len(self.paths) - 1} more)" if len(self.paths) > 1 else "")
         are = "are" if len(self.paths) > 1 else "is"
         if not self.others:
             return f"{files} {are} not the same on {listed(self.servers)}: the newest is {self.newest}'s"

@@ -9,6 +9,7 @@ from remote_launch.core.environments import environment_python
 from remote_launch.core.topology import NodeFacts
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told
+from remote_launch.operations.outputs import output_globs
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def ask_node(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
             "module": script.name if script.module else None,
             "python": environment_python(server),
             "ports": PORTS_ASKED,
+            "outputs": [glob.to_wire() for glob in output_globs(fleet)],
             "address": server.address,
         },
         timeout_s=30,
