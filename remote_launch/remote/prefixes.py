@@ -1,4 +1,5 @@
-"""The folders of environments: which are rl's own, and so may be emptied."""
+"""The folders of environments: which are rl's own, and so may be emptied; and the old one, that waits beside
+until the new one is made."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from .jobdir import Refusal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Iterator
+    from typing import Any, Callable
 
 ENV_MARK = ".rl-env"  # a folder with it is rl's own, and may be emptied
 _OTHERS = ("bin", "cache", "downloads", "wheelhouse")  # what else rl has in <workdir>/.rl
@@ -51,9 +53,7 @@ def refuse_in_use(prefix: str, request: dict[str, Any]) -> None:
         )
 
 
-def empty(prefix: str, root: str) -> None:
-    """Empty a folder of ours; ``made`` is called once it is filled. Raises Refusal for one that isn't
-    ours."""
+def _refuse_foreign(prefix: str, root: str) -> None:
     why = foreign(prefix, root)
     if why:
         raise Refusal(
@@ -61,6 +61,10 @@ def empty(prefix: str, root: str) -> None:
             "environment.prefix (name, with conda) is a folder of rl's own; to use one that exists: "
             "manager: none, python: PATH",
         )
+
+
+def _empty(prefix: str) -> None:
+    """Empty a folder of ours; ``_made`` is called once it is filled."""
     os.makedirs(prefix, exist_ok=True)
     for mark in (beside(prefix), os.path.join(prefix, ENV_MARK)):
         with open(mark, "w"):
@@ -74,7 +78,69 @@ def empty(prefix: str, root: str) -> None:
         os.close(folder)
 
 
-def made(prefix: str) -> None:
+@contextlib.contextmanager
+def anew(
+    prefix: str, root: str, may_return: Callable[[], bool], say: Callable[[str], None]
+) -> Iterator[None]:
+    """For the length of a ``with``, in which the environment is made: an empty folder of ours. What was in it
+    is removed at the end, and comes back where the making fails and ``may_return``; one in a link's or a
+    mount's place is emptied at once. Raises Refusal for a folder that isn't ours."""
+    _refuse_foreign(prefix, root)
+    old = _old(prefix)
+    try:
+        if os.path.isdir(prefix) and os.listdir(prefix):
+            _set_aside(prefix, say)
+        _empty(prefix)
+        yield
+    except BaseException:
+        if os.path.isdir(old) and may_return():
+            with contextlib.suppress(OSError):  # the next prepare tries again
+                _bring_back(prefix)
+        raise
+    _made(prefix)
+    if os.path.isdir(old):
+        say("removing the old environment")  # with torch it takes a while
+        _remove(old)
+
+
+def settle(prefix: str) -> None:
+    """After a prepare that was killed: have the old environment back where the new one was not made, else
+    remove it."""
+    if os.path.isdir(_old(prefix)):
+        if os.path.isfile(beside(prefix)) or not os.path.isdir(prefix):
+            _bring_back(prefix)
+        else:
+            _remove(_old(prefix))
+
+
+def _old(prefix: str) -> str:
+    return f"{prefix}.rl-old"
+
+
+def _set_aside(prefix: str, say: Callable[[str], None]) -> None:
+    if not os.path.islink(prefix):
+        with contextlib.suppress(OSError):  # a mount
+            os.rename(prefix, _old(prefix))
+            return
+    say("removing the old environment")
+
+
+def _bring_back(prefix: str) -> None:
+    _remove(prefix)
+    os.rename(_old(prefix), prefix)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(beside(prefix))
+
+
+def _remove(path: str) -> None:
+    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        deletion.remove(folder, os.path.basename(path), deletion.Amount())
+    finally:
+        os.close(folder)
+
+
+def _made(prefix: str) -> None:
     """Say that the folder is filled: its own mark is there again."""
     with open(os.path.join(prefix, ENV_MARK), "a"):
         pass

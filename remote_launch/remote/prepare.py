@@ -141,8 +141,11 @@ class _Runner:
         os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
         with self._leased(self.lock):
             self._write_files()
-            redone = self.force
-            for part in self.recipe.get("parts") or []:
+            redone, parts = self.force, self.recipe.get("parts") or []
+            for part in parts:
+                if part.get("empties"):
+                    prefixes.settle(expand(part["empties"]))
+            for part in parts:
                 redone = self._part(part, redone) or redone
         return {"end": {"versions": environment.versions(self.recipe.get("python"))}}
 
@@ -186,19 +189,26 @@ class _Runner:
         mark = expand(part["mark"])
         self._check_leases()
         if part.get("empties"):
-            prefixes.refuse_in_use(expand(part["empties"]), self.request)
+            prefix = expand(part["empties"])
+            prefixes.refuse_in_use(prefix, self.request)
+            with prefixes.anew(prefix, self.root, self._may_return, lambda text: _tell({"out": f"{text}\n"})):
+                self._steps(part, mark)
+        else:
+            self._steps(part, mark)
+        return True
+
+    def _may_return(self) -> bool:
+        """Whether the old environment may come back in the place of one that could not be made."""
+        self._end_processes()
+        return all(lease.held for lease in self.leases)
+
+    def _steps(self, part: dict[str, Any], mark: str) -> None:
+        """Do the steps of a part, and mark it as done."""
         if os.path.lexists(mark):
             os.unlink(mark)
-        if part.get("empties"):
-            prefix = expand(part["empties"])
-            if os.path.isdir(prefix) and os.listdir(prefix):
-                _tell({"out": "removing the old environment\n"})  # with torch it takes a while
-            prefixes.empty(prefix, self.root)
         for step in part["steps"]:
             self._step(step)
         self._check_leases()
-        if part.get("empties"):
-            prefixes.made(expand(part["empties"]))
         os.makedirs(os.path.dirname(mark), exist_ok=True)
         write_atomic(
             mark,
@@ -211,7 +221,6 @@ class _Runner:
                 "made_at": time.time(),
             },
         )
-        return True
 
     def _write_files(self) -> None:
         for name, content in self.files.items():

@@ -188,7 +188,86 @@ def test_a_download_that_pip_took_for_whole_is_tried_again(recipe: Recipe) -> No
 def test_the_removal_of_an_old_environment_is_told(recipe: Recipe) -> None:
     assert not [frame for frame in recipe.run() if "removing" in frame.get("out", "")]
     again = recipe.run(force=True)
-    assert again[0] == {"out": "removing the old environment\n"}
+    assert again.index({"out": "removing the old environment\n"}) < again.index({"step": "install"})
+    assert not Path(f"{recipe.prefix}.rl-old").exists()
+
+
+class TestTheOldEnvironment:
+    """It is there again when the new one can't be made: a python that was mistyped costs nothing."""
+
+    @pytest.fixture
+    def old(self, recipe: Recipe) -> Recipe:
+        recipe.run()
+        (recipe.prefix / "old.txt").touch()
+        recipe.environment["fingerprint"] = "e2"
+        return recipe
+
+    def is_back(self, recipe: Recipe) -> bool:
+        assert (recipe.prefix / "old.txt").exists()
+        assert sorted(path.name for path in recipe.prefix.parent.glob("env*")) == ["env"]
+        recipe.environment["fingerprint"] = "e1"
+        return recipe.check()["parts"] == [True, True]
+
+    def test_comes_back_when_a_step_fails(self, old: Recipe) -> None:
+        script = "echo no python 9.9; touch $1/new; exit 3"
+        old.environment["steps"] = [old.step("create", script, str(old.prefix))]
+        assert old.run()[-1]["failed"] == "create"
+        assert not (old.prefix / "new").exists()
+        assert self.is_back(old)
+
+    def test_comes_back_when_the_prepare_is_stopped(self, old: Recipe) -> None:
+        old.environment["steps"] = [old.step("create", f'touch "{old.root}/begun"; exec sleep 600')]
+        program = old.start()
+        until((old.root / "begun").exists, "the step runs")
+        program.terminate()
+        program.communicate(timeout=30)
+        assert self.is_back(old)
+
+    def test_comes_back_at_the_next_prepare_after_a_kill(self, old: Recipe) -> None:
+        made = old.environment["steps"]
+        old.environment["steps"] = [old.step("create", f'touch "{old.root}/begun"; exec sleep 600')]
+        program = old.start()
+        until((old.root / "begun").exists, "the step runs")
+        program.kill()
+        program.communicate(timeout=30)
+        assert not (old.prefix / "old.txt").exists()
+        old.environment.update(fingerprint="e1", steps=made)
+        assert [frame["same"] for frame in old.run() if "same" in frame] == ["create", "install"]
+        assert self.is_back(old)
+
+    def test_does_not_come_back_once_another_prepare_has_taken_over(self, old: Recipe) -> None:
+        go_on, lock = old.root / "go-on", Path(f"{old.prefix}.rl-lock")
+        wait = f'touch "{old.root}/begun"; while [ ! -e "{go_on}" ]; do sleep 0.05; done'
+        old.environment["steps"] = [old.step("create", wait)]
+        program = old.start()
+        until((old.root / "begun").exists, "the step runs")
+        anothers = old.root / "lock"
+        anothers.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another's"}))
+        anothers.replace(lock)
+        go_on.touch()
+        program.communicate(timeout=30)
+        assert not (old.prefix / "old.txt").exists()
+        assert (Path(f"{old.prefix}.rl-old") / "old.txt").exists(), "it is the other one's to settle"
+
+    def test_goes_where_a_kill_left_it_beside_the_new_one(self, recipe: Recipe) -> None:
+        recipe.run()
+        left = Path(f"{recipe.prefix}.rl-old")
+        left.mkdir()
+        (left / "old.txt").touch()
+        recipe.run()
+        assert not left.exists()
+        assert recipe.check()["parts"] == [True, True]
+
+    def test_in_a_links_place_is_emptied_as_before(self, recipe: Recipe, tmp_path: Path) -> None:
+        scratch = tmp_path / "scratch"
+        scratch.mkdir()
+        recipe.prefix.parent.mkdir(exist_ok=True)
+        recipe.prefix.symlink_to(scratch)
+        assert "end" in recipe.run()[-1]
+        recipe.environment["fingerprint"] = "e2"
+        assert "end" in recipe.run()[-1]
+        assert recipe.prefix.is_symlink()
+        assert recipe.check()["parts"] == [True, True]
 
 
 @pytest.mark.parametrize("force", [True, False])
