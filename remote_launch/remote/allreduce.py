@@ -24,15 +24,14 @@ _ROUNDS = 3
 
 
 def main() -> int:
-    """Given {"backend", "address", "port", "rank", "world_size", "env", "limit_s"} on stdin, meet the others
-    and add up; return the process's exit code."""
+    """Given {"backend", "address", "port", "rank", "world_size", "limit_s"} on stdin, meet the others and add
+    up; return the process's exit code."""
     from .reach import end_when_unread
     from .verbs import read_request
 
     archive = os.path.dirname(os.path.dirname(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.abspath(archive)]
     request = read_request()
-    os.environ.update({str(name): str(value) for name, value in (request.get("env") or {}).items()})
     threading.Thread(target=end_when_unread, daemon=True).start()
     # Torch waits in C, where no Python code runs: the signal's own action ends the process all the same.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
