@@ -146,3 +146,10 @@ def attempt_lines(job: JobRecord) -> list[str]:
         gone = " (its logs were removed)" if one.get("logs_removed") is True else ""
         lines.append(f"{number(one.get('attempt')) or 0}: ran {took}: {end}{gone}")
     return lines
+
+
+def network_text(job: JobRecord) -> str:
+    """Return where the other nodes of its launch reached a job and why there, "10.0.0.12 on eth1: …"."""
+    from remote_launch.operations.told import mapping, text
+
+    return text(mapping(job.choices.get("network")).get("reason")) or ""

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.job_table import attempt_lines, exit_text, node_text, print_jobs, rest_text
+from remote_launch.cli.job_table import (
+    attempt_lines,
+    exit_text,
+    network_text,
+    node_text,
+    print_jobs,
+    rest_text,
+)
 from remote_launch.cli.options import (
     examples,
     jobs_argument,
@@ -228,6 +235,8 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
             f"ran {output.duration_text(job.duration_s)}",
         )
         line("", f"folder {job.workdir}/{jobs_folder}/{job.job_id}")
+        if network := network_text(job):
+            line("", f"network {network}")
 
 
 def _click_colour(state: str) -> str:

@@ -39,6 +39,7 @@ _SHAPES: dict[str, tuple[type, ...]] = {
     "seen_at": _TIME_OR_NONE,
     "unreachable_since": _TIME_OR_NONE,
     "details": (dict,),
+    "choices": (dict,),
 }
 # Fields that came later are passed on where they are of a kind that does no harm.
 _LATER = {field.name for field in dataclasses.fields(JobRecord)} - _SHAPES.keys() - {"key"}

@@ -67,6 +67,7 @@ class JobRecord:
     details: Mapping[str, Any] = dataclasses.field(
         default_factory=dict
     )  # failures, cause: as exit.json has them
+    choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what rl chose for it, and why
 
     @property
     def is_master(self) -> bool:
@@ -107,6 +108,7 @@ class JobRecord:
             "seen_at": iso(self.seen_at),
             "unreachable_since": iso(self.unreachable_since),
             "details": dict(self.details),
+            "choices": dict(self.choices),
         }
 
 

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.dataplane import choose
-from remote_launch.core.networks import Interface, RdmaPort, Route, ServerNetwork
+from remote_launch.core.networks import Interface, RdmaPort, Route, ServerNetwork, usable
 from remote_launch.operations.told import mapping, mappings, number, text, texts
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from remote_launch.core.topology import NodeFacts
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,14}\Z")  # Linux allows more, nobody uses it
+_PLAIN = re.compile(r"[0-9A-Fa-f:.]{2,45}\Z")  # without a zone, which may hold anything
 _WORDS = re.compile(r"[A-Za-z0-9_.()/ -]{1,60}\Z")
 IFNAMES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 
@@ -56,7 +57,7 @@ def server_network(
     wanted = next((env[name] for name in IFNAMES if env.get(name)), None)
     return ServerNetwork(
         server=server.name,
-        reached=text(told.get("reached")) or facts.address,
+        reached=_plain(told.get("reached")) or facts.address,
         reached_interface=facts.interface,
         interfaces=tuple(_interfaces(told.get("interfaces"))),
         routes=tuple(_routes(told.get("routes"))),
@@ -95,7 +96,8 @@ def _routes(told: object) -> Iterator[Route]:
     for item in mappings(told):
         name = _name(item.get("interface"))
         try:
-            destination = ipaddress.ip_network(text(item.get("destination")) or "", strict=False)
+            words = (text(item.get("destination")) or "").partition("/")
+            destination = ipaddress.ip_network(f"{_plain(words[0])}/{words[2]}", strict=False)
         except ValueError:
             continue
         if name and destination.prefixlen:
@@ -111,9 +113,13 @@ def _rdma(told: object) -> Iterator[RdmaPort]:
 
 def _address(told: Mapping[str, Any]) -> IPInterface | None:
     try:
-        return ipaddress.ip_interface(f"{text(told.get('address'))}/{number(told.get('prefix'))}")
+        return ipaddress.ip_interface(f"{_plain(told.get('address'))}/{number(told.get('prefix'))}")
     except ValueError:
         return None
+
+
+def _plain(value: object) -> str | None:
+    return value if isinstance(value, str) and _PLAIN.match(value) and usable(value) else None
 
 
 def _positive(value: object) -> int | None:

@@ -101,6 +101,7 @@ def adopted_record(server: Server, told: Mapping[str, Any]) -> JobRecord:
         tags=tuple(texts(spec.get("tags"))),
         env=mask_env(env) | dict.fromkeys(texts(spec.get("secret_names")), MASK),
         workdir=server.workdir,
+        choices=mapping(spec.get("choices")),
         created_at=epoch_s(spec.get("created_at")) or epoch_s(told.get("started_at")) or 0.0,
     )
     return updated(record, told)

@@ -103,6 +103,7 @@ def record_of(spec: JobSpec) -> JobRecord:
         workdir=spec.workdir,
         attempt=spec.attempt,
         created_at=spec.created_at,
+        choices=spec.choices,
     )
 
 

@@ -13,7 +13,7 @@ verb            does
 --------------  ----------------------------------------------------------------------------------------------
 start           start one job from its spec, detached; idempotent by job_id
 probe           the states of jobs, their log sizes; optionally facts of the machine. One round trip for all
-preflight       what a launch must know first: workdir, script, interpreter? address, interface, free ports,
+preflight       what a launch must know first: workdir, script, interpreter? address, networks, free ports,
                 torch's version
 reach           listen and connect to the other servers: who reaches whom, how fast (see reach.py)
 checkup         what rl doctor asks of a server: its disks, limits, clock, cards, environment …

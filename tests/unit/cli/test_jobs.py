@@ -93,3 +93,12 @@ def test_a_rest_between_two_attempts_is_shown(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.count("next       restarting in 20 s: restart 1 of 3") == 1
     print_jobs(jobs(9, JobState.KILLED), {"s"}, opened=True)
     assert "restart" not in capsys.readouterr().out
+
+
+def test_where_a_node_was_reached_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    choices = {"network": {"address": "10.0.0.7", "interface": "eth1", "reason": "10.0.0.7 on eth1: private"}}
+    jobs = [new_record(key=7, server="s", command="c", choices=choices)]
+    jobs += [new_record(key=8, server="t", command="c", choices={"network": broken}) for broken in (7, {})]
+    _show_group(jobs, verdict_of(jobs), ".jobs")
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if "network" in line]
+    assert lines == ["network 10.0.0.7 on eth1: private"]

@@ -13,6 +13,7 @@ from remote_launch.core.launch_defaults import LaunchDefaults
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
 from remote_launch.errors import RemoteLaunchError, TopologyError
+from remote_launch.operations import launch
 from remote_launch.operations import preflight as module
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.launch import LaunchPlan, LaunchRequest, plan_launch
@@ -25,7 +26,9 @@ ANSWER = {
     "torch": True, "script_exists": True, "address": "10.0.0.5", "interface": "eth0", "cpus": 4, "gpus": 0,
     "ports": [20001, 20002],
 }  # fmt: skip
-RUBBISH = [None, "", "\x1b[2J", "a b", -1, 1.5, [], {}, [1, {}], 10**30, float("nan"), "-x", "x\n"]
+RUBBISH = [
+    None, "", "\x1b[2J", "fe80::1%\x1b[2J", "a b", -1, 1.5, [], {}, [1, {}], 10**30, float("nan"), "-x", "x\n"
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -65,6 +68,63 @@ def test_the_plan_follows_the_answers(plan: Any) -> None:
     )
     assert [spec.workdir for spec in made.specs] == ["/home/me/w"] * 2
     assert [spec.first_rank for spec in made.specs] == [0, 2]
+
+
+def a_network(number: int) -> dict[str, Any]:
+    """What a machine tells that ssh reaches on one network, and the others on a faster one."""
+    slow, fast = f"192.168.0.{number}", f"10.0.0.{number}"
+    names = ("eth0", slow, 1000), ("eth1", fast, 25000), ("docker0", "172.17.0.1", None)
+    return {
+        "reached": slow, "stack": f"boot-{number}/1", "routes": [], "rdma": [],
+        "interfaces": [
+            {"name": name, "kind": "docker" if name == "docker0" else "ethernet", "up": True, "carrier": True,
+             "speed_mbps": speed, "addresses": [{"address": address, "prefix": 24, "temporary": False}]}
+            for name, address, speed in names
+        ],
+    }  # fmt: skip
+
+
+def test_the_choice_of_addresses_is_in_the_plan_and_in_each_spec(
+    plan: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(_fleet: object, server: Server, _script: object) -> dict[str, Any]:
+        number = ord(server.name) - 96
+        return {**ANSWER, "address": f"192.168.0.{number}", "network": a_network(number)}
+
+    monkeypatch.setattr(launch, "ask_node", ask)
+    made = plan()
+    assert made.topology.master_addr == "10.0.0.1"
+    network = [spec.choices["network"] for spec in made.specs]
+    assert [one["address"] for one in network] == ["10.0.0.1", "10.0.0.2"]
+    assert [one["interface"] for one in network] == ["eth1", "eth1"]
+    assert made.specs[1].env["GLOO_SOCKET_IFNAME"] == made.specs[1].env["NCCL_SOCKET_IFNAME"] == "eth1"
+    why = "10.0.0.1 on eth1: 10.0.0.0/24 is common to both servers, 25000 Mb/s, private"
+    assert network[0]["reason"] == why
+    assert made.to_dict()["notes"][0] == f"a: {why}"
+    assert made.specs[0].to_dict()["choices"] == {"network": network[0]}
+
+
+@pytest.mark.parametrize("value", [*RUBBISH, {"interfaces": RUBBISH}, {"routes": RUBBISH}, {"rdma": RUBBISH}])
+def test_networks_of_any_shape(plan: Any, value: object) -> None:
+    made = plan(network=value)
+    assert made.topology.master_addr == "10.0.0.5"
+
+
+@pytest.mark.parametrize("value", RUBBISH, ids=repr)
+def test_an_interface_of_any_shape_steers_nothing(plan: Any, value: object) -> None:
+    good = a_network(1)["interfaces"][1]
+    broken = [
+        {**good, name: value}
+        for name in ("name", "kind", "speed_mbps", "mtu", "over", "addresses", "default_route")
+    ]
+    addresses = [{"address": value, "prefix": 24}, {"address": "10.0.0.1", "prefix": value}]
+    broken += [{**good, "addresses": addresses}]
+    for interface in broken:
+        route = {"destination": value, "interface": value}
+        told = {"interfaces": [interface], "reached": value, "routes": [route]}
+        for spec in plan(network=told).specs:
+            assert all(word.isprintable() and word for word in [*(spec.torchrun or ()), *spec.env.values()])
+            assert spec.choices["network"]["reason"].isprintable()
 
 
 @pytest.mark.parametrize("field", ["workdir", "address", "interface", "cpus", "gpus", "ports"])
