@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
     from remote_launch.operations.kill import KillResult
+    from remote_launch.operations.pull import Pulled
 
 
 @click.command("job-wait", epilog=examples("rl job-wait && echo trained"))
@@ -190,29 +191,50 @@ def _show_kills(results: Sequence[KillResult], *, as_json: bool) -> int:
     metavar="SECONDS",
     help="Between two rounds of --watch.",
 )
+@click.option("--no-outputs", is_flag=True, help="Leave what the inventory names as outputs there.")
 @json_option
 @click.pass_context
-def job_rsync(ctx: click.Context, servers: Sequence[str], watch: bool, delay: float, as_json: bool) -> int:
-    """Bring the states and logs of jobs back, to .remote/jobs/<job id>/."""
+def job_rsync(
+    ctx: click.Context, servers: Sequence[str], watch: bool, delay: float, no_outputs: bool, as_json: bool
+) -> int:
+    """Bring the states and logs of jobs back, to .remote/jobs/<job id>/, and what the inventory names as
+    outputs, to .remote/outputs/<server>/."""
     import time
 
+    from remote_launch.cli.pull import transfer
+    from remote_launch.operations.pull import pull_outputs
     from remote_launch.operations.refresh import refresh
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
     while True:
         outcomes = refresh(fleet, chosen, logs=True)
+        asked = [server for server in chosen if server.name in outcomes.values and not no_outputs]
+        with transfer("pull", [server.name for server in asked], quiet=as_json) as on_bytes:
+            pulled, failures = pull_outputs(fleet, asked, on_bytes=on_bytes)
+        errors = [*outcomes.errors.values(), *failures]
+        exit_code = outcomes.exit_code or (3 if failures else 0)
         if as_json:
-            output.emit_json(
-                "job-rsync",
-                {"jobs_folder": str(fleet.project.jobs_dir)},
-                status=outcomes.status,
-                errors=outcomes.errors.values(),
-            )
+            folders = {"jobs_folder": fleet.project.jobs_dir, "outputs_folder": fleet.project.outputs_dir}
+            data = {
+                **{name: str(folder) for name, folder in folders.items()},
+                "outputs": [one.to_dict() for one in pulled.values()],
+            }
+            status = {0: "ok", 3: "partial", 1: "error"}[exit_code]
+            output.emit_json("job-rsync", data, status=status, errors=errors)
         else:
             changed = sum(told.changed for told in outcomes.values.values())
             click.echo(f"logs are in {fleet.project.jobs_dir}; {output.plural(changed, 'state')} changed")
-            output.show_failures(outcomes.errors.values())
+            _say_outputs(fleet, list(pulled.values()))
+            output.show_failures(errors)
         if not watch:
-            return outcomes.exit_code
+            return exit_code
         time.sleep(delay)
+
+
+def _say_outputs(fleet: Fleet, pulled: Sequence[Pulled]) -> None:
+    if not pulled:
+        return
+    files, size_bytes = (sum(getattr(one, name) for one in pulled) for name in ("files", "size_bytes"))
+    new = f"{output.plural(files, 'file')} came, {output.size_text(size_bytes)}" if files else "nothing new"
+    click.echo(f"outputs are in {fleet.project.outputs_dir}; {new}")

@@ -11,6 +11,7 @@ import posixpath
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.core.globs import parse_glob
 from remote_launch.errors import SyncError, UsageError, did_you_mean
 from remote_launch.operations.looking import Look, look
 from remote_launch.transport.rsync import rsync_pull
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from remote_launch.core.globs import PathGlob
     from remote_launch.core.inventory import Server
+    from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
     from remote_launch.operations.looking import Found
@@ -163,6 +165,24 @@ def pull(
         return result
 
     return fleet.map(list(by_name), bring)
+
+
+def pull_outputs(
+    fleet: Fleet,
+    servers: Sequence[Server],
+    *,
+    on_bytes: Callable[[str, int, int], None] | None = None,
+) -> tuple[dict[str, Pulled], list[RemoteLaunchError]]:
+    """Bring what the inventory names as outputs; return what came from each server, and the errors."""
+    globs = [parse_glob(text) for text in fleet.inventory.outputs]
+    if not globs or not servers:
+        return {}, []
+    plans = plan_pull(fleet, servers, globs, required=False)
+    try:
+        pulled = pull(fleet, list(plans.values.values()), on_bytes=on_bytes)
+    except SyncError as error:  # no room for them here
+        return {}, [*plans.errors.values(), error]
+    return pulled.values, [*plans.errors.values(), *pulled.errors.values()]
 
 
 def check_space(plans: Sequence[PullPlan]) -> None:
