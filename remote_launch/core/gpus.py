@@ -262,7 +262,11 @@ def _not_enough(
         why = "; ".join(survey.problems) or "no GPU was found there"
         return TopologyError(f"{server}: {asked}, but {why}", hint="rl servers --gpus shows the cards")
     can = f"{len(free)} of its {len(pool)} cards {'is' if len(free) == 1 else 'are'} free"
+    hint = _USE_HINT
+    if any(card.busy == _TAKEN for card in held):
+        hint = "these nodes are one machine and share its cards: --gpus-per-node N"
+    elif any(card.is_split for card in pool):
+        hint = "name a device: --gpus MIG-…; rl servers --gpus --json lists their uuids"
     return TopologyError(
-        f"{server}: {asked}, but {can}" + (f": {'; '.join(whys)}" if whys else ""),
-        hint="name a device: --gpus MIG-…" if any(card.is_split for card in pool) else _USE_HINT,
+        f"{server}: {asked}, but {can}" + (f": {'; '.join(whys)}" if whys else ""), hint=hint
     )

@@ -126,7 +126,7 @@ def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
         if facts.gpus == 0:
             raise TopologyError(
                 f"{facts.server}: --nproc-per-node gpu, but no GPU was found there",
-                hint="give a number, or --nproc-per-node cpu; rl servers --check shows the GPUs",
+                hint="give a number, or --nproc-per-node cpu; rl servers --gpus shows the cards",
             )
         return facts.gpus
     if word == "auto":
