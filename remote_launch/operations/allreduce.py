@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
-CHECK = "all-reduce"
+CHECK = "allreduce"
 LIMIT_S = 20.0  # from the end of torch's import on, which takes seconds itself
 _IMPORT_S = 60.0  # as in remote/allreduce.py
 _SLACK_S = 10.0
@@ -48,6 +48,7 @@ _REMEDIES = (
     (re.compile(r"127\.0\.1\.1|127\.0\.0\.1"), _LOOPBACK),
     (re.compile(r"No module named 'torch'|not there"), "rl prepare"),
     (re.compile(r"[Uu]nable to find address|no socket interface|SOCKET_IFNAME"), _INTERFACE),
+    (re.compile(r"can't use the cards"), "the checks of torch and of the driver say why"),
     (re.compile(r"in use", re.IGNORECASE), "try again: another port is taken then"),
 )
 _PLACES = re.compile(r"\[(?:enforce fail at )?[^\]\s]*\.(?:cc|cpp|h):\d+\] ?")  # in torch's sources

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from remote_launch.core.findings import Finding
 from remote_launch.errors import RemoteLaunchError
+from remote_launch.operations.allreduce import CHECK, check_allreduce
 from remote_launch.operations.networks import choose_addresses
 from remote_launch.operations.preflight import node_facts
 from remote_launch.operations.reach import check_pairs
-from remote_launch.operations.told import mapping
+from remote_launch.operations.software_checks import versions_of
+from remote_launch.operations.told import mapping, mappings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -27,10 +29,10 @@ def examine_network(
     wanted: Collection[str],
     tell: Callable[[str], None],
     *,
-    allreduce: bool,  # noqa: ARG001
+    allreduce: bool,
 ) -> list[Finding]:
     """Given the servers that answered, and the checks wanted, return what is found between them."""
-    if len(answers) < 2:
+    if not answers:
         return []
     names = tuple(found.server.name for found in answers)
     try:
@@ -39,14 +41,35 @@ def examine_network(
         return [
             Finding(check="network", servers=names, level="error", message=error.message, do=error.hint)
         ]
-    findings = _choices(plane, names)
-    if all(found.server.target.transport == "local" for found in answers):
-        return findings  # one machine
+    findings = _choices(plane, names) if len(answers) > 1 else []
     addresses = {choice.server: choice.address for choice in plane.choices}
-    if PAIRS & set(wanted):
+    is_one_machine = all(found.server.target.transport == "local" for found in answers)
+    if PAIRS & set(wanted) and len(answers) > 1 and not is_one_machine:
         count = len(answers) * (len(answers) - 1) // 2
         tell(f"trying the ways between {count} pair{'' if count == 1 else 's'} of servers")
         findings += check_pairs(fleet, [found.server for found in answers], addresses)
+    has_torch = all(versions_of(found)["torch"] for found in answers)  # who hasn't is told of it elsewhere
+    is_open = not any(found.level == "error" for found in findings)
+    if allreduce and CHECK in wanted and has_torch and is_open:
+        findings += _allreduce(fleet, answers, plane, tell)
+    return findings
+
+
+def _allreduce(
+    fleet: Fleet, answers: Sequence[Examined], plane: DataPlane, tell: Callable[[str], None]
+) -> list[Finding]:
+    """Add up over gloo, and over NCCL where every server has cards."""
+    have_cards = all(mappings(mapping(found.facts.get("gpus")).get("cards")) for found in answers)
+    findings = []
+    for backend in ("gloo", "nccl") if have_cards else ("gloo",):
+        tell(f"adding up over all servers by {backend} (importing torch takes seconds)")
+        findings += check_allreduce(
+            fleet,
+            [found.server for found in answers],
+            {choice.server: choice.address for choice in plane.choices},
+            {choice.server: choice.interface for choice in plane.choices},
+            backend=backend,
+        )
     return findings
 
 

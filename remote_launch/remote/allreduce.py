@@ -61,6 +61,8 @@ def _reduce(request: dict[str, Any], started: float) -> dict[str, Any]:
     say(step="meet", import_s=round(imported - started, 3), torch=str(torch.__version__))
     rank, world_size = int(request["rank"]), int(request["world_size"])
     uses_gpu = request["backend"] == "nccl"
+    if uses_gpu and not (torch.cuda.is_available() and dist.is_nccl_available()):
+        raise RuntimeError("torch can't use the cards here")
     device = torch.device("cuda", 0) if uses_gpu else torch.device("cpu")
     host = f"[{request['address']}]" if ":" in request["address"] else request["address"]
     dist.init_process_group(

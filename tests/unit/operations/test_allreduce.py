@@ -71,7 +71,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 
 def test_one_that_works(world: World) -> None:
     (found,) = world.check()
-    assert (found.check, found.level, found.servers) == ("all-reduce", "ok", ("a", "b"))
+    assert (found.check, found.level, found.servers) == ("allreduce", "ok", ("a", "b"))
     assert found.detail == "2 ranks, 4 MB in 4.0 ms, 8.0 Gbit/s"
     command, request = world.asked["b"]
     assert request == {
