@@ -11,10 +11,13 @@ import click
 
 from remote_launch.cli import output
 from remote_launch.cli.options import (
+    busy_gpus_option,
     dry_run_option,
     env_dict,
     env_option,
     examples,
+    gpus_option,
+    gpus_per_node_option,
     json_option,
     load_fleet,
     max_restarts_option,
@@ -27,6 +30,9 @@ from remote_launch.cli.options import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from remote_launch.core.jobs import JobSpec
+    from remote_launch.operations.fleet import Fleet
 
 _WORDS = {"allow_interspersed_args": False}  # from the command's name on, all words are the command's
 
@@ -121,6 +127,9 @@ def _piped() -> bytes | None:
     "--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags]."
 )
 @click.option("--name", default="", help="A name for the list [default: the command's first word].")
+@gpus_option
+@gpus_per_node_option
+@busy_gpus_option
 @max_restarts_option
 @restart_window_option
 @stall_option
@@ -136,6 +145,9 @@ def job_run(
     env: Sequence[str],
     tags: Sequence[str],
     name: str,
+    gpus: Sequence[str],
+    gpus_per_node: int | None,
+    busy_gpus: bool,
     max_restarts: int | None,
     restart_window_s: float | None,
     stall_timeout_s: float | None,
@@ -162,10 +174,14 @@ def job_run(
         stall_timeout_s=stall_timeout_s,
         notify=notify,
     )
+    if gpus or gpus_per_node is not None:
+        spec = _with_cards(fleet, spec, gpus, gpus_per_node, take_busy=busy_gpus)
     if dry_run:
         if as_json:
             output.emit_json("job-run", spec.to_dict())
         else:
+            for chosen in spec.choices.values():
+                click.echo(f"# {output.clean(chosen['reason'], colour=False)}")
             click.echo(f"{target.name}: cd {spec.workdir} && {spec.command}")
             for key, value in spec.to_dict()["env"].items():
                 click.echo(f"  {key}={shlex.quote(value)}")
@@ -177,3 +193,17 @@ def job_run(
         click.echo(f"job {job.key} on {job.server}: {output.headline(job.command)}")
         output.say(f"watch it: rl job-tail {job.key}    stop it: rl job-kill {job.key}")
     return 0
+
+
+def _with_cards(
+    fleet: Fleet, spec: JobSpec, gpus: Sequence[str], gpus_per_node: int | None, *, take_busy: bool
+) -> JobSpec:
+    """Return the spec with the cards that the user wishes."""
+    from remote_launch.core.gpus import read_wish
+    from remote_launch.operations.gpus import choose_for_job
+
+    wish = read_wish(gpus, gpus_per_node, [spec.server], take_busy=take_busy)
+    spec, choice = choose_for_job(fleet, spec, wish)
+    for warning in choice.warnings:
+        output.warn(output.clean(warning, colour=False))
+    return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from remote_launch.core.cards import CardChoice
     from remote_launch.core.gpus import GpuWish
     from remote_launch.core.inventory import Server
+    from remote_launch.core.jobs import JobSpec
     from remote_launch.operations.fleet import Fleet
 
 _RETRY_S = 20.0
@@ -133,3 +135,15 @@ class CardWatch:
         for name in answers.errors:
             self._again_at[name] = time.monotonic() + _RETRY_S
         return self._last
+
+
+def choose_for_job(fleet: Fleet, spec: JobSpec, wish: GpuWish) -> tuple[JobSpec, CardChoice]:
+    """Given a single job's spec, ask its server for its cards and return the spec that uses those the user
+    wishes, and the choice. Raises TopologyError where they can't be had."""
+    server = fleet.server(spec.server)
+    survey = read_survey(call(fleet, server, "gpus", {}, timeout_s=30))
+    choice = choose_cards(spec.server, survey, wish, "gpu", user_env=spec.env)
+    changed = dataclasses.replace(
+        spec, env={**choice.env, **spec.env}, choices={**spec.choices, **choice.to_choices()}
+    )
+    return changed, choice
