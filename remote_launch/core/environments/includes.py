@@ -25,23 +25,26 @@ class Included:
 
     files: tuple[str, ...]  # the first is the file itself
     hashed: bool  # pip then wants a hash for every package of the call
+    lines: tuple[str, ...] = ()  # of all files; continued ones joined
 
 
 def follow_includes(root: Path, name: str, sent: Collection[str]) -> Included:
     """Given a requirements file of the project, return every file that pip will read there.
 
     Raises ConfigError for an include that isn't sent, and for files that include each other."""
-    found: dict[str, None] = {}
+    found: dict[str, list[str]] = {}
     hashed = _follow(root, name, sent, found, ())
-    return Included(files=tuple(found), hashed=hashed)
+    lines = tuple(line for own in found.values() for line in own)
+    return Included(files=tuple(found), hashed=hashed, lines=lines)
 
 
 def _follow(
-    root: Path, name: str, sent: Collection[str], found: dict[str, None], above: tuple[str, ...]
+    root: Path, name: str, sent: Collection[str], found: dict[str, list[str]], above: tuple[str, ...]
 ) -> bool:
-    found[name] = None
+    own = found[name] = []
     hashed = False
     for number, line in logical_lines(read_text(root / name)):
+        own.append(line)
         hashed = hashed or bool(_HASH.search(line))
         match = _INCLUDE.match(line)
         if match is None:

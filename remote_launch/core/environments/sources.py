@@ -7,6 +7,7 @@ import posixpath
 from typing import TYPE_CHECKING
 
 from remote_launch.core.environments.includes import follow_includes
+from remote_launch.core.environments.local_folders import build_files
 from remote_launch.core.environments.locked import Indexes, Line, Lock, indexes_of
 from remote_launch.core.environments.pipfile import read_pipfile, read_pipfile_lock
 from remote_launch.core.environments.poetry_lock import read_poetry_lock
@@ -123,11 +124,12 @@ def _read(root: Path, path: str, sent: frozenset[str], environment: Environment)
     if name == PYPROJECT:
         return _pyproject(root, path, sent, environment)
     included = follow_includes(root, path, sent)
+    files = tuple(dict.fromkeys((*included.files, *build_files(included.lines, sent))))
     return Source(
         kind="requirements",
         path=path,
-        files=included.files,
-        content=content_of(root, included.files),
+        files=files,
+        content=content_of(root, files),
         hashed=included.hashed,
     )
 
@@ -141,6 +143,7 @@ def _converted(
 ) -> Source:
     beside = _beside(path, PYPROJECT)
     files = (path, beside) if kind == "poetry.lock" and beside in sent else (path,)
+    files = tuple(dict.fromkeys((*files, *build_files([line.text for line in lock.lines], sent))))
     return Source(
         kind=kind,
         path=path,
@@ -165,12 +168,14 @@ def _uv_lock(root: Path, path: str, sent: frozenset[str], environment: Environme
         )
     told = read_toml(root / path)
     packages = [one for one in told.get("package") or () if isinstance(one, dict) and one.get("name")]
-    lines, urls, depends = [], [], {}
+    lines, urls, depends, folders = [], [], {}, []
     for package in packages:
         name, source = normal_name(str(package["name"])), table(package, "source")
         registry = source.get("registry")
         version = str(package.get("version") or "") or None
         lines.append(Line(name=name, text="", version=version))
+        if local := source.get("editable") or source.get("directory"):
+            folders.append(f"-e {posixpath.join(posixpath.dirname(path), str(local))}")
         depends[name] = tuple(
             normal_name(str(one.get("name")))
             for one in package.get("dependencies") or ()
@@ -179,7 +184,8 @@ def _uv_lock(root: Path, path: str, sent: frozenset[str], environment: Environme
         if isinstance(registry, str) and "://" in registry:
             urls.append(registry)
     members = sorted(name for name in sent if posixpath.basename(name) == PYPROJECT and name != beside)
-    files = (path, beside, *(members if table(read_toml(root / beside), "tool", "uv", "workspace") else ()))
+    more = members if table(read_toml(root / beside), "tool", "uv", "workspace") else ()
+    files = tuple(dict.fromkeys((path, beside, *more, *build_files(folders, sent))))
     own = environment.index_url or environment.extra_index_url
     return Source(
         kind="uv.lock",

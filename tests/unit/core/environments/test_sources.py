@@ -434,3 +434,37 @@ class TestPyproject:
     def test_text_that_is_none(self, tree: Tree) -> None:
         (tree.root / "pyproject.toml").write_bytes(b"[project]\nname = '\xff'\n")
         assert tree.refused().line == 2
+
+
+class TestFoldersOfTheProject:
+    """What a folder that is installed editable depends on stands in its own build files."""
+
+    LOCK_OF_FOLDER = UV_LOCK + '[[package]]\nname = "lib"\nversion = "1"\nsource = { directory = "lib" }\n'
+
+    @pytest.mark.parametrize(
+        ("name", "text"),
+        [
+            ("requirements.txt", "six\n-r more.txt\n"),
+            ("Pipfile", '[packages]\nlib = {path = "./lib", editable = true}\n'),
+            ("uv.lock", LOCK_OF_FOLDER),
+        ],
+    )
+    def test_count_by_their_build_files(self, tree: Tree, name: str, text: str) -> None:
+        tree.write(name, text)
+        tree.write("more.txt", "-e ./lib[gpu]\n")
+        if name == "uv.lock":
+            tree.write("pyproject.toml", PROJECT)
+        tree.write("lib/setup.cfg", "[metadata]\nname = lib\n")
+        tree.write("lib/code.py", "1")
+        tree.write("other/pyproject.toml", PROJECT)
+        before = tree.source()
+        assert "lib/setup.cfg" in before.files
+        assert not {"lib/code.py", "other/pyproject.toml"} & {*before.files}
+        tree.write("lib/code.py", "2")
+        tree.write("other/pyproject.toml", PROJECT + "#")
+        assert tree.source().content == before.content
+        tree.write("lib/setup.cfg", "[metadata]\nname = lib\n[options]\ninstall_requires = six\n")
+        changed = tree.source()
+        assert changed.content != before.content
+        tree.write("lib/pyproject.toml", BUILT)
+        assert tree.source().content != changed.content
