@@ -72,7 +72,7 @@ def busy(card: dict[str, Any]) -> str | None:
         return None
     hidden = used - sum(explained)
     if hidden > HIDDEN_MEMORY_MB:
-        return f"{hidden} MiB in use by what can't be seen from here (another container?)"
+        return f"a process that can't be seen from here ({hidden} MiB; another container?)"
     return None
 
 
