@@ -1,0 +1,83 @@
+"""Ctrl-C on the terminal of ``rl torch-launch --follow``: it asks, and what it does then leaves no job behind
+that one didn't want, and ends none that one did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from tests.support.cli import Rl, rl_path
+from tests.support.fake_torch import make_environment
+from tests.support.terminal import Terminal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+CTRL_C = "\x03"
+ASKS = r"\[d\]etach, \[k\]ill them, \[c\]ontinue"
+SCRIPT = """
+import os, sys, time
+for number in range(6000):
+    print(f"epoch {number} of rank {os.environ['RL_NODE_RANK']}")
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def rl(tmp_path: Path) -> Iterator[Rl]:
+    project = tmp_path / "project"
+    (project / ".remote").mkdir(parents=True)
+    (project / "go.py").write_text(SCRIPT)
+    servers = {
+        name: {"connection": "local", "workdir": str(tmp_path / "work" / name), "nproc_per_node": 1}
+        for name in ("one", "two")
+    }
+    python = str(make_environment(tmp_path / "env"))
+    content = {"name": "p", "servers": servers, "environment": {"manager": "none", "python": python}}
+    (project / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    rl = Rl(project)
+    rl("rsync")
+    yield rl
+    rl("job-kill", code=None)
+
+
+def follow(rl: Rl) -> Terminal:
+    words = ["torch-launch", "--follow", "go.py"]
+    return Terminal([rl_path(), *words], cwd=rl.project, env={**rl.env, "TERM": "xterm"})
+
+
+def states(rl: Rl) -> list[str]:
+    return [job["state"] for job in rl.json("job-list", "--all", "--rsync")["data"]]
+
+
+def test_it_asks_and_goes_on_and_a_second_one_detaches(rl: Rl) -> None:
+    with follow(rl) as terminal:
+        terminal.expect("epoch [0-9]+ of rank 1")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKS)
+        terminal.type("c")
+        terminal.expect("epoch [0-9]+ of rank 0")
+        terminal.expect("epoch [0-9]+ of rank 1")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKS)
+        terminal.press(CTRL_C)
+        terminal.expect("detached; the jobs go on")
+        assert terminal.end() == 130
+    assert states(rl) == ["RUNNING", "RUNNING"]
+    shown = [line for line in terminal.screen.splitlines() if "of rank 0" in line and "│" in line]
+    epochs = [int(line.split("epoch ")[1].split()[0]) for line in shown]
+    assert epochs == list(range(len(epochs))), "no line is lost or shown twice over the question"
+
+
+def test_it_kills_when_it_is_told_to(rl: Rl) -> None:
+    with follow(rl) as terminal:
+        terminal.expect("epoch [0-9]+ of rank 1")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKS)
+        terminal.type("k")
+        terminal.expect("jobs 1, 2: KILLED")
+        assert terminal.end() == 143
+    assert states(rl) == ["KILLED", "KILLED"]
