@@ -1,0 +1,325 @@
+"""Files back from servers, and to every server: over sshd daemons on loopback, with servers that lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from remote_launch.errors import WorkspaceError
+from remote_launch.operations.clean_outputs import measure_outputs, remove_outputs
+from remote_launch.operations.fleet import Fleet
+from tests.support.cli import Rl, rl_path
+from tests.support.sshd import SshdServer, sshd_servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BIG_MB = 48
+ODD = ["plain.pt", "a b's \"$HOME\".pt", "[1]*?.pt", "new\nline.pt", "-n.pt", "grüße.pt"]
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[SshdServer]]:
+    with sshd_servers(tmp_path_factory.mktemp("sshd"), 2) as started:
+        yield started
+
+
+def make_project(tmp_path: Path, servers: list[SshdServer], **keys: Any) -> Rl:
+    project = tmp_path / "project"
+    (project / ".remote").mkdir(parents=True, exist_ok=True)
+    (project / "train.py").write_text("print(1)\n")
+    entries = {
+        server.name: {
+            "hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 5,
+            "workdir": str(tmp_path / "work" / server.name), "nproc_per_node": 1, **keys,
+        }
+        for server in servers
+    }  # fmt: skip
+    content = {
+        "name": "project", "servers": entries, "environment": {"manager": "none"},
+        "outputs": ["checkpoints/"],
+    }  # fmt: skip
+    (project / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return Rl(project)
+
+
+@pytest.fixture
+def rl(tmp_path: Path, servers: list[SshdServer]) -> Rl:
+    rl = make_project(tmp_path, servers)
+    rl("rsync")
+    return rl
+
+
+def write(rl: Rl, number: int, name: str, content: str = "x", age_s: float = 0) -> Path:
+    """Write a file in the workdir of server-<number>."""
+    path = rl.project.parent / "work" / f"server-{number}" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def here(rl: Rl, number: int, name: str = "") -> Path:
+    return rl.project / ".remote" / "outputs" / f"server-{number}" / name
+
+
+class TestPull:
+    def test_two_nodes_with_the_same_names(self, rl: Rl) -> None:
+        for number in (1, 2):
+            for name in ODD:
+                write(rl, number, f"checkpoints/{name}", f"{number} {name}")
+        listed = rl("pull", "checkpoints/", "--dry-run")
+        assert "6 files" in listed.stderr
+        assert not here(rl, 1).exists()
+        shown = rl("pull", "checkpoints/")
+        assert ".remote/outputs/server-2/" in shown.stdout
+        for number in (1, 2):
+            for name in ODD:
+                assert here(rl, number, f"checkpoints/{name}").read_text() == f"{number} {name}"
+        again = rl.json("pull", "checkpoints/[[]1*.pt")
+        assert [one["files"] for one in again["data"]] == [0, 0], "it is here already"
+
+    def test_one_that_lacks_the_path_is_one_error(self, rl: Rl) -> None:
+        write(rl, 2, "checkpoints/last.pt")
+        envelope = rl.json("pull", "checkpoints/last.pt", code=3)
+        assert envelope["status"] == "partial"
+        assert [one["server"] for one in envelope["data"]] == ["server-2"]
+        [error] = envelope["errors"]
+        assert (error["server"], "nothing of that name" in error["message"]) == ("server-1", True)
+        assert here(rl, 2, "checkpoints/last.pt").exists()
+        rl("pull", "server-1:checkpoints/last.pt", code=1)
+        rl("pull", "server-3:checkpoints/last.pt", code=2)
+
+    def test_into_a_folder_of_ones_own(self, rl: Rl, tmp_path: Path) -> None:
+        for name in ("runs/a/x.pt", "runs/b/x.pt", "runs/b/log", "checkpoints/1.pt"):
+            write(rl, 1, name)
+        there = tmp_path / "mine"
+        there.mkdir()
+        (there / "dotfile").symlink_to("/etc/hostname")  # what is the user's own stays
+        rl("pull", "server-1:runs/*/x.pt", str(there))
+        rl("pull", "server-1:checkpoints", str(there), "--exclude", "*.tmp")
+        rl("pull", "server-1:runs/b/log", str(there))
+        rl("pull", "runs/b/log", str(there), code=3)  # of several servers: a folder a server
+        names = {str(path.relative_to(there)) for path in there.rglob("*") if not path.is_dir()}
+        assert names == {"a/x.pt", "b/x.pt", "checkpoints/1.pt", "log", "server-1/log", "dotfile"}
+
+    def test_job_rsync_brings_outputs_and_a_sync_leaves_them_alone(self, rl: Rl) -> None:
+        write(rl, 1, "checkpoints/last.pt", "1")
+        (rl.project / "old").mkdir()
+        (rl.project / "old/sent.py").touch()
+        rl("rsync")
+        envelope = rl.json("job-rsync")
+        assert [one["files"] for one in envelope["data"]["outputs"]] == [1, 0]
+        assert here(rl, 1, "checkpoints/last.pt").read_text() == "1"
+        assert rl.json("job-rsync", "--no-outputs")["data"]["outputs"] == []
+        # What a sync once sent becomes outputs, and goes here: there it stays.
+        config = rl.project / ".remote" / "configs.yaml"
+        config.write_text(config.read_text().replace("- checkpoints/", "- checkpoints/\n- old/"))
+        (rl.project / "checkpoints").mkdir()
+        (rl.project / "checkpoints/mine.pt").touch()
+        rl("rsync")
+        work = rl.project.parent / "work" / "server-1"
+        assert (work / "old/sent.py").exists()
+        assert sorted(path.name for path in (work / "checkpoints").iterdir()) == ["last.pt"]
+
+    @pytest.mark.parametrize("how", ["the server dies", "Ctrl-C"])
+    def test_what_was_broken_off_goes_on_from_there(
+        self, rl: Rl, servers: list[SshdServer], how: str
+    ) -> None:
+        big = write(rl, 1, "checkpoints/big.pt")
+        block = os.urandom(1 << 20)
+        with big.open("wb") as file:
+            for number in range(BIG_MB):
+                file.write(number.to_bytes(8, "big") + block[8:])
+        process = subprocess.Popen(
+            [rl_path(), "pull", "server-1:checkpoints"], cwd=rl.project,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        folder = here(rl, 1, "checkpoints")
+
+        def coming() -> bool:
+            return any(path.stat().st_size > 1 << 20 for path in folder.glob(".big.pt.*"))
+
+        deadline = time.monotonic() + 30
+        while not coming():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+        if how == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            servers[0].kill()
+        _, said = process.communicate(timeout=30)
+        if how == "Ctrl-C":
+            assert process.returncode == 130
+            assert "goes on from there" in said
+        else:
+            assert process.returncode == 1
+            servers[0].start()
+        assert not (folder / "big.pt").exists(), "half a file is not taken for a whole one"
+        assert (folder / ".rl-partial" / "big.pt").stat().st_size > 0
+        [pulled] = rl.json("pull", "server-1:checkpoints")["data"]
+        assert (pulled["files"], pulled["size_bytes"]) == (1, BIG_MB << 20)
+        assert pulled["literal_bytes"] < BIG_MB << 20
+        assert (folder / "big.pt").read_bytes() == big.read_bytes()
+        assert not (folder / ".rl-partial").exists()
+
+
+LYING_PYTHON = """#!/bin/sh
+# Answers what it likes where it is asked for files.
+if [ "$4" = outputs ]; then cat >/dev/null; cat %s; else exec python3 "$@"; fi
+"""
+LYING_SHELL = """#!/bin/sh
+# Whatever rsync is to send, it sends another folder's content.
+PATH=%s:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"
+"""
+LYING_RSYNC = """#!/bin/sh
+[ "$2" = --sender ] || exec %s "$@"
+for word in "$@"; do
+  shift
+  [ "$word" = --safe-links ] || set -- "$@" "$word"
+done
+cd %s && exec %s "$@"
+"""
+
+
+class TestServersThatLie:
+    @pytest.mark.parametrize("told", [
+        {"kind": "matches", "base": "checkpoints", "names": ["../../evil.pt"]},
+        {"kind": "matches", "base": "checkpoints", "names": ["authorized_keys"]},
+        {"kind": "folder", "base": "/etc"},
+        {"kind": "file", "base": "checkpoints/*.pt", "names": [".bashrc"]},
+    ])  # fmt: skip
+    def test_about_names(
+        self, tmp_path: Path, servers: list[SshdServer], told: dict[str, Any]
+    ) -> None:
+        answer = tmp_path / "answer"
+        answer.write_text(json.dumps({"workdir": "/", "found": [{"text": "x", "files": [], **told}]}))
+        python = tmp_path / "python3"
+        python.write_text(LYING_PYTHON % answer)
+        python.chmod(0o755)
+        rl = make_project(tmp_path, servers[:1], python=str(python))
+        refused = rl("pull", "checkpoints/*.pt", str(tmp_path / "mine"), code=1)
+        assert "makes no sense" in refused.stderr
+        assert not (tmp_path / "mine").exists()
+
+    def test_about_what_they_send(self, tmp_path: Path) -> None:
+        evil, outside = tmp_path / "evil", tmp_path / "outside"
+        for folder in (evil / "down", outside, tmp_path / "bin"):
+            folder.mkdir(parents=True)
+        (evil / "out").symlink_to(outside)
+        (evil / "down" / "up").symlink_to("../../../..")
+        real = subprocess.run(["sh", "-c", "command -v rsync"], capture_output=True, text=True).stdout.strip()
+        for path, text in (
+            (tmp_path / "bin" / "rsync", LYING_RSYNC % (real, evil, real)),
+            (tmp_path / "shell", LYING_SHELL % (tmp_path / "bin")),
+        ):
+            path.write_text(text)
+            path.chmod(0o755)
+        with sshd_servers(tmp_path / "sshd", 1, sshd_options=[f"ForceCommand {tmp_path}/shell"]) as servers:
+            rl = make_project(tmp_path, servers)
+            write(rl, 1, "checkpoints/last.pt")
+            rl("pull", "checkpoints", code=None)
+            (evil / "down" / "up").unlink()
+            (evil / "out").unlink()
+            (evil / "out").mkdir()  # were the link here now, this would be written through it
+            (evil / "out" / "evil").touch()
+            rl("pull", "checkpoints", code=None)
+        links = [path for path in here(rl, 1).rglob("*") if path.is_symlink()]
+        assert all(path.resolve().is_relative_to(here(rl, 1)) for path in links), links
+        assert (here(rl, 1, "checkpoints/out/evil")).exists(), "it lied, and harmed nothing"
+        assert not list(outside.iterdir())
+
+
+class TestPushOutputs:
+    def test_evens_out(self, rl: Rl) -> None:
+        write(rl, 1, "checkpoints/last.pt", "epoch 5")
+        write(rl, 1, "checkpoints/old/1.pt", "epoch 1")
+        write(rl, 2, "checkpoints/mine.log", "mine")
+        shown = rl("push-outputs")
+        assert "server-2: 2 files" in shown.stdout
+        work = rl.project.parent / "work" / "server-2" / "checkpoints"
+        assert (work / "last.pt").read_text() == "epoch 5"
+        assert (work / "mine.log").read_text() == "mine"
+        assert "server-2 has all that server-1 has" in rl("push-outputs", "server-1").stderr
+
+    def test_newer_files_are_replaced_only_on_request(self, rl: Rl) -> None:
+        write(rl, 1, "checkpoints/last.pt", "epoch 5", age_s=7200)
+        newer = write(rl, 2, "checkpoints/last.pt", "epoch 9")
+        assert "the newest is server-2's" in rl("push-outputs", code=2).stderr
+        rl("push-outputs", "server-1", code=2)
+        assert newer.read_text() == "epoch 9"
+        rl("push-outputs", "server-1", "--yes")
+        assert newer.read_text() == "epoch 5"
+
+    def test_a_link_to_another_disk_stays_one(self, rl: Rl, tmp_path: Path) -> None:
+        write(rl, 1, "checkpoints/last.pt", "epoch 5")
+        (tmp_path / "disk").mkdir()
+        (rl.project.parent / "work" / "server-2" / "checkpoints").symlink_to(tmp_path / "disk")
+        rl("push-outputs", "server-1")
+        assert (tmp_path / "disk" / "last.pt").read_text() == "epoch 5"
+        assert (rl.project.parent / "work" / "server-2" / "checkpoints").is_symlink()
+
+    def test_nothing_is_written_or_removed_where_a_job_runs(self, rl: Rl) -> None:
+        write(rl, 1, "checkpoints/last.pt")
+        kept = write(rl, 2, "checkpoints/kept.pt")
+        rl("job-run", "--server", "server-2", "--", "sleep", "600")
+        try:
+            assert "a job runs there" in rl("push-outputs", "server-1", code=1).stderr
+            with Fleet.load(str(rl.project)) as fleet:
+                found = measure_outputs(fleet, fleet.select())
+                assert list(found.errors) == ["server-2"]
+                assert isinstance(remove_outputs(fleet, fleet.select()).errors["server-2"], WorkspaceError)
+            assert kept.exists()
+        finally:
+            rl("job-kill", "--yes", "--grace", "1")
+
+
+def test_a_launch_notices_and_cleans(tmp_path: Path, servers: list[SshdServer]) -> None:
+    environment = tmp_path / "env"
+    torch = environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "torch"
+    torch.mkdir(parents=True)
+    (torch / "__init__.py").touch()
+    (environment / "bin").mkdir()
+    (environment / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
+    rl = make_project(tmp_path, servers, python=str(environment / "bin" / "python3"))
+    rl("rsync")
+    command = ("torch-launch", "--no-check", "--dry-run")
+    assert "outputs differ" not in rl(*command, "train.py").stderr
+    write(rl, 1, "checkpoints/last.pt")
+    noticed = rl(*command, "train.py").stderr
+    assert "checkpoints/last.pt is on server-1 alone" in noticed
+    assert "rl push-outputs server-1" in noticed
+    cleaned = rl(*command, "--clean-outputs", "train.py").stderr
+    assert "outputs differ" not in cleaned
+    assert "would remove outputs (checkpoints/): 1 file (1 B) on server-1" in cleaned
+    rl("push-outputs")
+    assert "outputs differ" not in rl(*command, "train.py").stderr
+    with Fleet.load(str(rl.project)) as fleet:
+        removed = remove_outputs(fleet, fleet.select())
+    assert [amount.files for amount in removed.values.values()] == [1, 1]
+    assert not (tmp_path / "work/server-2/checkpoints").exists()
+    assert (tmp_path / "work/server-2/train.py").exists()
+
+
+def test_servers_with_one_folder_are_pulled_from_once(tmp_path: Path, servers: list[SshdServer]) -> None:
+    rl = make_project(tmp_path, servers, workdir=str(tmp_path / "work" / "server-1"))
+    rl("rsync")
+    write(rl, 1, "checkpoints/last.pt")
+    data = rl.json("pull")["data"]
+    assert [(one["files"], one["same_as"]) for one in data] == [(1, None), (0, "server-1")]
+    assert "the same folder as server-1's" in rl("pull").stdout
+    assert not here(rl, 2).exists()
+
+
+def test_no_outputs_anywhere_is_no_error(rl: Rl) -> None:
+    assert "0 B" in rl("pull").stdout
+    assert "server-2 has all that server-1 has" in rl("push-outputs").stderr
