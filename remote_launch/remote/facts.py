@@ -3,10 +3,8 @@ else."""
 
 from __future__ import annotations
 
-import getpass
 import os
-import platform
-import shutil
+import pwd
 import sys
 import time
 
@@ -24,15 +22,17 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
     """Return the facts by name; what could not be found out is None (GPUs: an empty list)."""
     folder = existing(workdir(request))
     memory = _guarded(machine.memory) or {}
-    disk = _guarded(lambda: shutil.disk_usage(folder))
+    disk = _guarded(lambda: os.statvfs(folder))
+    system = os.uname()
     return {
-        "hostname": _guarded(platform.node), "user": _guarded(getpass.getuser), "os": _guarded(os_name),
-        "arch": platform.machine(), "kernel": platform.release(),
-        "python": sys.executable, "python_version": platform.python_version(),
+        "hostname": system.nodename, "user": _guarded(_user), "os": _guarded(os_name),
+        "arch": system.machine, "kernel": system.release,
+        "python": sys.executable, "python_version": sys.version.split()[0].rstrip("+"),
         "cpus": _guarded(machine.cpus), "load": _guarded(lambda: list(os.getloadavg())),
         "memory_total_bytes": memory.get("total_bytes"),
         "memory_available_bytes": memory.get("available_bytes"),
-        "disk_free_bytes": disk.free if disk else None, "disk_total_bytes": disk.total if disk else None,
+        "disk_free_bytes": disk.f_bavail * disk.f_frsize if disk else None,
+        "disk_total_bytes": disk.f_blocks * disk.f_frsize if disk else None,
         "gpus": _guarded(gpus.cards) or [], "rsync": _guarded(rsync_version), "uv": _guarded(uv_path),
         "boot_id": _guarded(procs.boot_id), "time": time.time(),
         "logind": _guarded(logind.facts) or {},
@@ -62,12 +62,19 @@ def os_name() -> str:
                     return line.split("=", 1)[1].strip().strip("\"'")
     except OSError:
         pass
-    return platform.system()
+    return os.uname().sysname
+
+
+def _user() -> str:
+    for name in ("LOGNAME", "USER"):
+        if os.environ.get(name):
+            return os.environ[name]
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def rsync_version() -> str | None:
     """Return "3.2.7"; None when there is no rsync."""
-    program = shutil.which("rsync")
+    program = machine.which("rsync")
     words = machine.output([program, "--version"], RSYNC_TIMEOUT_S).split() if program else []
     return words[words.index("version") + 1].lstrip("v") if "version" in words[:-1] else None
 
@@ -75,4 +82,4 @@ def rsync_version() -> str | None:
 def uv_path() -> str | None:
     """Return where uv is: on PATH or where its installers put it; None when it is nowhere."""
     places = [os.path.expanduser(f"~/{folder}/uv") for folder in (".local/bin", ".cargo/bin")]
-    return shutil.which("uv") or next((place for place in places if os.access(place, os.X_OK)), None)
+    return machine.which("uv") or next((place for place in places if os.access(place, os.X_OK)), None)

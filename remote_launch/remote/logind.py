@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import sys
 
 from . import machine
@@ -18,15 +16,17 @@ if TYPE_CHECKING:
 
 LOGINCTL_TIMEOUT_S = 5.0
 START_TIMEOUT_S = 45.0
+SESSION = "XDG_SESSION_ID"
 IN_SCOPE = "RL_IN_SCOPE"  # set for the start that runs in the scope already
 
 
 def facts() -> dict[str, bool]:
     """Return {"kill_user_processes", "linger", "scopes"}: whether processes are ended at logout, whether this
-    user's manager goes on after it, and whether a job can be put into a scope of that; {} without logind."""
-    program = shutil.which("loginctl")
-    if program is None:
-        return {}
+    user's manager goes on after it, and whether a job can be put into a scope of that; {} where this
+    login is no session of logind's."""
+    program = machine.which("loginctl")
+    if program is None or not os.environ.get(SESSION):
+        return {}  # pam_systemd gives each login a session, and a name for it
     words = ["KillUserProcesses", "KillOnlyUsers", "KillExcludeUsers"]
     told = _properties([program, "show-session", *(f"--property={word}" for word in words)])
     if "KillUserProcesses" not in told:
@@ -35,7 +35,7 @@ def facts() -> dict[str, bool]:
     only, excluded = told.get("KillOnlyUsers", "").split(), told.get("KillExcludeUsers", "").split()
     kills = told["KillUserProcesses"] == "yes" and user not in excluded and (not only or user in only)
     linger = kills and _properties([program, "show-user", user, "--property=Linger"]).get("Linger") == "yes"
-    scopes = shutil.which("systemd-run") is not None
+    scopes = machine.which("systemd-run") is not None
     return {"kill_user_processes": kills, "linger": linger, "scopes": scopes}
 
 
@@ -56,8 +56,7 @@ def _properties(argv: list[str]) -> dict[str, str]:
 def start_in_scope(request: dict[str, Any]) -> dict[str, Any] | None:
     """Given a start's request, run it in a scope of the user's manager and return its answer; None where that
     isn't needed, or isn't possible: then the start is to be made as usual. A start may be asked for twice."""
-    # pam_systemd gives each login a session, and a name for it.
-    if not os.environ.get("XDG_SESSION_ID") or os.environ.get(IN_SCOPE):
+    if not os.environ.get(SESSION) or os.environ.get(IN_SCOPE):
         return None
     found = facts()
     if not (found.get("kill_user_processes") and found["linger"] and found["scopes"]):
@@ -66,6 +65,8 @@ def start_in_scope(request: dict[str, Any]) -> dict[str, Any] | None:
     job_id = spec.get("job_id") if isinstance(spec, dict) else None
     if not isinstance(job_id, str) or not job_id.isalnum():
         return None  # the start itself says what is wrong with it
+    import subprocess
+
     runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
     words = ["systemd-run", "--user", "--scope", "--quiet", "--collect", f"--unit=rl-{job_id}", "--"]
     try:

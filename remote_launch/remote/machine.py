@@ -3,10 +3,9 @@ without root."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-import socket
-import struct
+import signal
+import time
 
 
 def cpus() -> int:
@@ -67,23 +66,58 @@ def memory() -> dict[str, int]:
     return {"total_bytes": total, "available_bytes": max(0, available)}
 
 
-def output(argv: list[str], timeout_s: float) -> str:
-    """Return a program's stdout; "" when it can't be run, fails or takes too long."""
-    import subprocess
+def which(name: str) -> str | None:
+    """Return the program's path, as a shell finds it; None when there is none. (shutil takes 3 ms to
+    import, subprocess 4: a server has many to answer for where it is a busy login node.)"""
+    for folder in os.environ.get("PATH", os.defpath).split(os.pathsep):
+        path = os.path.join(folder, name)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
+            return path
+    return None
 
+
+def output(argv: list[str], timeout_s: float) -> str:
+    """Return the stdout of a program, given with its path; "" when it can't be run, fails or takes too
+    long."""
+    reading, writing = os.pipe()
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, writing, 1),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            timeout=timeout_s, check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode("utf-8", "replace") if done.returncode == 0 else ""
+        try:
+            pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions)
+        except OSError:
+            return ""
+        finally:
+            os.close(writing)
+        text = _read_to_end(reading, time.monotonic() + timeout_s)
+        if text is None:
+            os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    finally:
+        os.close(reading)
+    return text.decode("utf-8", "replace") if text is not None and status == 0 else ""
+
+
+def _read_to_end(pipe: int, deadline: float) -> bytes | None:
+    """Return what comes until the other end is closed; None when that takes too long."""
+    import select
+
+    text = b""
+    while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        chunk = os.read(pipe, 65536)
+        if not chunk:
+            return text
+        text += chunk
+    return None
 
 
 def interface_of(address: str) -> str | None:
     """Return the name of the network interface that has an address (or a name's address); None when none has
     it."""
+    import socket
+
     try:
         wanted = {str(entry[4][0]) for entry in socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError):
@@ -96,19 +130,6 @@ def interface_of(address: str) -> str | None:
     return None
 
 
-_WHERE = {socket.AF_INET: (4, 4), socket.AF_INET6: (8, 16)}  # of the address in a sockaddr: offset, size
-
-
-class _IfAddrs(ctypes.Structure):
-    """struct ifaddrs of getifaddrs(3), as far as it is read here."""
-
-
-_IfAddrs._fields_ = [
-    ("next", ctypes.POINTER(_IfAddrs)), ("name", ctypes.c_char_p), ("flags", ctypes.c_uint),
-    ("address", ctypes.c_void_p), ("netmask", ctypes.c_void_p),
-]
-
-
 def interfaces() -> list[tuple[str, str]]:
     """Return (name, address) of all interfaces' addresses."""
     return [(name, address) for name, address, _prefix, _flags in addresses()]
@@ -117,29 +138,9 @@ def interfaces() -> list[tuple[str, str]]:
 def addresses() -> list[tuple[str, str, int, int]]:
     """Return (interface, address, prefix length, the interface's flags) of all interfaces' addresses;
     secondary addresses too, which the older ioctls leave out."""
-    libc = ctypes.CDLL(None)
-    head = ctypes.POINTER(_IfAddrs)()
-    if libc.getifaddrs(ctypes.byref(head)):
-        return []
-    found = []
-    entry = head
-    try:
-        while entry:
-            item = entry.contents
-            if item.address:
-                family = struct.unpack("=H", ctypes.string_at(item.address, 2))[0]
-                if family in _WHERE:
-                    at, size = _WHERE[family]
-                    mask = ctypes.string_at(item.netmask + at, size) if item.netmask else b"\xff" * size
-                    found.append((
-                        item.name.decode("utf-8", "replace"),
-                        socket.inet_ntop(family, ctypes.string_at(item.address + at, size)),
-                        sum(bin(byte).count("1") for byte in mask), item.flags,
-                    ))
-            entry = item.next
-    finally:
-        libc.freeifaddrs(head)
-    return found
+    from . import ifaddrs
+
+    return ifaddrs.addresses()
 
 
 def _read(path: str) -> str | None:

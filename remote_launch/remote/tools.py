@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import time
+
+from . import machine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Told:
 
 def find_tool(name: str, places: Sequence[str] = ()) -> str | None:
     """Return where a program is: on PATH, else in one of its usual places; None when it is nowhere."""
-    return shutil.which(name) or next((place for place in places if os.access(place, os.X_OK)), None)
+    return machine.which(name) or next((place for place in places if os.access(place, os.X_OK)), None)
 
 
 def ask(*commands: Sequence[str]) -> list[Told]:

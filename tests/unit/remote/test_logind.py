@@ -109,3 +109,14 @@ def test_facts_tell_of_it(served: Served, tmp_path: Path) -> None:
 def test_the_warning(told: object, words: str | None) -> None:
     warning = logout_warning("gpu-a", json.loads(json.dumps({"logind": told})))
     assert warning is None if words is None else words in str(warning)
+
+
+def test_a_login_that_is_no_session_is_asked_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loginctl = tmp_path / "loginctl"
+    loginctl.write_text("#!/bin/sh\necho KillUserProcesses=yes\n")
+    loginctl.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("XDG_SESSION_ID", "3")
+    assert logind.facts()["kill_user_processes"] is True
+    monkeypatch.delenv("XDG_SESSION_ID")
+    assert logind.facts() == {}

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from remote_launch.remote import machine
+from remote_launch.remote.facts import facts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_output_of_a_program() -> None:
+    assert machine.output(["/bin/sh", "-c", "echo one; echo two >&2; cat"], 10) == "one\n"
+    assert machine.output(["/bin/sh", "-c", "echo one; exit 3"], 10) == ""
+    assert machine.output(["/bin/sh", "-c", "kill -9 $$"], 10) == ""
+    assert machine.output(["/no/such/program"], 10) == ""
+    assert len(machine.output(["/bin/sh", "-c", "head -c 300000 /dev/zero"], 10)) == 300_000
+
+
+def test_output_that_does_not_come() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    began = time.monotonic()
+    assert machine.output(["/bin/sh", "-c", "echo one; exec sleep 60"], 0.2) == ""
+    assert time.monotonic() - began < 10
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "tool").mkdir()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "tool").write_text("")
+    monkeypatch.setenv("PATH", f"{tmp_path}/a:{tmp_path}/b:")
+    assert machine.which("tool") is None
+    (tmp_path / "b" / "tool").chmod(0o755)
+    assert machine.which("tool") == str(tmp_path / "b" / "tool")
+    monkeypatch.delenv("PATH")
+    assert machine.which("sh") is not None
+
+
+def test_facts_of_this_machine(tmp_path: Path) -> None:
+    told = facts({"workdir": str(tmp_path / "not there yet")})
+    assert told["hostname"] == os.uname().nodename
+    assert told["disk_total_bytes"] > told["disk_free_bytes"] > 0
+    assert told["python_version"].startswith("3.")
+    assert told["user"]
+    assert told["cpus"] > 0
