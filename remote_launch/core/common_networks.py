@@ -34,6 +34,11 @@ class Candidate:
         return 0 if self.interface.over else _TIERS.get(self.interface.kind, 0)
 
     @property
+    def spoken(self) -> IPInterface:
+        """The address that gloo and NCCL take when they are given the interface's name: its first."""
+        return self.interface.addresses[0]
+
+    @property
     def rank(self) -> tuple[object, ...]:
         """Among one server's candidates on one network; the smallest is the best."""
         temporary = self.address.ip in self.interface.temporary
@@ -59,9 +64,11 @@ class Option:
 
     def rank(self, *, by_speed: bool) -> tuple[object, ...]:
         """Among the networks; the smallest is the best."""
+        strayed = any(not holds(self.network, one.spoken) for one in self.candidates)
         interfaces = [one.interface for one in self.candidates]
         return (
             self.tier,
+            strayed,
             -min(one.speed_mbps or 0 for one in interfaces) if by_speed else 0,
             not is_private(self.network.network_address),
             self.network.version,
@@ -128,7 +135,7 @@ def common_networks(candidates: Sequence[Sequence[Candidate]]) -> list[Option]:
 
 def _is_in(candidate: Candidate, network: IPNetwork) -> bool:
     """True when the candidate has an address of the network and reaches all of it without a default route."""
-    if candidate.address.version != network.version or candidate.address.ip not in network:
+    if not holds(network, candidate.address):
         return False
     return any(
         net.version == network.version
@@ -136,3 +143,8 @@ def _is_in(candidate: Candidate, network: IPNetwork) -> bool:
         and network.network_address in net
         for net in candidate.reach
     )
+
+
+def holds(network: IPNetwork, address: IPInterface) -> bool:
+    """True when the address is one of the network."""
+    return address.version == network.version and address.ip in network

@@ -15,6 +15,7 @@ from remote_launch.core.common_networks import (
     addresses_of_several,
     candidates_of,
     common_networks,
+    holds,
 )
 from remote_launch.core.networks import is_private, usable
 from remote_launch.errors import TopologyError
@@ -90,7 +91,7 @@ def rank_planes(servers: Sequence[ServerNetwork]) -> list[DataPlane]:
             ],
             network=str(option.network),
             notes=hints,
-            warnings=warnings + _nat_warnings(servers, option.candidates),
+            warnings=warnings + _strayed(servers, option),
         )
         for option in options
     ]
@@ -228,15 +229,22 @@ def _refuse_one_address_twice(servers: Sequence[ServerNetwork], choices: Sequenc
             )
 
 
-def _nat_warnings(servers: Sequence[ServerNetwork], candidates: Sequence[Candidate]) -> list[str]:
-    """Say where an address of the inventory is on no interface: behind one that is mapped, the ranks
-    still name the interface's own to each other."""
-    return [
-        f"{server.server}: {server.pinned} is on none of its interfaces; the ranks there name"
-        f" {one.address.ip} on {one.interface.name} to the others"
-        for server, one in zip(servers, candidates, strict=True)
-        if (pinned := usable(server.pinned)) and pinned != one.address.ip
-    ]
+def _strayed(servers: Sequence[ServerNetwork], option: Option) -> list[str]:
+    """Say where gloo and NCCL, which are given an interface, don't speak from the address that was chosen."""
+    found = []
+    for server, one in zip(servers, option.candidates, strict=True):
+        pinned = usable(server.pinned)
+        if pinned and pinned != one.address.ip:
+            found.append(
+                f"{server.server}: {pinned} is on none of its interfaces; gloo and NCCL tell the others"
+                f" {one.spoken.ip}, of {one.interface.name}"
+            )
+        elif not holds(option.network, one.spoken):
+            found.append(
+                f"{server.server}: {one.address.ip} is not the first address of {one.interface.name};"
+                f" gloo and NCCL take that, {one.spoken.ip}"
+            )
+    return found
 
 
 def _unknown_interfaces(server: ServerNetwork) -> list[str]:

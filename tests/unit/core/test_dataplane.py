@@ -127,7 +127,7 @@ def wsl(n: int) -> ServerNetwork:
 
 def ipv6(n: int) -> ServerNetwork:
     return server(
-        f"s{n}", f"eth0 ethernet fe80::{n}/64 temp=2001:db8:1::aaa{n}/64 2001:db8:1::{n}/64 default",
+        f"s{n}", f"eth0 ethernet temp=2001:db8:1::aaa{n}/64 2001:db8:1::{n}/64 fe80::{n}/64 default",
         reached=f"2001:db8:1::{n}",
     )  # fmt: skip
 
@@ -289,6 +289,20 @@ def test_one_address_on_two_machines_leads_nowhere() -> None:
 def test_nothing_was_told() -> None:
     plane = choose([ServerNetwork(server=name, reached="gpu-a.lan") for name in "ab"])
     assert picked(plane) == ["gpu-a.lan None"] * 2
+
+
+def test_gloo_speaks_from_the_first_address_of_an_interface() -> None:
+    """Measured with torch 2.13: given an interface with 10.1.0.1 and fd00:77::1, its ranks name 10.1.0.1."""
+    servers = [
+        server(f"s{n}", f"eth0 ethernet 10.{n}.0.1/24 10.9.0.{n}/24 fd00:77::{n}/64 default\n"
+               f"eth1 ethernet 192.168.3.{n}/24")
+        for n in (1, 2)
+    ]  # fmt: skip
+    assert picked(choose(servers)) == ["192.168.3.1 eth1", "192.168.3.2 eth1"]
+    alone = [dataclasses.replace(one, interfaces=one.interfaces[:2]) for one in servers]
+    plane = choose(alone)
+    assert picked(plane) == ["10.9.0.1 eth0", "10.9.0.2 eth0"]
+    assert "10.1.0.1" in plane.warnings[0]
 
 
 def test_the_next_networks_are_there_too() -> None:
