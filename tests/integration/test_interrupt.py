@@ -41,7 +41,7 @@ def rl(tmp_path: Path) -> Iterator[Rl]:
     rl = Rl(project)
     rl("rsync")
     yield rl
-    rl("job-kill", code=None)
+    rl("job-kill", "--yes")
 
 
 def follow(rl: Rl) -> Terminal:
