@@ -196,20 +196,19 @@ class Jobs:
         *,
         max_restarts: int | None = None, restart_window_s: float | None = None,
         stall_timeout_s: float | None = None, notify: str | None = None,
+        queue: bool = False, slots: int | None = None, gpus: int | None = None,
     ) -> Job:
         """Return a job, not yet started. ``command`` is a text for the shell, or a list of words; the rest as
-        for ``rl job-run``. Raises UnknownServerError."""
+        for ``rl job-run``. With ``queue``, ``slots`` or ``gpus`` it waits on its server until these are free.
+        Raises UnknownServerError."""
         from remote_launch.operations.start import job_spec, record_of
 
         fleet = self._project.fleet()
         spec = job_spec(
-            fleet,
-            server,
-            command,
-            env=env_vars,
-            tags=_tags(tags),
+            fleet, server, command, env=env_vars, tags=_tags(tags),
             max_restarts=max_restarts, restart_window_s=restart_window_s,
             stall_timeout_s=stall_timeout_s, notify=notify,
+            queue=queue, slots=slots, gpus=gpus,
         )
         return Job(fleet, record_of(spec), spec)
 
@@ -284,6 +283,7 @@ def launch(
     nnodes: int | None = None, spares: int | None = None,
     max_restarts: int | None = None, restart_window_s: float | None = None,
     stall_timeout_s: float | None = None, notify: str | None = None,
+    queue: bool = False, slots: int | None = None,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
@@ -305,6 +305,7 @@ def launch(
         nnodes=nnodes, spares=spares,
         max_restarts=max_restarts, restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s, notify=notify,
+        queue=queue or slots is not None, slots=slots,
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))

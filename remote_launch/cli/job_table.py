@@ -54,6 +54,8 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
     notes = [f"{len(unfinished)} of {len(group)}"] if 0 < len(unfinished) < len(group) else []
     if unfinished and (text := _attempt_text(unfinished)):
         notes.append(text)
+    if text := _line_words(unfinished):
+        notes.append(text)
     notes += dict.fromkeys(text for job in unfinished if (text := _trouble(job, servers)))
     began = [job.started_at for job in group if job.started_at]
     return [
@@ -79,6 +81,8 @@ def node_text(job: JobRecord) -> str:
 
 def _state_cell(job: JobRecord, servers: Container[str]) -> output.Cell:
     notes = [text] if not job.state.is_terminal and (text := _attempt_text([job])) else []
+    if text := queue_words(job):
+        notes.append(text)
     if not job.state.is_terminal and (trouble := _trouble(job, servers)):
         notes.append(trouble)
     return output.state_cell(job.state, f" ({', '.join(notes)})" if notes else "")
@@ -100,6 +104,20 @@ def _attempt_text(jobs: Sequence[JobRecord]) -> str:
     coming = next((text for job in jobs if (text := rest_text(job))), "")
     attempt = max(job.attempt for job in jobs)
     return coming or (f"attempt {attempt}" if attempt > 0 else "")
+
+
+def queue_words(job: JobRecord) -> str:
+    """Return how a queued job stands, "2 jobs ahead"; "" for others."""
+    from remote_launch.core.jobs import JobState
+
+    return output.clean(job.reason or "", colour=False) if job.state is JobState.QUEUED else ""
+
+
+def _line_words(jobs: Sequence[JobRecord]) -> str:
+    """Given the unfinished jobs of one launch, return how the one of them that is in a line stands there."""
+    queued = [job for job in jobs if queue_words(job)]
+    in_line = [job for job in queued if (job.details.get("queue") or {}).get("ahead") is not None]
+    return next((f"{job.server}: {queue_words(job)}" for job in in_line), "waits" if queued else "")
 
 
 def rest_text(job: JobRecord) -> str:

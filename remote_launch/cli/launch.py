@@ -21,8 +21,10 @@ from remote_launch.cli.options import (
     max_restarts_option,
     notify_local_option,
     notify_option,
+    queue_option,
     restart_window_option,
     servers_option,
+    slots_option,
     stall_option,
 )
 
@@ -46,6 +48,8 @@ def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
         gpus_option,
         gpus_per_node_option,
         busy_gpus_option,
+        queue_option,
+        slots_option,
         click.option("--cmd", "--python-cmd", "cmd", help="The script and its arguments as one text."),
         click.option("-m", "--module", is_flag=True, help="The script is a module name, as for python -m."),
         click.option("--master", metavar="NAME", help="The server of rank 0 [default: the first]."),
@@ -134,6 +138,8 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         gpus: Sequence[str],
         gpus_per_node: int | None,
         busy_gpus: bool,
+        queue: bool,
+        slots: int | None,
         cmd: str | None,
         module: bool,
         master: str | None,
@@ -167,6 +173,8 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
             gpus=gpus,
             gpus_per_node=gpus_per_node,
             busy_gpus=busy_gpus,
+            queue=queue or slots is not None,
+            slots=slots,
             master=master,
             master_port=master_port,
             env=env_dict(env),
@@ -289,6 +297,8 @@ def _show_started(
         f"launched {output.headline(script.display)}: {ranks}, "
         f"master {topology.master_addr}:{topology.master_port}"
     )
+    if any(spec.queue for spec in plan.specs):
+        say("  queued: it begins when every server has the slots for it; rl queue shows the line")
     for job, node in zip(jobs, topology.nodes, strict=False):
         last = node.first_rank + node.nproc - 1
         rank_text = (

@@ -42,6 +42,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "helper-torch-launch": ("launch", "helper_torch_launch", "torch-launch with labml_remote's options"),
     },
     "Jobs": {
+        "queue": ("queue", "queue", "Who has the servers' slots and cards, and who waits for them"),
         "job-list": ("jobs", "job_list", "Jobs and their states"),
         "job-show": ("jobs", "job_show", "One job or launch: why it ended, its last lines"),
         "job-tail": ("job_tail", "job_tail", "The last lines of a job; goes on until it ends"),

@@ -122,6 +122,17 @@ busy_gpus_option = click.option(
 )
 
 
+queue_option = click.option(
+    "--queue", is_flag=True, help="Wait on the server until enough slots (or cards) are free: rl queue."
+)
+slots_option = click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many slots to wait for (implies --queue) [default: 1; of a launch, one a rank].",
+)
+
+
 def env_dict(pairs: Iterable[str]) -> dict[str, str]:
     """Given "K=V" texts, return the variables."""
     return dict(pair.split("=", 1) for pair in pairs)

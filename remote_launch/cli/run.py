@@ -22,9 +22,11 @@ from remote_launch.cli.options import (
     load_fleet,
     max_restarts_option,
     notify_option,
+    queue_option,
     restart_window_option,
     server_option,
     single_server,
+    slots_option,
     stall_option,
 )
 
@@ -130,6 +132,8 @@ def _piped() -> bytes | None:
 @gpus_option
 @gpus_per_node_option
 @busy_gpus_option
+@queue_option
+@slots_option
 @max_restarts_option
 @restart_window_option
 @stall_option
@@ -148,6 +152,8 @@ def job_run(
     gpus: Sequence[str],
     gpus_per_node: int | None,
     busy_gpus: bool,
+    queue: bool,
+    slots: int | None,
     max_restarts: int | None,
     restart_window_s: float | None,
     stall_timeout_s: float | None,
@@ -157,6 +163,7 @@ def job_run(
     words: Sequence[str],
 ) -> int:
     """Start a command as a job: it goes on when the connection, or this computer, is gone."""
+    from remote_launch.cli.job_table import queue_words
     from remote_launch.operations.start import job_spec, start_job
 
     command = _command(words, cmd)
@@ -173,15 +180,20 @@ def job_run(
         restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s,
         notify=notify,
+        queue=queue,
+        slots=slots,
+        gpus=_count_of_cards(gpus, gpus_per_node) if queue else None,
     )
-    if gpus or gpus_per_node is not None:
-        spec = _with_cards(fleet, spec, gpus, gpus_per_node, take_busy=busy_gpus)
+    if gpus or (gpus_per_node is not None and not queue):
+        spec = _with_cards(fleet, spec, gpus, gpus_per_node, take_busy=busy_gpus or queue)
     if dry_run:
         if as_json:
             output.emit_json("job-run", spec.to_dict())
         else:
             for chosen in spec.choices.values():
                 click.echo(f"# {output.clean(chosen['reason'], colour=False)}")
+            if spec.queue is not None:
+                click.echo("# it waits for " + output.plural(spec.queue.need, spec.queue.kind or "slot"))
             click.echo(f"{target.name}: cd {spec.workdir} && {spec.command}")
             for key, value in spec.to_dict()["env"].items():
                 click.echo(f"  {key}={shlex.quote(value)}")
@@ -190,9 +202,16 @@ def job_run(
     if as_json:
         output.emit_json("job-run", [job.to_dict()])
     else:
-        click.echo(f"job {job.key} on {job.server}: {output.headline(job.command)}")
+        waits = f" (queued: {queue_words(job)})" if queue_words(job) else ""
+        click.echo(f"job {job.key} on {job.server}: {output.headline(job.command)}{waits}")
         output.say(f"watch it: rl job-tail {job.key}    stop it: rl job-kill {job.key}")
     return 0
+
+
+def _count_of_cards(gpus: Sequence[str], per_node: int | None) -> int | None:
+    """Given --gpus and --gpus-per-node, return how many cards a queued job waits for."""
+    named = [name for text in gpus for name in text.rpartition(":")[2].split(",")]
+    return len([name for name in named if name != "none"]) or per_node
 
 
 def _with_cards(

@@ -75,6 +75,7 @@ class Server:
     address: str | None = None  # on the data plane; found automatically when None
     workdir: str  # absolute on the server, or "~/…"
     nproc_per_node: int | str | None = None
+    slots: int | None = None  # how many jobs of the queue at a time; None: its cards are the slots
     env: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)  # may hold secrets too
     properties: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     python: str | None = None

@@ -129,6 +129,15 @@ class GangSpec:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSpec:
+    """What a job waits for on its server."""
+
+    need: int
+    kind: str | None = None  # "slot", "gpu"; None: slots where the server has ``slots:``, else cards
+    slots: int | None = None  # ``slots:`` of the server
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """One job, ready to start: plain data, printed by ``--dry-run`` and sent to the supervisor on stdin."""
 
@@ -161,6 +170,7 @@ class JobSpec:
     grace_s: float = 15.0
     log_max_bytes: int | None = None  # of each log file
     gang: GangSpec | None = None
+    queue: QueueSpec | None = None  # None: it starts at once
     stall_timeout_s: float | None = None  # no output for so long: its stacks are written, and it is stopped
     notify: str | None = dataclasses.field(default=None, repr=False)  # shell; run on the server after the end
     choices: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what rl chose for it, and why

@@ -25,6 +25,7 @@ from remote_launch.operations.launch_check import check_launch
 from remote_launch.operations.networks import choose_addresses
 from remote_launch.operations.outputs import notice
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
+from remote_launch.operations.queue import launch_queue, left_to_queue
 from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
 from remote_launch.transport.command import is_secret
 
@@ -47,6 +48,8 @@ class LaunchRequest:
     gpus: Sequence[str] = ()  # the cards: "0,2", "gpu-a:0,1"
     gpus_per_node: int | None = None
     busy_gpus: bool = False  # cards that others hold may be taken, too
+    queue: bool = False  # each node waits until as many slots (or cards) as it has ranks are free
+    slots: int | None = None  # as many as this, instead
     master: str | None = None
     master_port: int | None = None
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -111,7 +114,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             "a spare takes a lost node's place at a restart, and none was asked for", hint="--max-restarts N"
         )
     by_name = {server.name: server for server in selected}
-    wish = read_wish(request.gpus, request.gpus_per_node, names, take_busy=request.busy_gpus)
+    wish = read_wish(request.gpus, request.gpus_per_node, names, take_busy=request.busy_gpus or request.queue)
     answers = fleet.map(
         [by_name[name] for name in names], lambda server: ask_node(fleet, server, request.script)
     )
@@ -122,6 +125,8 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     nproc = [_nproc(server, request, wish) for server in ordered]
     facts, plane = choose_addresses(ordered, facts, answers.values, user)
     cards = choose_for_launch(ordered, answers.values, wish, dict(zip(names, nproc, strict=True)), user)
+    if request.queue:
+        cards = {name: left_to_queue(choice, wish) for name, choice in cards.items()}
     facts = [dataclasses.replace(fact, gpus=cards[fact.server].count) for fact in facts]
     user_port = _user_port(request, user[names[0]])
     topology = lay_out(
@@ -150,6 +155,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             launch_id=launch_id,
             gang=gang,
             fresh_port=user_port is None,
+            queue=launch_queue(by_name[node.server], node, wish, request.slots) if request.queue else None,
             choices={"network": choice.to_dict(), **cards[node.server].to_choices()},
         )
         for node, choice in zip(members, plane.choices, strict=True)

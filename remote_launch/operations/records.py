@@ -29,7 +29,7 @@ _START_S = 60.0  # a start that has left no folder by then never happened
 
 def is_unjudged(told: Mapping[str, Any]) -> bool:
     """True for a job of another machine whose end is not known."""
-    return bool(mapping(told.get("elsewhere"))) and told.get("state") in ("CREATED", "RUNNING")
+    return bool(mapping(told.get("elsewhere"))) and told.get("state") in ("CREATED", "QUEUED", "RUNNING")
 
 
 def updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
@@ -47,7 +47,11 @@ def updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
             details[name] = value  # noqa: PERF403
     if past := attempts(told, ended=state.is_terminal):
         details["attempts"] = past
-    details.pop("next_attempt", None)
+    for name in ("next_attempt", "queue"):
+        details.pop(name, None)
+    if state is JobState.QUEUED:
+        queued = mapping(told.get("queued"))
+        details["queue"] = {name: number(queued.get(name)) for name in ("ahead", "need", "of")}
     if coming := next_attempt(told.get("next_attempt")):
         in_s = coming.pop("in_s")
         details["next_attempt"] = {**coming, "at": now() + in_s}

@@ -18,6 +18,9 @@ from remote_launch.errors import (
     UsageError,
 )
 from remote_launch.operations.clocks import just_started
+from remote_launch.operations.queue import queue_spec
+from remote_launch.operations.records import updated
+from remote_launch.operations.told import mapping
 from remote_launch.operations.verbs import call
 from remote_launch.transport.command import MASK, is_secret, mask_env, mask_urls
 
@@ -44,9 +47,13 @@ def job_spec(
     restart_window_s: float | None = None,
     stall_timeout_s: float | None = None,
     notify: str | None = None,
+    queue: bool = False,
+    slots: int | None = None,
+    gpus: int | None = None,
 ) -> JobSpec:
     """Given a command (a string for the shell, or an argv), return the spec of a single job. What is None
-    is as the inventory's ``launch`` has it. Raises UnknownServerError."""
+    is as the inventory's ``launch`` has it. ``queue``: it waits until as many slots, or cards, are free.
+    Raises UnknownServerError."""
     import shlex
 
     server = fleet.server(server_name)
@@ -77,6 +84,7 @@ def job_spec(
         log_max_bytes=server.log_max_bytes,
         **settings,
         notify=notification(fleet, notify),
+        queue=queue_spec(server, slots=slots, gpus=gpus) if queue or slots or gpus else None,
         created_at=now(),
     )
 
@@ -126,18 +134,20 @@ def start_jobs(fleet: Fleet, specs: Sequence[JobSpec], records: Sequence[JobReco
             with contextlib.suppress(RegistryError):  # the server's word matters more
                 fleet.registry.update([failed])
             raise
-        running = dataclasses.replace(
-            record,
-            state=JobState.RUNNING,
-            started_at=just_started(answer.get("started_at")),
-            seen_at=now(),
-        )
+        running = _started(record, answer)
         with contextlib.suppress(RegistryError):  # it runs: the next refresh writes that down
             fleet.registry.update([running])
         fleet.log(name, f"start {record.command}", job_id=spec.job_id)
         return running
 
     return fleet.map(by_server, lambda server: start(server.name))
+
+
+def _started(record: JobRecord, answer: Mapping[str, Any]) -> JobRecord:
+    if mapping(answer.get("queued")):
+        return updated(record, {**answer, "state": "QUEUED", "job_id": record.job_id})
+    started_at = just_started(answer.get("started_at"))
+    return dataclasses.replace(record, state=JobState.RUNNING, started_at=started_at, seen_at=now())
 
 
 def _may_run(error: RemoteLaunchError) -> bool:

@@ -79,7 +79,10 @@ class Slots:
     """The slots of one kind ("slot" or "gpu") as one job sees them, opened. ``names``: all that the machine
     has; ``usable``: those that this job may have."""
 
-    def __init__(self, folder: str, kind: str, names: list[str], usable: list[str] | None = None) -> None:
+    def __init__(
+        self, folder: str, kind: str, names: list[str], usable: list[str] | None = None, variable: str = ""
+    ) -> None:
+        self.variable = variable  # shows cards to the job
         self.folder = folder
         self.kind = kind
         self.names = names

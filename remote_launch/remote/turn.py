@@ -30,15 +30,16 @@ def open_slots(spec: dict[str, Any], env: dict[str, str]) -> Slots:
     need, kind, count = _checked(spec["queue"])
     if kind == "slot" or (kind is None and count):
         names = [str(number) for number in range(count or 0)]
-        kind, usable, where = "slot", names, "slots: of the server in the inventory says how many it has"
+        kind, usable, variable = "slot", names, ""
+        where = "slots: of the server in the inventory says how many it has"
     else:
-        kind, (names, usable) = "gpu", _cards(env)
+        kind, (names, usable, variable) = "gpu", _cards(env)
         where = "rl servers --gpus shows them; for a queue without cards give the server slots: N"
     if need > len(usable):
         noun = _plural(need, _NOUNS[kind])
         has = f"has {len(names)}" if usable == names else f"may use {len(usable)} of {len(names)}"
         raise Refusal("SlotsError", f"the job needs {noun}, and this server {has}", where)
-    return Slots(slots_folder(env), kind, names, usable)
+    return Slots(slots_folder(env), kind, names, usable, variable)
 
 
 def _checked(queue: Any) -> tuple[int, str | None, int | None]:
@@ -52,19 +53,21 @@ def _checked(queue: Any) -> tuple[int, str | None, int | None]:
     return need, kind, count
 
 
-def _cards(env: dict[str, str]) -> tuple[list[str], list[str]]:
-    """Return the indices of all cards, and of those that the environment leaves visible."""
+def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str]:
+    """Return the indices of all cards, those that the environment leaves visible, and the variable that does
+    that."""
     found = gpus.cards()
     found = [card for card in found if card["vendor"] == found[0]["vendor"]]
     names = [str(card["index"]) for card in found]
-    visible = env.get(_VISIBLE.get(found[0]["vendor"], "")) if found else None
-    if visible is None:
-        return names, names
-    wanted = [word.strip() for word in visible.split(",")]
-    return names, [
+    variable = _VISIBLE.get(found[0]["vendor"], "CUDA_VISIBLE_DEVICES") if found else ""
+    if variable not in env:
+        return names, names, variable
+    wanted = [word.strip() for word in env[variable].split(",")]
+    usable = [
         str(card["index"]) for card in found
         if str(card["index"]) in wanted or any(word and str(card["uuid"]).startswith(word) for word in wanted)
     ]
+    return names, usable, variable
 
 
 def _plural(count: int, noun: str) -> str:
@@ -231,8 +234,10 @@ class Turn:
         held = ",".join(self.slots.held)
         if self.slots.kind != "gpu":
             return {"RL_SLOTS": held}
-        # The driver's order; CUDA's own puts the fastest first.
-        return {"RL_SLOTS": held, "CUDA_VISIBLE_DEVICES": held, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        variables = {"RL_SLOTS": held, self.slots.variable: held}
+        if self.slots.variable == "CUDA_VISIBLE_DEVICES":
+            variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's; CUDA's own puts the fastest first
+        return variables
 
 
 def busy_cards() -> dict[str, str]:

@@ -3,6 +3,7 @@ on stdout."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,7 +18,7 @@ REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = (
     "gpus",
     "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "removal",
-    "outputs", "torchrun", "reach", "allreduce", "checkup",
+    "outputs", "queue", "torchrun", "reach", "allreduce", "checkup",
 )
 
 
@@ -75,41 +76,12 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         from . import gpus
 
         return gpus.survey()
-    if verb == "kill":
-        from . import kill
-
-        return kill.kill(request)
-    if verb == "checkup":
-        from . import checkup
-
-        return checkup.checkup(request)
-    if verb == "preflight":
-        from . import preflight
-
-        return preflight.preflight(request)
-    if verb == "reach":
-        from . import reach
-
-        return reach.reach(request)
     if verb == "prepare":
         from . import prepare
 
         return prepare.check(request)
-    if verb == "removal":
-        from . import removal
-
-        return removal.removal(request)
-    if verb == "outputs":
-        from . import outputs
-
-        return outputs.outputs(request)
-    if verb == "storage":
-        from . import storage
-
-        return storage.storage(request)
-    from . import workspace
-
-    return workspace.workspace(request)
+    answer: dict[str, Any] = getattr(importlib.import_module(f".{verb}", __package__), verb)(request)
+    return answer
 
 
 def read_request() -> dict[str, Any]:

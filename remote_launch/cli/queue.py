@@ -1,0 +1,68 @@
+"""rl queue: who has the slots and cards of the servers, and who waits for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from remote_launch.cli import output
+from remote_launch.cli.options import complete_servers, examples, json_option, load_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.queue import InQueue, Line
+
+_NOUNS = {"slot": "slot", "gpu": "card"}
+
+
+@click.command("queue", epilog=examples("rl queue", "rl queue gpu-a"))
+@click.argument("names", nargs=-1, metavar="[SERVER]...", shell_complete=complete_servers)
+@json_option
+@click.pass_context
+def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
+    """Show who has the slots (or cards) of each server, and which jobs wait for them, in order."""
+    from remote_launch.operations.queue import look_at_queues
+
+    fleet = load_fleet(ctx)
+    outcomes = look_at_queues(fleet, fleet.select(names))
+    if as_json:
+        data = {name: [line.to_dict() for line in lines] for name, lines in outcomes.values.items()}
+        return output.emit_outcomes("queue", outcomes, data)
+    rows = output.Rows("server", "slot", "state", "job", "for", "command")
+    for name, lines in outcomes.values.items():
+        if not lines:
+            rows.add_row(name, "", "has no slots", "", "", "")
+        for line in lines:
+            _add_line(rows, fleet, name, line)
+    rows.show()
+    output.show_failures(outcomes.errors.values())
+    return outcomes.exit_code
+
+
+def _add_line(rows: output.Rows, fleet: Fleet, server: str, line: Line) -> None:
+    for slot in line.slots:
+        name = f"{_NOUNS[line.kind]} {slot.name}"
+        if slot.holder is not None:
+            rows.add_row(server, name, output.Cell("taken", "cyan"), *_job_cells(fleet, slot.holder))
+        elif slot.used_by:
+            rows.add_row(server, name, output.Cell("in use", "magenta"), "", "", slot.used_by)
+        else:
+            rows.add_row(server, name, output.Cell("free", "green"), "", "", "")
+    for place, job in enumerate(line.waiting, 1):
+        state = output.Cell(f"waits for {output.plural(job.need, _NOUNS[line.kind])}", "yellow")
+        rows.add_row(server, f"{place}.", state, *_job_cells(fleet, job))
+
+
+def _job_cells(fleet: Fleet, job: InQueue) -> list[str]:
+    from remote_launch.core.jobs import now
+    from remote_launch.errors import RemoteLaunchError
+
+    try:
+        key = str(fleet.registry.get(job.job_id).key)
+    except RemoteLaunchError:  # another project's, or started from another computer
+        key = f"in {job.workdir}"
+    age = output.duration_text(None if job.since is None else max(0.0, now() - job.since))
+    return [key, age, output.headline(job.command)]
