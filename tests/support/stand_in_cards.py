@@ -4,7 +4,7 @@ gives."""
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,35 +26,34 @@ def process_row(index: int, pid: int, memory_mb: int, command: str = "python") -
     return f"{UUID.format(index)}, {pid}, {memory_mb}, {command}"
 
 
-def stand_in(
-    folder: Path,
+def program(
     cards: str | Sequence[str] = "",
     processes: str | Sequence[str] = "",
     *,
     listed: str = "",
     fails: str = "",
     hangs: bool = False,
-) -> Path:
-    """Write an nvidia-smi into a folder and return the folder, which goes in front of PATH."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = {"cards": cards, "processes": processes, "listed": listed}
-    for name, text in rows.items():
-        (folder / name).write_text(text if isinstance(text, str) else "".join(f"{row}\n" for row in text))
-    answer = f"cat {shlex.quote(str(folder))}/"
-    lines = ["#!/bin/sh"]
+) -> str:
+    """Return the stand-in, a shell script."""
     if hangs:
-        lines.append("exec sleep 60")
+        return "#!/bin/sh\nexec sleep 60\n"
     if fails:
-        lines.append(f"echo {shlex.quote(fails)}; exit 9")
-    lines += [
-        'case "$*" in',
-        f"*--query-gpu=*) {answer}cards;;",
-        f"*--query-compute-apps=*) {answer}processes;;",
-        f"-L) {answer}listed;;",
-        "*) echo unexpected question: $*; exit 2;;",
-        "esac",
-    ]
-    program = folder / "nvidia-smi"
-    program.write_text("\n".join(lines) + "\n")
-    program.chmod(0o755)
+        return f"#!/bin/sh\necho {shlex.quote(fails)}\nexit 9\n"
+    answers = {"*--query-gpu=*": cards, "*--query-compute-apps=*": processes, "-L": listed}
+    lines = ["#!/bin/sh", 'case "$*" in']
+    for question, rows in answers.items():
+        text = rows if isinstance(rows, str) else "".join(f"{row}\n" for row in rows)
+        lines.append(f"{question}) printf %s {shlex.quote(text)};;")
+    return "\n".join([*lines, "*) echo unexpected question: $*; exit 2;;", "esac", ""])
+
+
+def stand_in(
+    folder: Path, cards: str | Sequence[str] = "", processes: str | Sequence[str] = "", **more: Any
+) -> Path:
+    """Write an nvidia-smi (see ``program``) into a folder and return the folder, which goes in front of
+    PATH."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "nvidia-smi"
+    file.write_text(program(cards, processes, **more))
+    file.chmod(0o755)
     return folder
