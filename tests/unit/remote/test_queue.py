@@ -13,14 +13,16 @@ from remote_launch.remote import procs
 from remote_launch.remote.slots import Slots, holder_of, machine_of, slots_folder
 from remote_launch.remote.tickets import Ticket, line_folder, tickets
 from tests.support.served import Launch, Served, until
+from tests.support.stand_in_cards import card_row, process_row, stand_in
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 HOLD = 'echo "$RL_SLOTS" > "$RL_JOB_ID.slots"; while [ ! -e "$RL_JOB_ID.go" ]; do sleep 0.02; done'
 
 
-def queue(served: Served, need: int = 1, slots: int = 1, shell: str = HOLD, **fields: Any) -> str:
+def queue(served: Served, need: int = 1, slots: int | None = 1, shell: str = HOLD, **fields: Any) -> str:
     """Start a job of the queue; return its id."""
     env = {"RL_SLOTS_DIR": str(served.workdir / "slots"), **fields.pop("env", {})}
     spec = served.spec(shell, env=env, **fields)
@@ -254,6 +256,74 @@ class TestLaunch:
         slots_of(nodes[0], after)
         let_go(nodes[0], after)
         let_go(nodes[1], blocker)
+
+
+class TestCards:
+    """Cards are slots where the server has no ``slots``. nvidia-smi is a stand-in."""
+
+    @pytest.fixture
+    def carded(self, tmp_path: Path) -> Iterator[Served]:
+        server = Served(tmp_path / "work")
+        self.programs = tmp_path / "programs"
+        server.env["PATH"] = f"{self.programs}:{server.env['PATH']}"
+        server.env.pop("CUDA_VISIBLE_DEVICES", None)
+        self.cards(3)
+        yield server
+        server.end_all()
+
+    def cards(self, count: int, processes: list[str] | None = None) -> None:
+        stand_in(self.programs, [card_row(index) for index in range(count)], processes or [])
+
+    def queue(self, served: Served, need: int = 1, **env: str) -> str:
+        shell = 'echo "$RL_SLOTS $CUDA_VISIBLE_DEVICES $CUDA_DEVICE_ORDER" > "$RL_JOB_ID.slots"; sleep 60'
+        return queue(served, need, slots=None, shell=shell, env=env)
+
+    def test_each_job_sees_its_cards(self, carded: Served) -> None:
+        first, second = self.queue(carded, 2), self.queue(carded)
+        assert slots_of(carded, first) == "0,1 0,1 PCI_BUS_ID"
+        assert slots_of(carded, second) == "2 2 PCI_BUS_ID"
+
+    def test_a_card_that_another_user_holds_is_no_free_slot(self, carded: Served) -> None:
+        self.cards(3, [process_row(0, 1, 30_000)])  # pid 1 is root's, or (as root) ours without a mark
+        wants_all = self.queue(carded, 3)
+        if os.getuid() != 0:
+            until(lambda: "card 0 is used by root" in str(state(carded, wants_all)[1]), "it says who")
+            self.cards(3)
+        assert slots_of(carded, wants_all).startswith("0,1,2")
+
+    def test_a_card_with_a_job_of_ours_that_did_not_queue_is_none_either(self, carded: Served) -> None:
+        loose = carded.start("exec sleep 60")
+        pid = until(lambda: carded.pids(loose), "it runs")[0]
+        self.cards(2, [process_row(0, pid, 30_000)])
+        wide = self.queue(carded, 2)
+        until(lambda: "a job of yours that did not queue" in str(state(carded, wide)[1]), "it says so")
+        carded.kill(wide)
+        assert slots_of(carded, self.queue(carded)).startswith("1 1 ")
+
+    def test_the_cards_that_the_environment_names_are_those_it_may_have(self, carded: Served) -> None:
+        assert slots_of(carded, self.queue(carded, CUDA_VISIBLE_DEVICES="1,2")).startswith("1 1 ")
+        spec = carded.spec("true", env={"CUDA_VISIBLE_DEVICES": "1"})
+        spec["queue"] = {"need": 2, "kind": None, "slots": None}
+        error = carded.call("start", spec=spec)["error"]
+        assert error["message"] == "the job needs 2 cards, and this server may use 1 of 3"
+
+    def test_a_server_with_neither_cards_nor_slots_says_what_to_do(self, carded: Served) -> None:
+        self.cards(0)
+        spec = carded.spec("true")
+        spec["queue"] = {"need": 1, "kind": None, "slots": None}
+        error = carded.call("start", spec=spec)["error"]
+        assert error["message"] == "the job needs 1 card, and this server has 0"
+        assert "give the server slots: N" in error["hint"]
+
+    def test_rl_queue_tells_of_them(self, carded: Served) -> None:
+        job = self.queue(carded)
+        slots_of(carded, job)
+        told = carded.call("queue", slots=None, slots_dir=str(carded.workdir / "slots"))
+        (line,) = told["lines"]
+        assert line["kind"] == "gpu"
+        assert [(slot["name"], (slot["holder"] or {}).get("job_id")) for slot in line["slots"]] == [
+            ("0", job), ("1", None), ("2", None),
+        ]
 
 
 class TestFiles:
