@@ -75,7 +75,10 @@ def lost_cards(text: str) -> bool:
 def why_not(told: Told) -> str:
     """Given an nvidia-smi that failed or named no card, return why in words."""
     if told.is_late:
-        return "nvidia-smi does not come back: the driver hangs; reboot the server if it stays so"
+        return (
+            "nvidia-smi does not come back: the driver hangs (reboot the server if it stays so), or wakes all"
+            " cards each time (nvidia-smi -pm 1 as root keeps them awake)"
+        )
     text = told.text.lower()
     for sign, words in _FAILURES.items():
         if sign in text:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import subprocess
     from typing import Sequence
 
-TIMEOUT_S = 5.0  # without persistence mode nvidia-smi wakes the cards first: about a second a card
+TIMEOUT_S = 12.0  # without persistence mode nvidia-smi wakes the cards first: a second or more a card
 
 
 class Told:
