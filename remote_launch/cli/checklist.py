@@ -62,7 +62,7 @@ def summary(diagnosis: Diagnosis) -> str:
 
 def _show_line(finding: Finding, servers: Sequence[str], indent: int) -> None:
     mark, style = _MARKS[finding.level]
-    text = _one_line(finding.message) + (f": {_one_line(finding.detail)}" if finding.detail else "")
+    text = _sentence(finding)
     # Where all have the same, their names say nothing.
     who = "" if set(finding.servers) == set(servers) and len(servers) > 1 else names(finding.servers, servers)
     text = f"{who}: {text}" if who and len(servers) > 1 else text
@@ -71,8 +71,7 @@ def _show_line(finding: Finding, servers: Sequence[str], indent: int) -> None:
 
 def _show_problem(finding: Finding, servers: Sequence[str]) -> None:
     mark, style = _MARKS[finding.level]
-    text = f"{finding.check}, {names(finding.servers, servers)}: {_one_line(finding.message)}"
-    text += f": {_one_line(finding.detail)}" if finding.detail else ""
+    text = f"{finding.check}, {names(finding.servers, servers)}: {_sentence(finding)}"
     _print_wrapped(f"  {mark}  ", text, mark, style)
     for line in output.clean(finding.do or "", colour=False).splitlines():
         _print_wrapped("     → ", line)
@@ -88,8 +87,10 @@ def names(some: Iterable[str], servers: Sequence[str]) -> str:
     return ", ".join(chosen[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _one_line(text: str) -> str:
-    return output.headline(text)
+def _sentence(finding: Finding) -> str:
+    """Return the message with its detail, on one line."""
+    message, detail = output.headline(finding.message), output.headline(finding.detail)
+    return f"{message}{'; ' if ': ' in message else ': '}{detail}" if detail else message
 
 
 def _print_wrapped(head: str, text: str, mark: str = "", style: str = "") -> None:

@@ -82,7 +82,7 @@ def _plane(answers: Sequence[Examined]) -> DataPlane:
 
 
 def _choices(plane: DataPlane, names: tuple[str, ...]) -> list[Finding]:
-    found = [_choice(choice) for choice in plane.choices]
+    found = [_choice(choice, plane.network) for choice in plane.choices]
     chosen = {f"{choice.server}: {choice.reason}" for choice in plane.choices}
     found += [
         Finding(check="network", servers=names, level="note", message=note)
@@ -99,9 +99,9 @@ def _choices(plane: DataPlane, names: tuple[str, ...]) -> list[Finding]:
     ]
 
 
-def _choice(choice: Choice) -> Finding:
+def _choice(choice: Choice, network: str | None) -> Finding:
     where, _, why = choice.reason.partition(": ")
-    message = f"addresses for the others ({why})"
+    message = f"addresses for the others: on {network}" if network else f"addresses for the others: {why}"
     data = choice.to_dict()
     return Finding(
         check="network", servers=(choice.server,), level="ok", message=message, detail=where, data=data

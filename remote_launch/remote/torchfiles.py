@@ -62,7 +62,7 @@ def build(python: Any) -> dict[str, Any]:
 def _nccl(folders: list[str], prefix: str) -> str | None:
     for folder in folders:
         for info in glob.glob(os.path.join(glob.escape(folder), "nvidia_nccl_cu*-*.dist-info")):
-            return os.path.basename(info).split("-")[1]
+            return os.path.basename(info)[:-len(".dist-info")].split("-")[1]
     for info in glob.glob(os.path.join(glob.escape(prefix), "conda-meta", "nccl-*.json")):
         return os.path.basename(info).split("-")[1]
     return None
