@@ -277,12 +277,12 @@ def launch(
     env: Mapping[str, str] | None = None,
     tags: Sequence[str] = (),
     module: bool = False,
-    master: str | None = None,
-    master_port: int | None = None,
+    master: str | None = None, master_port: int | None = None,
     grace_s: float = 15.0,
     nnodes: int | None = None, spares: int | None = None,
     max_restarts: int | None = None, restart_window_s: float | None = None,
     stall_timeout_s: float | None = None, notify: str | None = None,
+    gpus: Sequence[str] = (), gpus_per_node: int | None = None, busy_gpus: bool = False,
     queue: bool = False, slots: int | None = None,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
@@ -299,12 +299,12 @@ def launch(
         nproc_per_node=nproc_per_node,
         env=env or {},
         tags=_tags(tags),
-        master=master,
-        master_port=master_port,
+        master=master, master_port=master_port,
         grace_s=grace_s,
         nnodes=nnodes, spares=spares,
         max_restarts=max_restarts, restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s, notify=notify,
+        gpus=gpus, gpus_per_node=gpus_per_node, busy_gpus=busy_gpus,
         queue=queue or slots is not None, slots=slots,
     )
     plan = plan_launch(fleet, request)
