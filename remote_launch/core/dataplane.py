@@ -95,7 +95,7 @@ def rank_planes(servers: Sequence[ServerNetwork]) -> list[DataPlane]:
         )
         for option in options
     ]
-    return planes or [_by_routes(servers, candidates, elsewhere, hints, warnings)]
+    return [*planes, *_by_routes(servers, candidates, elsewhere, planes, hints, warnings)]
 
 
 def _plane(
@@ -165,20 +165,33 @@ def _by_routes(
     servers: Sequence[ServerNetwork],
     candidates: Sequence[Sequence[Candidate]],
     elsewhere: set[object],
+    better: Sequence[DataPlane],
     hints: Sequence[str],
     warnings: Sequence[str],
-) -> DataPlane:
-    """Return each server's address that ssh reached, or its best one: no network is common to all."""
-    choices = [_routed(server, own, elsewhere) for server, own in zip(servers, candidates, strict=True)]
-    _refuse_one_address_twice(servers, choices)
+) -> list[DataPlane]:
+    """Return each server's address that ssh reached, or its best one: the way where no network is common to
+    all, and the last one to try where there are ``better`` ones. Raises TopologyError."""
+    try:
+        choices = [_routed(server, own, elsewhere) for server, own in zip(servers, candidates, strict=True)]
+        _refuse_one_address_twice(servers, choices)
+    except TopologyError:
+        if better:
+            return []
+        raise
+    if any(_addresses(choices) == _addresses(plane.choices) for plane in better):
+        return []
     found = list(warnings)
-    if not _looks_routed(servers, choices):
+    if not _looks_routed(servers, choices) and not better:
         told = ", ".join(f"{choice.server} {choice.address}" for choice in choices)
         found.append(
             f"no network is common to all servers of this launch; taken by the routes: {told}."
             " Where they do not reach each other so, set address: in the inventory"
         )
-    return _plane(choices, notes=hints, warnings=found)
+    return [_plane(choices, notes=hints, warnings=found)]
+
+
+def _addresses(choices: Sequence[Choice]) -> list[str]:
+    return [choice.address for choice in choices]
 
 
 def _routed(server: ServerNetwork, own: Sequence[Candidate], elsewhere: set[object]) -> Choice:
@@ -204,7 +217,7 @@ def _routed(server: ServerNetwork, own: Sequence[Candidate], elsewhere: set[obje
         server,
         str(best.address.ip),
         best.interface.name,
-        ", ".join([*_reasons(server, best, why), "no network is common to all servers"]),
+        ", ".join(_reasons(server, best, why)),
     )
 
 

@@ -21,8 +21,8 @@ from remote_launch.core.topology import (
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
 from remote_launch.errors import JobError, UsageError
 from remote_launch.operations.gpus import choose_for_launch
-from remote_launch.operations.launch_check import check_launch
-from remote_launch.operations.networks import choose_addresses
+from remote_launch.operations.launch_check import Layout, first_open
+from remote_launch.operations.networks import rank_addresses, with_addresses
 from remote_launch.operations.outputs import notice
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.queue import launch_queue, left_to_queue
@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from remote_launch.core.cards import CardChoice
+    from remote_launch.core.dataplane import DataPlane
     from remote_launch.core.gpus import GpuWish
     from remote_launch.core.inventory import Server
+    from remote_launch.core.topology import NodeFacts
     from remote_launch.operations.fleet import Fleet
 
 
@@ -123,20 +125,19 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     user = {name: {**by_name[name].env, **request.env} for name in names}
     ordered = [by_name[name] for name in names]
     nproc = [_nproc(server, request, wish) for server in ordered]
-    facts, plane = choose_addresses(ordered, facts, answers.values, user)
+    planes = rank_addresses(ordered, facts, answers.values, user)
     cards = choose_for_launch(ordered, answers.values, wish, dict(zip(names, nproc, strict=True)), user)
     if request.queue:
         cards = {name: left_to_queue(choice, wish) for name, choice in cards.items()}
     facts = [dataclasses.replace(fact, gpus=cards[fact.server].count) for fact in facts]
     user_port = _user_port(request, user[names[0]])
-    topology = lay_out(
-        facts[:nnodes],
-        nproc[:nnodes],
-        master_addr=user[names[0]].get("MASTER_ADDR"),
-        master_port=user_port,
-    )
-    members = [*topology.nodes, *lay_out_spares(topology, facts[nnodes:], nproc[nnodes:])]
-    found = check_launch(fleet, topology, members, answers.values) if request.check else []
+    master_addr = user[names[0]].get("MASTER_ADDR")
+    layouts = [
+        _layout(with_addresses(facts, plane), plane, nproc, nnodes, master_addr, user_port)
+        for plane in planes
+    ]
+    layout, found = first_open(fleet, layouts, answers.values) if request.check else (layouts[0], [])
+    plane, topology, members = layout.plane, layout.topology, layout.members
     launch_id, run_id = new_id(), new_id()
     gang = None
     if topology.nnodes > 1:
@@ -170,6 +171,19 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         notes=(*plane.notes, *(choice.reason for choice in cards.values() if choice.reason)),
         warnings=(*plane.warnings, *(text for choice in cards.values() for text in choice.warnings), *found),
     )
+
+
+def _layout(
+    facts: Sequence[NodeFacts],
+    plane: DataPlane,
+    nproc: Sequence[str | int],
+    nnodes: int,
+    master_addr: str | None,
+    master_port: int | None,
+) -> Layout:
+    topology = lay_out(facts[:nnodes], nproc[:nnodes], master_addr=master_addr, master_port=master_port)
+    spares = lay_out_spares(topology, facts[nnodes:], nproc[nnodes:])
+    return Layout(plane=plane, topology=topology, members=(*topology.nodes, *spares))
 
 
 def start_launch(fleet: Fleet, plan: LaunchPlan) -> list[JobRecord]:

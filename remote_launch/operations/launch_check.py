@@ -5,6 +5,7 @@ takes one more round trip, all nodes at once."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments.differences import find_differences
@@ -16,12 +17,45 @@ from remote_launch.operations.reach import Door, try_twice
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from remote_launch.core.dataplane import DataPlane
     from remote_launch.core.environments.differences import Difference
     from remote_launch.core.topology import Node, Topology
     from remote_launch.operations.fleet import Fleet
 
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A launch on one network: its nodes, ``members`` with its spares."""
+
+    plane: DataPlane
+    topology: Topology
+    members: Sequence[Node]
+
+
 _REFUSED = ("Python", "torch")  # a difference of builds is a warning: gloo may work
+_NETWORKS_TRIED = 3
+_NOTHING = "nothing was started: "
 _GO_ON = "--no-check starts it all the same"
+
+
+def first_open(
+    fleet: Fleet, layouts: Sequence[Layout], answers: Mapping[str, Mapping[str, Any]]
+) -> tuple[Layout, list[str]]:
+    """Given the ways to lay a launch out, the best first, return the first that ``check_launch`` lets
+    through, and warnings. Raises what the best one was refused for, where none is let through."""
+    refused: TopologyError | None = None
+    for layout in layouts[:_NETWORKS_TRIED]:
+        try:
+            found = check_launch(fleet, layout.topology, layout.members, answers)
+        except TopologyError as error:
+            refused = refused or error
+            continue
+        if refused:
+            reason = refused.message.removeprefix(_NOTHING).partition("\n")[0]
+            found.append(f"another network was taken: {reason}")
+        return layout, found
+    assert refused is not None
+    raise refused
 
 
 def check_launch(
@@ -84,6 +118,6 @@ def _refuse(reasons: Sequence[tuple[str, str | None]]) -> None:
     if reasons:
         remedies = dict.fromkeys(do for _, do in reasons if do)
         raise TopologyError(
-            "nothing was started: " + "\n".join(what for what, _ in reasons),
+            _NOTHING + "\n".join(what for what, _ in reasons),
             hint="; ".join([*remedies, _GO_ON]),
         )

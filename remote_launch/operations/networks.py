@@ -8,7 +8,7 @@ import ipaddress
 import re
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.dataplane import choose
+from remote_launch.core.dataplane import rank_planes
 from remote_launch.core.networks import Interface, RdmaPort, Route, ServerNetwork, usable
 from remote_launch.operations.told import mapping, mappings, number, text, texts
 
@@ -35,17 +35,31 @@ def choose_addresses(
     """Given the servers of a launch and what ``preflight`` told of each, return the facts with the address
     and interface that were chosen, and the choice. ``env`` is what the user set, by server. Raises
     TopologyError."""
-    plane = choose(
+    plane = rank_addresses(servers, facts, answers, env)[0]
+    return with_addresses(facts, plane), plane
+
+
+def rank_addresses(
+    servers: Sequence[Server],
+    facts: Sequence[NodeFacts],
+    answers: Mapping[str, Mapping[str, Any]],
+    env: Mapping[str, Mapping[str, str]],
+) -> list[DataPlane]:
+    """As ``choose_addresses``: return every choice that there is, the best first."""
+    return rank_planes(
         [
             server_network(server, fact, answers[server.name], env[server.name])
             for server, fact in zip(servers, facts, strict=True)
         ]
     )
-    chosen = [
+
+
+def with_addresses(facts: Sequence[NodeFacts], plane: DataPlane) -> list[NodeFacts]:
+    """Return the facts with the address and interface that were chosen for each server."""
+    return [
         dataclasses.replace(fact, address=choice.address, interface=choice.interface)
         for fact, choice in zip(facts, plane.choices, strict=True)
     ]
-    return chosen, plane
 
 
 def server_network(

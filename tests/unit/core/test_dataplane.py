@@ -311,6 +311,19 @@ def test_the_next_networks_are_there_too() -> None:
     ]  # fmt: skip
 
 
+def test_the_routes_are_the_last_to_try() -> None:
+    """Two homes with one private network: what ssh reached is an overlay, in a table of its own."""
+    homes = [
+        server(f"h{n}", f"eth0 ethernet 192.168.1.{n}/24 default\ntailscale0 tunnel 100.64.0.{n}/32",
+               reached=f"100.64.0.{n}")
+        for n in (1, 2)
+    ]  # fmt: skip
+    near, far = rank_planes(homes)
+    assert picked(near) == ["192.168.1.1 eth0", "192.168.1.2 eth0"]
+    assert picked(far) == ["100.64.0.1 tailscale0", "100.64.0.2 tailscale0"]
+    assert far.warnings == ()
+
+
 def test_what_is_down_on_one_server_is_for_none() -> None:
     down = dataclasses.replace(metal(2), interfaces=tuple(
         dataclasses.replace(one, up=one.name != "ib0") for one in metal(2).interfaces

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.core.dataplane import Choice, DataPlane
 from remote_launch.core.inventory import Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.core.topology import NodeFacts, lay_out
 from remote_launch.errors import ConnectionLostError, TopologyError
 from remote_launch.operations import reach
 from remote_launch.operations.fleet import Fleet
-from remote_launch.operations.launch_check import check_launch
+from remote_launch.operations.launch_check import Layout, check_launch, first_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,24 @@ class World:
     taken: dict[str, dict[str, str]]
     dead: set[str]
     calls: list[str]
+    firewall: tuple[str, ...] = ()  # addresses that begin so are closed
+
+    def layout(self, network: str) -> Layout:
+        """The launch on a network, as "10.0.0."."""
+        names = [*self.answers]
+        choices = [
+            Choice(server=name, address=f"{network}{number}", interface=None, reason="")
+            for number, name in enumerate(names, 1)
+        ]
+        facts = [
+            NodeFacts(
+                server=choice.server, address=choice.address, interface=None, cpus=1, gpus=0,
+                ports=(20001, 20002),
+            )
+            for choice in choices
+        ]
+        topology = lay_out(facts, [1] * len(facts))
+        return Layout(plane=DataPlane(choices=tuple(choices)), topology=topology, members=topology.nodes)
 
     def check(self) -> list[str]:
         facts = [
@@ -52,7 +71,9 @@ class World:
         links = [
             {
                 **{key: target[key] for key in ("address", "port")}, "to": target["server"],
-                "outcome": self.closed.get((server.name, target["server"]), "reached"),
+                "outcome": "timed_out" if target["address"].startswith(self.firewall) else self.closed.get(
+                    (server.name, target["server"]), "reached"
+                ),
             }
             for target in request["connect"]
         ]
@@ -147,3 +168,20 @@ def test_an_answer_of_any_shape(world: World, monkeypatch: pytest.MonkeyPatch, t
     answer: Callable[..., Any] = lambda *_, **__: told if isinstance(told, dict) else {"links": told}  # noqa: E731
     monkeypatch.setattr(reach, "call", answer)
     assert world.check() == []
+
+
+def test_the_next_network_is_taken_where_the_best_is_closed(world: World) -> None:
+    world.firewall = ("10.",)
+    layouts = [world.layout(network) for network in ("10.0.0.", "192.168.0.", "172.16.0.")]
+    layout, (warning,) = first_open(world.fleet, layouts, world.answers)
+    assert layout is layouts[1]
+    assert warning.startswith("another network was taken: ")
+    assert "10.0.0." in warning
+    world.firewall = ()
+    assert first_open(world.fleet, layouts, world.answers) == (layouts[0], [])
+
+
+def test_all_networks_are_closed(world: World) -> None:
+    world.firewall = ("10.", "192.168.")
+    with pytest.raises(TopologyError, match=r"10\.0\.0\."):
+        first_open(world.fleet, [world.layout("10.0.0."), world.layout("192.168.0.")], world.answers)
