@@ -10,7 +10,6 @@ from .gang import (
     BEAT_S,
     EOF_PATIENCE_S,
     GANG_GRACE_S,
-    OUTSIDE,
     choose_cause,
     counts,
     lost,
@@ -19,6 +18,7 @@ from .gang import (
 from .gangturn import SILENCE_S, GangTurn
 from .jobdir import Refusal, number, text
 from .nodes import Nodes
+from .places import Places
 from .restarts import free_port
 
 TYPE_CHECKING = False
@@ -46,9 +46,9 @@ class Coordinator:
         self._pause: dict[str, Any] | None = None  # the pause message, between two attempts
         self._go: dict[str, Any] = {}  # what the go messages of this attempt have in common
         self._resume_at = 0.0
-        self._replaced: dict[str, str] = {}
         self._next_beat = 0.0
         self._nodes = Nodes(settings, host, self._on_join, self._on_message)
+        self._places = Places(settings, host, self._nodes)
         self._turn: GangTurn | None = None  # while the launch is queued
         if host.turn is not None:
             self._turn = GangTurn(self._nodes, host.turn)
@@ -94,7 +94,7 @@ class Coordinator:
     def _on_join(self, node: Node) -> None:
         """Tell a node that has connected, perhaps once more, how things stand."""
         if self.verdict is not None or node.left:
-            self._nodes.send(node, "end", self.verdict or self._farewell(node))
+            self._nodes.send(node, "end", self.verdict or self._places.farewell(node))
             return
         node.lost = False
         if self._turn is not None:
@@ -268,7 +268,7 @@ class Coordinator:
         delay_s = self._host.restarts.delay_s()
         if stop["killed"]:
             self._end({"state": "KILLED", "by": stop["by"], "cause": None})
-        elif cause is None or delay_s is None or not all(map(self._may_return, self._nodes.placed)):
+        elif cause is None or delay_s is None or not all(map(self._places.may_return, self._nodes.placed)):
             self._end({"state": "FAILED", "by": None, "cause": cause})
         else:
             restarts = self._host.restarts
@@ -279,28 +279,10 @@ class Coordinator:
             self._host.rest(cause, self._pause)
             self._nodes.broadcast("pause", self._pause)
 
-    def _may_return(self, node: Node) -> bool:
-        """Whether there will be somebody for this node's place. One that never came is not waited for once
-        more."""
-        if node.left_over or (node.left and node.member == 0):
-            return False
-        return (node.joined and not node.left) or self._spare_for(node) is not None
-
-    def _spare_for(self, node: Node) -> Node | None:
-        settings = self._settings
-        for spare in self._nodes:
-            same = settings.nproc(spare.member) == settings.nproc(node.rank)
-            if spare.place is None and spare.is_ready and same:
-                return spare
-        return None
-
     def _try_to_go_on(self, now: float) -> None:
         if now < self._resume_at:
             return
-        for node in self._nodes.placed:
-            spare = self._spare_for(node) if (node.lost or node.left) and node.member else None
-            if spare is not None:
-                self._replace(node, spare)
+        self._places.fill()
         absent = [node for node in self._nodes.placed if not node.is_ready]
         if not absent:
             self._begin_next()
@@ -308,23 +290,6 @@ class Coordinator:
             names = ", ".join(self._host.server_name(node.member) for node in absent)
             note = f"no other attempt: {names} did not come back, and there is no spare"
             self._end({"state": "FAILED", "by": None, "cause": (self._pause or {})["cause"], "note": note})
-
-    def _replace(self, node: Node, spare: Node) -> None:
-        gone, comes = self._host.server_name(node.member), self._host.server_name(spare.member)
-        self._host.log(f"{comes} takes the place of {gone} as node {node.rank}")
-        spare.place, node.place = node.place, None
-        spare.begin()
-        spare.stopped = node.left = True
-        self._replaced[gone] = comes
-        self._nodes.send(node, "end", self._farewell(node))
-
-    def _farewell(self, node: Node) -> dict[str, Any]:
-        """Return the verdict for a node that has no part in the launch any more."""
-        server = self._host.server_name(node.member)
-        spare = self._replaced.get(server)
-        note = f"{spare} took its place" if spare else OUTSIDE
-        cause = lost(node.member, server, "the launch went on without it", 0.0)
-        return {"state": "FAILED", "by": None, "cause": cause, "note": note}
 
     def _begin_next(self) -> None:
         cause, port = (self._pause or {}).get("cause"), None
@@ -340,7 +305,7 @@ class Coordinator:
             self._nodes.send(node, "go", {**self._go, **(node.place or {})})
 
     def _end(self, verdict: dict[str, Any]) -> None:
-        self.verdict = {**verdict, "replaced": self._replaced}
+        self.verdict = {**verdict, "replaced": self._places.replaced}
         self._nodes.broadcast("end", self.verdict, spares=True)
 
     def wait_s(self, now: float) -> float | None:

@@ -309,7 +309,7 @@ class TestAnotherAttempt:
         gang.stops(2)
         gang.after(1, alive=(1, 2))
         assert gang.begun[0]["attempt"] == 1
-        assert gang.it._replaced == {}
+        assert gang.it._places.replaced == {}
 
     def test_is_given_up_when_a_lost_node_stays_away(self, make: Any) -> None:
         gang = make(max_restarts=1)
@@ -325,7 +325,7 @@ class TestAnotherAttempt:
         gang.after(SILENCE_S + 1, alive=(1, 3, 4))  # node 2, of 4 ranks, is lost
         gang.stops(0, 1)
         gang.after(2, alive=(1, 3, 4))
-        assert gang.it._replaced == {"s2": "s4"}  # s3 has another number of ranks
+        assert gang.it._places.replaced == {"s2": "s4"}  # s3 has another number of ranks
         told = gang.told(4, "go")
         assert (told["node_rank"], told["first_rank"], told["nproc"]) == (2, 4, 4)
         assert gang.sent(3) == []
@@ -339,7 +339,7 @@ class TestAnotherAttempt:
         gang.stops(0, 1)
         gang.after(2, alive=(1, 2))
         assert gang.begun
-        assert gang.it._replaced == {}
+        assert gang.it._places.replaced == {}
 
     def test_tells_a_node_that_reconnects_in_the_rest_how_long_it_lasts(self, make: Any) -> None:
         gang = make(max_restarts=9)
