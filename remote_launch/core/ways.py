@@ -103,7 +103,8 @@ def _finding(links: Sequence[Link], mine: Sequence[Link], what: str) -> Finding:
             message += " (nor the other way round)" if is_closed else " (the other way is open)"
         mixed = [link for link in links if (link.source, link.to) == (source, target) and link.reached]
         if mixed:
-            message += f"; port {', '.join(str(link.port) for link in mixed)} is open"
+            are = "port {} is open" if len(mixed) == 1 else "ports {} are open"
+            message += "; " + are.format(", ".join(str(link.port) for link in mixed))
     return Finding(
         check=REACH,
         servers=tuple(dict.fromkeys(name for pair in sorted(pairs) for name in pair)),

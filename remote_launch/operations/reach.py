@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.fleet import Fleet
 
-FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 2.0, 4.0, 1.5
+FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 1.5, 3.0, 1.5
 MEASURE_S = 10.0
 _CALL_SLACK_S = 25.0
 _SHIFTS = 8  # with more servers each one's bandwidth is measured to so many others
