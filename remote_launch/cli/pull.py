@@ -152,12 +152,13 @@ def show_pulled(outcomes: Outcomes[Pulled]) -> None:
             output.duration_text(outcome.duration_s),
             where,
         )
+    if outcomes.values:
+        rows.show()
+    for pulled in outcomes.values.values():
         if pulled.links_out and not pulled.same_as:
             some = ", ".join(output.clean(link, colour=False) for link in pulled.links_out[:_SHOWN])
             more = ", …" if len(pulled.links_out) > _SHOWN else ""
             output.warn(f"{pulled.server}: not brought, since they lead elsewhere: the links {some}{more}")
-    if outcomes.values:
-        rows.show()
 
 
 def short(path: Path) -> str:

@@ -52,9 +52,9 @@ def preflight(request: dict[str, Any]) -> dict[str, Any]:
 def _outputs(request: dict[str, Any]) -> list[dict[str, Any]]:
     if not request.get("outputs"):
         return []
-    from . import outputs
+    from . import lookup
 
-    return outputs.brief(request)
+    return lookup.brief(request)
 
 
 def _user() -> str:

@@ -226,6 +226,17 @@ class TestPull:
         rsync_pull(transport, str(project), tmp_path / "here", files_from=names, missing_ok=True)
         assert sorted(tree(tmp_path / "here")) == ["train.py"]
 
+    def test_a_named_link_can_be_followed(self, transport: Transport, project: Path, tmp_path: Path) -> None:
+        (tmp_path / "disk.pt").write_text("big")
+        (project / "last.pt").symlink_to(tmp_path / "disk.pt")
+        rsync_pull(transport, str(project), tmp_path / "here", files_from=b"last.pt", follow_links=True)
+        assert tree(tmp_path / "here") == {"last.pt": b"big"}
+
+    def test_a_dry_run_makes_no_folder(self, transport: Transport, project: Path, tmp_path: Path) -> None:
+        result = rsync_pull(transport, str(project), tmp_path / "here", dry_run=True)
+        assert result.files == len(NAMES) + 1
+        assert not (tmp_path / "here").exists()
+
     def test_patterns(self, transport: Transport, project: Path, tmp_path: Path) -> None:
         (project / "logs" / "deep").mkdir(parents=True)
         (project / "logs" / "deep" / "a.log").touch()
