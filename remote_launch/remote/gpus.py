@@ -28,13 +28,15 @@ def survey() -> dict[str, Any]:
     environment sets of VISIBLE}."""
     (found, problems), (more, other) = nvidia.survey(), rocm.survey()
     found, problems = found + more, problems + other
-    gone_is_gone = sees_all()
+    all_seen = sees_all()
     for card in found:
         for process in card["processes"]:
             process.update(owner(process["pid"]))
             process["command"] = command(process["pid"]) or process["command"]
-        if gone_is_gone:  # it has ended since the driver was asked
+        if all_seen:  # an unknown one has ended since the driver was asked
             card["processes"] = [one for one in card["processes"] if one["user"] != UNKNOWN]
+        elif card["vendor"] == "nvidia":
+            _know_our_own(card)
         card["busy"] = busy(card)
     return {
         "cards": found, "problems": problems,
@@ -80,6 +82,20 @@ def _words(process: dict[str, Any]) -> str:
     memory = process["memory_mb"]
     parts = [process["command"], f"pid {process['pid']}", f"{memory} MiB" if memory is not None else ""]
     return f"{process['user']} ({', '.join(part for part in parts if part)})"
+
+
+def _know_our_own(card: dict[str, Any]) -> None:
+    """In a container the driver names no process, or names it by a pid of the machine. What holds a card's
+    device open here is ours; then so is what can't be seen on that card."""
+    unknown = [one for one in card["processes"] if one["user"] == UNKNOWN]
+    if len(unknown) < len(card["processes"]):
+        return
+    pids = nvidia.opened_by_us(card)
+    if pids:
+        used = sum(one["memory_mb"] or 0 for one in unknown) or card["memory_used_mb"]
+        first = {"pid": pids[0], "memory_mb": used, "command": command(pids[0]), **owner(pids[0])}
+        rest = [{"pid": pid, "memory_mb": 0, "command": command(pid), **owner(pid)} for pid in pids[1:]]
+        card["processes"] = [first, *rest]
 
 
 def sees_all() -> bool:

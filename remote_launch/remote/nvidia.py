@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 FOLDER = "/proc/driver/nvidia/gpus"
+_DEVICE = "/dev/nvidia"
 _PLACES = ("/usr/bin/nvidia-smi", "/usr/lib/wsl/lib/nvidia-smi", "/opt/bin/nvidia-smi")
 _FORMAT = "--format=csv,noheader,nounits"
 _FIELDS = ("index", "uuid", "name", "memory.total", "memory.used", "utilization.gpu")
@@ -151,3 +152,28 @@ def parse_processes(text: str, cards: list[dict[str, Any]]) -> None:
             "pid": int(words[1]), "memory_mb": number(words[2]),
             "command": "" if words[3].startswith("[") else os.path.basename(words[3].split(" ")[0]),
         })
+
+
+def opened_by_us(card: dict[str, Any]) -> list[int]:
+    """Return the pids of our own processes that hold a card's device open."""
+    device = f"{_DEVICE}{_minor(card)}"
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.stat(f"/proc/{pid}").st_uid == os.getuid():
+                folder = f"/proc/{pid}/fd"
+                if any(os.readlink(f"{folder}/{fd}") == device for fd in os.listdir(folder)):
+                    found.append(int(pid))
+        except OSError:  # it has just ended, or keeps its files to itself
+            continue
+    return found
+
+
+def _minor(card: dict[str, Any]) -> int:
+    """Return the number of a card's device file; it need not be the index."""
+    try:
+        with open(f"{FOLDER}/{(card['bus_id'] or '')[-12:].lower()}/information") as file:
+            found = re.search(r"Device Minor:\s*(\d+)", file.read(65536))
+    except OSError:
+        found = None
+    return int(found.group(1)) if found else int(card["index"])

@@ -236,6 +236,31 @@ class TestBusy:
         assert mine["command"].startswith("py")
         assert (hidden["is_own"], hidden["user"], hidden["command"]) == (None, "unknown", "")
 
+    @pytest.mark.parametrize("row", [(), (process_row(0, NOBODY, 8800, "[Not Found]"),)])
+    def test_in_a_container_what_holds_the_device_here_is_ours(
+        self, row: tuple[str, ...], bare: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stand_in(bare, [card_row(0, used_mb=9000), card_row(1, used_mb=9000)], row)
+        monkeypatch.setattr(gpus, "sees_all", lambda: False)
+        monkeypatch.setattr(nvidia, "opened_by_us", lambda card: [os.getpid()][card["index"]:])
+        mine, hidden = gpus.cards()
+        assert mine["busy"] is None
+        assert [(one["pid"], one["is_own"]) for one in mine["processes"]] == [(os.getpid(), True)]
+        assert hidden["busy"] is not None
+
+    def test_the_device_of_a_card_by_its_minor_number(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        cards = nvidia.parse_cards(recorded("a100-x4.csv"))
+        monkeypatch.setattr(nvidia, "FOLDER", str(tmp_path))
+        (tmp_path / "0000:0b:00.0").mkdir()
+        (tmp_path / "0000:0b:00.0/information").write_text("Model: A100\nDevice Minor: \t 5\n")
+        assert [nvidia._minor(card) for card in cards] == [0, 5, 2, 3]
+        monkeypatch.setattr(nvidia, "_DEVICE", str(tmp_path / "nvidia"))
+        assert nvidia.opened_by_us(cards[1]) == []
+        with (tmp_path / "nvidia5").open("w"):
+            assert nvidia.opened_by_us(cards[1]) == [os.getpid()]
+
     def test_a_process_that_has_just_ended_holds_nothing(
         self, bare: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
