@@ -7,7 +7,8 @@ on stdin and prints one JSON object as one line on stdout (``follow`` prints fra
 ``start``'s names "workdir" and may name "jobs_folder" (".jobs") and "server", what the
 inventory calls the server. A refusal is ``{"error": {"type": …,
 "message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError, MissingProgramError,
-PortTakenError, StartError, StartUnderWayError or ServerError; a bug is a traceback on stderr and exit code 1.
+PortTakenError, SlotsError, StartError, StartUnderWayError or ServerError; a bug is a traceback on stderr and
+exit code 1.
 
 verb            does
 --------------  ----------------------------------------------------------------------------------------------
@@ -23,6 +24,7 @@ follow          stream log files from given offsets, live, until the jobs end
 workspace       check a workdir before a sync; note what a sync sent and delete what it no longer sends
 storage         what environment there is and how much rl keeps; remove environment, code, ended jobs, caches
 removal         how much ended jobs keep; remove their folders
+queue           who has this machine's slots and who waits for them (see slots.py, tickets.py, turn.py)
 outputs         what jobs have written, by paths with wildcards; remove it
 prepare         what a server lacks of its environment; make it by a recipe (frames, see prepare.py)
 fetch           download one file, on this machine or on a server (frames, see downloads.py)
@@ -41,7 +43,8 @@ started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks (of thi
                 started_at (epoch seconds; of the first attempt), attempt, attempt_started_at, reason (what
                 there is to say of a running job), attempts (those that are over: [{attempt, started_at,
                 ended_at, cause}]), next_attempt (while one is waited for: attempt, at, words), server (its
-                name), and what spec.json has as "machine" (see owner.py)
+                name), and what spec.json has as "machine" (see owner.py). Of a job of the queue: queued
+                (while it waits: need, kind, of, ahead, ticket, since), then slots, ticket, taken_at, waited_s
 kill.json       a kill was asked for: signal, grace_s, by, at
 failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
                 time, error_file, message}]; of an attempt that is over: failures.<attempt>.json

@@ -84,6 +84,7 @@ class Turn:
         self.has_slots = False
         self.ahead: int | None = None  # None: not in the line
         self.number: int | None = None
+        self._taken_at: float | None = None
         self._note = {name: spec.get(name) for name in ("job_id", "launch_id", "server", "workdir")}
         self._note["command"] = str(spec.get("command") or "")[:500]
         self._note.update(need=self.need, since=time.time())
@@ -106,18 +107,19 @@ class Turn:
             self.line_up()
             self.tick(self._since)
         if self.has_slots:
-            record.update(slots=self.slots.held, ticket=self.number)
+            record.update(self._taken())
             return 0
         record.update(started_at=None, queued=self.record())
         return -1
 
     def begin(self, record: dict[str, Any]) -> float:
         """The wait is over; return what the time is."""
-        record.update(
-            started_at=time.time(), queued=None, slots=self.slots.held, ticket=self.number,
-            waited_s=time.monotonic() - self._since,
-        )
+        waited_s = time.monotonic() - self._since
+        record.update(started_at=time.time(), queued=None, waited_s=waited_s, **self._taken())
         return float(record["started_at"])
+
+    def _taken(self) -> dict[str, Any]:
+        return {"slots": self.slots.held, "ticket": self.number, "taken_at": self._taken_at}
 
     def wait(self, now: float, record: dict[str, Any], path: str) -> None:
         """Look whether it is our turn, and have ``path`` show how it stands."""
@@ -161,8 +163,8 @@ class Turn:
             self.ahead = self._ticket.ahead()
         self._look_at = now + LOOK_EVERY_S[min(self.ahead or 0, len(LOOK_EVERY_S) - 1)]
         if not self.ahead and self._take(now):
-            self.has_slots = True
-            self.slots.note({**self._note, "taken_at": time.time(), "ticket": self.number})
+            self.has_slots, self._taken_at = True, time.time()
+            self.slots.note({**self._note, "taken_at": self._taken_at, "ticket": self.number})
             self._log(f"has {_NOUNS[self.slots.kind]} {', '.join(self.slots.held)}")
             if not self._keeps_place:
                 self.leave_line()
