@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 _SLEPT_S = 20.0  # so much longer than asked for: the machine was suspended
 _RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 _TRIED_PORTS = 20

@@ -187,10 +187,8 @@ class TestBackground:
         assert pages.read(port) == pages.text
         again = rl("forward", "a", f":{pages.port}", "--background")
         assert (again.stdout, "there already" in again.stderr) == (done.stdout, True)
-        assert "alive" in rl("forward", "--list").stdout
-        rl("forward", "--stop", "a", str(pages.port))
+        assert "stopped a" in rl("forward", "--stop", "a", str(pages.port)).stdout
         assert port_is_free(port)
-        assert rl.json("forward", "--list")["data"] == []
         assert "no such forward" in rl("forward", "--stop", "a", code=2).stderr
 
     def test_a_dead_one_is_shown_and_starts_again_on_its_port(self, rl: Rl, pages: Pages) -> None:
