@@ -53,8 +53,9 @@ def push_outputs(
         if as_json:
             output.emit_json("push-outputs", plan.to_dict())
         return 0
-    if any(plan.newer.values()) and not yes:
-        _ask(plan, as_json=as_json)
+    if any(plan.newer.values()) and not yes and not _is_meant(plan, as_json=as_json):
+        output.say("nothing was copied")
+        return 1
     with transfer("pull", [plan.source], quiet=as_json) as on_bytes:
         fetch_for_push(fleet, plan, on_bytes=on_bytes)
     with transfer("push", todo, quiet=as_json) as on_bytes:
@@ -83,18 +84,19 @@ def _show(plan: PushPlan) -> None:
         )
 
 
-def _ask(plan: PushPlan, *, as_json: bool) -> None:
+def _is_meant(plan: PushPlan, *, as_json: bool) -> bool:
     newer = [name for name, count in plan.newer.items() if count]
     question = f"Replace newer files on {', '.join(newer)} with those of {plan.source}?"
     if as_json or not sys.stdin.isatty():
         from remote_launch.errors import UsageError
 
         raise UsageError(question, hint="--yes; or rl push-outputs with the server that has the newer ones")
-    click.confirm(question, default=False, abort=True, err=True)
+    return click.confirm(question, default=False, err=True)
 
 
 def clean_first(fleet: Fleet, servers: Sequence[Server], *, dry_run: bool) -> None:
     """Say how much of the outputs is on the servers of a launch, and remove it."""
+    from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.clean_outputs import measure_outputs, remove_outputs
 
     found = measure_outputs(fleet, servers)
@@ -111,6 +113,6 @@ def clean_first(fleet: Fleet, servers: Sequence[Server], *, dry_run: bool) -> No
     output.say(f"{'would remove' if dry_run else 'removing'} outputs ({names}): {amounts}")
     if dry_run:
         return
-    if sys.stdin.isatty():
-        click.confirm("Remove them?", default=False, abort=True, err=True)
+    if sys.stdin.isatty() and not click.confirm("Remove them?", default=False, err=True):
+        raise RemoteLaunchError("nothing was removed, nothing was started")
     remove_outputs(fleet, servers).raise_on_error("nothing was started")

@@ -107,7 +107,10 @@ def _found(server: Server, told: Mapping[str, Any], glob: PathGlob) -> Found:
         raise _senseless(server, f"{glob.text}: {names[:3]!r}")
     if kind == "matches" and not all(glob.matches(name) for name in names):
         raise _senseless(server, f"{glob.text}: {names[:3]!r}")
-    everything = _files(told.get("files"))
+    known = frozenset(names)
+    everything = [
+        file for file in _files(told.get("files")) if kind == "folder" or _lies_in(file.path, known)
+    ]
     files = tuple(file for file in everything if not _leads_out(file))
     return Found(
         text=glob.text,
@@ -130,6 +133,12 @@ def _files(told: object) -> list[File]:
             size_bytes = max(0, number(item[1]) or 0)
             files.append(File(path=item[0], size_bytes=size_bytes, mtime=float(mtime), link=text(item[3])))
     return files
+
+
+def _lies_in(path: str, names: frozenset[str]) -> bool:
+    """True for one of the names, and for what is below one."""
+    parts = path.split("/")
+    return any("/".join(parts[:count]) in names for count in range(1, len(parts) + 1))
 
 
 def _leads_out(file: File) -> bool:

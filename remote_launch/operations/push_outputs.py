@@ -1,5 +1,5 @@
-"""Copy one server's outputs to the others: they come here, as by rl pull, and go on from here. No server needs
-a way to another one."""
+"""Copy one server's outputs to the others: they come here, as by rl pull, and go on from here. No server
+needs a way to another one."""
 
 from __future__ import annotations
 
@@ -126,7 +126,12 @@ def _send(
     wanted = {file.path for file in plan.targets[server.name]}
     result = Pulled(server=server.name, local=local)
     for found in plan.found:
-        names = [file.path for file in found.files if _full(found, file) in wanted]
+        names = [
+            file.path
+            for file in found.files
+            # One may have gone from there before it came here.
+            if _full(found, file) in wanted and os.path.lexists(local / found.folder / file.path)
+        ]
         if not names:
             continue
 

@@ -124,3 +124,9 @@ class TestChecked:
         [one] = checked(SERVERS["a"], [item], [parse_glob("ck")])
         assert [file.path for file in one.files] == ["last.pt", "a/in"]
         assert one.links_out == ("out", "abs")
+
+    def test_files_that_were_not_asked_for_are_none(self) -> None:
+        files = [[name, 1, NOW, None] for name in ("a/x.pt", "train.py", "../up", "/etc/passwd", "b/x.pt")]
+        item = {"kind": "matches", "base": "runs", "names": ["a/x.pt"], "files": files}
+        [one] = checked(SERVERS["a"], [item], [parse_glob("runs/*/x.pt")])
+        assert [file.path for file in one.files] == ["a/x.pt"]
