@@ -110,9 +110,10 @@ def clean_first(fleet: Fleet, servers: Sequence[Server], *, dry_run: bool) -> No
         f"{output.plural(amount.files, 'file')} ({output.size_text(amount.size_bytes)}) on {amount.server}"
         for amount in there
     )
-    output.say(f"{'would remove' if dry_run else 'removing'} outputs ({names}): {amounts}")
+    asks = sys.stdin.isatty()
+    output.say(f"{'would remove' if dry_run or asks else 'removing'} outputs ({names}): {amounts}")
     if dry_run:
         return
-    if sys.stdin.isatty() and not click.confirm("Remove them?", default=False, err=True):
+    if asks and not click.confirm("Remove them?", default=False, err=True):
         raise RemoteLaunchError("nothing was removed, nothing was started")
     remove_outputs(fleet, servers).raise_on_error("nothing was started")

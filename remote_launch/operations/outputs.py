@@ -92,7 +92,8 @@ def notice(
     found = differences(seen, clocks)
     if not globs or not found:
         return []
-    source = found[0].newest
+    newest = {difference.newest for difference in found}
+    source = newest.pop() if len(newest) == 1 else "SERVER"
     text = (
         f"outputs differ between the nodes: {in_words(found)}. Ranks that each go on from a file of "
         "their own node begin at different epochs, and wait for each other for ever (not if rank 0 reads it "
