@@ -125,7 +125,7 @@ class Chaos:
             return True
         started = self.started(job_id)
         alive = procs.is_alive(started.get("supervisor_pid", 0), started.get("supervisor_ticks", -1))
-        return "supervisor and guardian, running" in self.struck[job_id] and not alive
+        return any("guardian" in way for way in self.struck.get(job_id, ())) and not alive
 
     # -- who strikes
 
@@ -133,12 +133,12 @@ class Chaos:
         """Kill something of one job; return the way, None where there was nothing of the kind."""
         way = self.random.choice(WAYS)
         kind = way.rpartition(", ")[2]
-        alive = [job_id for job_id in self.specs if not self.ended(job_id)]
-        records = {job_id: self.started(job_id) for job_id in alive}
+        alive = [job_id for job_id in list(self.specs) if not self.ended(job_id)]
+        records = {job_id: started for job_id in alive if (started := self.started(job_id))}
         waiting = [job_id for job_id, started in records.items() if started.get("queued")]
         self.most_waiting = max(self.most_waiting, len(waiting))
-        running = [job_id for job_id in alive if records[job_id].get("child_pid")]
-        victims = {"queued": waiting, "running": running, "any": alive}[kind]
+        running = [job_id for job_id in records if records[job_id].get("child_pid")]
+        victims = {"queued": waiting, "running": running, "any": list(records)}[kind]
         if not victims:
             return None
         victim = self.random.choice(victims)
@@ -166,7 +166,7 @@ class Chaos:
     def wait(self, deadline_s: float) -> None:
         end = time.monotonic() + deadline_s
         while not all(self.ended(job_id) for job_id in self.specs):
-            left = [job_id for job_id in self.specs if not self.ended(job_id)]
+            left = [job_id for job_id in list(self.specs) if not self.ended(job_id)]
             assert time.monotonic() < end, f"{len(left)} jobs have not ended: {left[:5]}, {self.scene}"
             time.sleep(0.1)
 
