@@ -3,6 +3,7 @@ do."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import textwrap
@@ -102,12 +103,16 @@ def _print_wrapped(head: str, text: str, mark: str = "", style: str = "") -> Non
     wrapped = textwrap.fill(
         text, width, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
     )
-    if mark:
+    if mark and _has_colour():
         wrapped = wrapped.replace(mark, click.style(mark, fg=style), 1)
     click.echo(wrapped)
 
 
+def _has_colour() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
 def _print(text: str, *, style: str = "") -> None:
-    if style and sys.stdout.isatty():
+    if style and _has_colour():
         text = click.style(text, bold=True) if style == "bold" else click.style(text, fg=style)
     click.echo(text)

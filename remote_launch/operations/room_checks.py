@@ -159,9 +159,11 @@ def _size(size_bytes: int) -> str:
     """Return "1.2 GB", as disks are sold."""
     if size_bytes < GB:
         return f"{size_bytes / MB:.0f} MB"
-    return f"{size_bytes / GB:.1f} GB" if size_bytes < 100 * GB else f"{size_bytes / GB:.0f} GB"
+    return f"{size_bytes / GB:.{0 if size_bytes >= 10 * GB else 1}f} GB"
 
 
 def _binary(size_bytes: int) -> str:
     """Return "64 MiB", as memory is given."""
-    return f"{size_bytes >> 20} MiB" if size_bytes < 1 << 30 else f"{size_bytes / (1 << 30):.1f} GiB"
+    if size_bytes < 1 << 30:
+        return f"{size_bytes >> 20} MiB"
+    return f"{size_bytes / (1 << 30):.{0 if size_bytes >= 10 << 30 else 1}f} GiB"
