@@ -13,15 +13,12 @@ import selectors
 import signal
 import time
 
-from . import owner, procs, verdict
+from . import owner, parts, procs, verdict
 from .attempts import Attempts, next_attempt
 from .child import Child, arguments, environment
-from .coordinator import Coordinator
-from .gang import GangSettings
 from .jobdir import CorruptError, JobDir, Refusal, number, read_or_empty, text, write_atomic
 from .logindex import LogIndex
 from .loglimit import LogLimit
-from .member import Member
 from .notify import Notifier
 from .oom import OomWatch
 from .restarts import Alone, Restarts, note_place, placed, with_interface
@@ -33,6 +30,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .coordinator import Coordinator
+    from .member import Member
     from .slots import Slots
     from .turn import Turn
 
@@ -89,15 +88,15 @@ class Supervisor:
             "child_pid": None, "child_ticks": None, "started_at": time.time(), "attempt": self.attempt,
             "attempts": [], "reason": None, "server": self.spec.get("server"), **owner.this_machine(),
         }
-        is_spare = self._is_spare()
+        is_spare = parts.is_spare(self.spec)
         if not is_spare:
             self._prepare()  # what can't run is refused before a port is taken
         if self._slots is not None:
             from .turn import Turn
 
             self.turn = Turn(self._slots, self.spec, self.log)
-            self.attempt = self.turn.start(self._record, alone=not self._has_gang())
-        self.gang = self._join_gang()
+            self.attempt = self.turn.start(self._record, alone=not parts.has_gang(self.spec))
+        self.gang = parts.join(self.spec, self)
         if self.attempt < 0:
             self._idle(self.turn.words() if self.turn else "")
         elif is_spare:
@@ -110,10 +109,6 @@ class Supervisor:
             self._login = {}
         names = ("supervisor_pid", "child_pid", "started_at", "attempt", "queued", "reason")
         return {name: self._record.get(name) for name in names}
-
-    def _is_spare(self) -> bool:
-        gang = self.spec.get("gang")
-        return isinstance(gang, dict) and bool(gang.get("spares")) and GangSettings(self.spec).is_spare
 
     def _idle(self, reason: str) -> None:
         """Be there, with nothing running."""
@@ -200,18 +195,6 @@ class Supervisor:
             self.started_at = self.turn.begin(self._record)
             self._born_at = time.monotonic()
             self.say(reason)
-
-    def _has_gang(self) -> bool:
-        gang = self.spec.get("gang")
-        return isinstance(gang, dict) and gang.get("nnodes") != 1
-
-    def _join_gang(self) -> Coordinator | Member | None:
-        """This node's part in its launch, listening already when it is node 0; None for a job alone. Raises
-        Refusal."""
-        if not self._has_gang():
-            return None
-        settings = GangSettings(self.spec)
-        return Coordinator(settings, self) if settings.node == 0 else Member(settings, self)
 
     def _on_term(self, *_: object) -> None:
         self._term_seen = True
