@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Sequence
 
+KEPT_FROM = 100  # numbers of kept files: a shell script takes small ones for its own, as by "exec 5>log"
 _OURS = (
     "RL_COMMAND_ID", "RL_JOB_ID", "RL_LAUNCH_ID", "RL_RUN_ID", "RL_ATTEMPT", "RL_NODE_RANK", "RL_JOB_DIR",
     "RL_HEARTBEAT_FILE", "RL_IN_SCOPE", "RL_SLOTS",
@@ -98,7 +100,7 @@ class Child:
             os.close(self._go)
             os.close(self._status)
             for fd in keep:
-                os.set_inheritable(fd, True)
+                fcntl.fcntl(fd, fcntl.F_DUPFD, KEPT_FROM)
             _become(argv, env, cwd, (out, err), umask, parent, go_read, status_write)
         for fd in (out, err, go_read, status_write):
             os.close(fd)

@@ -116,7 +116,8 @@ def test_a_queued_job_whose_supervisor_dies_is_no_obstacle(served: Served) -> No
 @pytest.mark.parametrize("guardian", [False, True])
 def test_a_slot_is_taken_until_the_last_of_its_job_is_gone(served: Served, guardian: bool) -> None:
     """The supervisor dies, and what it ran goes on for a while: no other job may have the slot yet."""
-    stubborn = f"trap 'while [ ! -e end ]; do sleep 0.02; done; exit 0' TERM; {HOLD}"
+    files = "exec 3>x 4>x 5>x 6>x 7>x 8>x 9>x"  # a script's own: they replace no file of ours
+    stubborn = f"{files}; trap 'while [ ! -e end ]; do sleep 0.02; done; exit 0' TERM; {HOLD}"
     first = queue(served, shell=stubborn, grace_s=20)
     slots_of(served, first)
     second = queue(served)
@@ -167,8 +168,9 @@ class TestLaunch:
     def start(self, launch: Launch, need: int = 1, slots: int = 1, **fields: Any) -> None:
         for rank, served in enumerate(launch.servers):
             folder = str(launch.servers[0 if fields.get("shared") else rank].workdir / "slots")
+            shell = fields.get("shells", [HOLD] * 9)[rank]
             spec = launch.spec(
-                rank, HOLD, env={"RL_SLOTS_DIR": folder, **fields.get("env", {})},
+                rank, shell, env={"RL_SLOTS_DIR": folder, **fields.get("env", {})},
                 max_restarts=fields.get("max_restarts", 0),
             )
             spec["queue"] = {"need": need, "kind": None, "slots": slots}
@@ -244,6 +246,39 @@ class TestLaunch:
         ends = [launch.wait(rank) for rank in range(2)]
         assert [end["state"] for end in ends] == ["KILLED"] * 2
         let_go(nodes[1], blocker)
+
+    def test_a_restart_of_a_launch_keeps_its_slots(self, nodes: list[Served]) -> None:
+        launch = Launch(nodes)
+        shells = [HOLD, f'[ "$RL_ATTEMPT" = 1 ] || exit 3; {HOLD}']
+        self.start(launch, shells=shells, max_restarts=1)
+        slots_of(nodes[1], launch.ids[1])
+        after = queue(nodes[0])
+        assert state(nodes[0], after)[0] == "QUEUED"
+        self.finish(launch)
+        assert [nodes[rank].read(launch.ids[rank], "exit.json")["attempt"] for rank in range(2)] == [1, 1]
+        slots_of(nodes[0], after)
+        let_go(nodes[0], after)
+
+    def test_a_spare_has_its_slots_when_it_is_to_take_a_place(
+        self, nodes: list[Served], tmp_path: Path
+    ) -> None:
+        nodes = [*nodes, Served(tmp_path / "s2")]
+        launch = Launch(nodes, spares=1)
+        try:
+            self.start(launch, max_restarts=1)
+            slots_of(nodes[1], launch.ids[1])
+            told = until(
+                lambda: state(nodes[2], launch.ids[2])[0] == "RUNNING" and state(nodes[2], launch.ids[2]),
+                "the spare stands by",
+            )
+            assert told[1] == "stands by as a spare"
+            nodes[1].kill_supervisor(launch.ids[1])
+            assert slots_of(nodes[2], launch.ids[2]) == "0"
+            for rank in (0, 2):
+                (nodes[rank].workdir / f"{launch.ids[rank]}.go").touch()
+            assert [launch.wait(rank)["state"] for rank in (0, 2)] == ["SUCCEEDED", "SUCCEEDED"]
+        finally:
+            nodes[2].end_all()
 
     def test_a_lost_node_ends_the_queued_launch_and_frees_its_slots(self, nodes: list[Served]) -> None:
         blocker = queue(nodes[1])
