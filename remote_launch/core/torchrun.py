@@ -113,7 +113,7 @@ def node_env(
         # Ubuntu.
         env["GLOO_SOCKET_IFNAME"] = node.interface
         if node.interface != "lo":
-            env["NCCL_SOCKET_IFNAME"] = node.interface
+            env["NCCL_SOCKET_IFNAME"] = f"={node.interface}"  # that very one: bond0 alone means bond0.100 too
     return {**env, **user_env}
 
 

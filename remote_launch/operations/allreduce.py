@@ -131,7 +131,7 @@ def _env(server: Server, interface: str | None) -> dict[str, str]:
     if interface:
         env["GLOO_SOCKET_IFNAME"] = interface
         if interface != "lo":
-            env["NCCL_SOCKET_IFNAME"] = interface
+            env["NCCL_SOCKET_IFNAME"] = f"={interface}"
     return {**env, **server.env}
 
 

@@ -173,8 +173,9 @@ def with_interface(spec: dict[str, Any]) -> dict[str, Any]:
     new = _interface_towards(str(gang.get("address")))
     if new is None:
         return spec
-    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
-    return {**spec, "env": {**env, **{name: new for name in names if env.get(name) == old}}}
+    places = {"GLOO_SOCKET_IFNAME": (old, new), "NCCL_SOCKET_IFNAME": (f"={old}", f"={new}")}
+    changed = {name: then for name, (now, then) in places.items() if env.get(name) == now}
+    return {**spec, "env": {**env, **changed}}
 
 
 def _interface_towards(address: str) -> str | None:

@@ -89,7 +89,7 @@ class TestEnvironment:
             "RUN_UUID": "run-1",
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "eth0",
-            "NCCL_SOCKET_IFNAME": "eth0",
+            "NCCL_SOCKET_IFNAME": "=eth0",
         }
 
     def test_what_the_user_set_is_never_overridden(self) -> None:

@@ -97,7 +97,8 @@ def test_the_choice_of_addresses_is_in_the_plan_and_in_each_spec(
     network = [spec.choices["network"] for spec in made.specs]
     assert [one["address"] for one in network] == ["10.0.0.1", "10.0.0.2"]
     assert [one["interface"] for one in network] == ["eth1", "eth1"]
-    assert made.specs[1].env["GLOO_SOCKET_IFNAME"] == made.specs[1].env["NCCL_SOCKET_IFNAME"] == "eth1"
+    assert made.specs[1].env["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert made.specs[1].env["NCCL_SOCKET_IFNAME"] == "=eth1"
     why = "10.0.0.1 on eth1: 10.0.0.0/24 is common to both servers, 25000 Mb/s, private"
     assert network[0]["reason"] == why
     assert made.to_dict()["notes"][0] == f"a: {why}"

@@ -83,9 +83,9 @@ def test_what_another_attempt_changes_of_a_spec() -> None:
 
 
 def test_an_interface_that_is_gone_is_found_anew() -> None:
-    names = {"GLOO_SOCKET_IFNAME": "gone9", "NCCL_SOCKET_IFNAME": "gone9"}
+    names = {"GLOO_SOCKET_IFNAME": "gone9", "NCCL_SOCKET_IFNAME": "=gone9"}
     spec = {"gang": {"address": "127.0.0.1"}, "env": names}
-    assert with_interface(spec)["env"] == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    assert with_interface(spec)["env"] == {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
     mine = {**spec, "env": {**names, "NCCL_SOCKET_IFNAME": "^docker"}}
     assert with_interface(mine)["env"]["NCCL_SOCKET_IFNAME"] == "^docker"
     for same in ({**spec, "env": {"GLOO_SOCKET_IFNAME": "lo"}}, {**spec, "gang": None}, {"env": {}}):
