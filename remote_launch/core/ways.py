@@ -22,7 +22,7 @@ SLOW_BYTES_PER_S = 12_500_000  # 100 Mbit/s
 _LOOPBACK_MTU = 65_000  # two servers on one machine
 _NAMES_SHOWN = 4
 _MEANING = {
-    "timed_out": "no answer: a firewall drops it, or the address is not one on a network of both",
+    "timed_out": "no answer: a firewall drops it, or the address is on a network that they don't share",
     "refused": "refused: a firewall rejects it, or the address is another machine's",
     "no_route": "no route: a firewall rejects it, or the address is of another network",
     "unresolved": "the name can't be resolved there",

@@ -1,0 +1,94 @@
+"""Firewalls and wrong addresses between hosts, made for real: a launch is refused in seconds, and says why;
+rl doctor says the same."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.cli import Rl
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.cluster.conftest import WriteInventory
+    from tests.support.docker_hosts import DockerHost
+
+LAUNCH = ("torch-launch", "--nproc-per-node", "1", "train.py")
+SOON_S = 15.0  # 3.5 s to 6 s on a machine at rest
+NEW = "-p tcp --syn"  # connections that begin; those of the other direction go on
+
+
+@pytest.fixture
+def make_rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Callable[..., Rl]:
+    """Given an inventory's other keys, return a project of two hosts. It never trains: no torch is needed."""
+
+    def make(**keys: Any) -> Rl:
+        (tmp_path / "train.py").touch()
+        inventory(tmp_path, hosts, name="ways", environment={"manager": "none"}, **keys)
+        rl = Rl(tmp_path)
+        rl("rsync")
+        return rl
+
+    return make
+
+
+def refusal(rl: Rl) -> str:
+    """Launch; return what is said of it."""
+    started = time.monotonic()
+    said = rl(*LAUNCH, code=1).stderr
+    assert time.monotonic() - started < SOON_S
+    assert "nothing was started" in said
+    assert "--no-check" in said
+    return " ".join(said.split())
+
+
+def doctors_words(rl: Rl) -> list[str]:
+    found = rl.json("doctor", "--only", "reach", code=1)["data"]["findings"]
+    assert {one["level"] for one in found} == {"error"}
+    return [one["message"] for one in found]
+
+
+def test_a_firewall_that_drops_everything(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
+    rl = make_rl()
+    hosts[0].block(hosts[1].address)
+    said = refusal(rl)
+    for source, to in ((hosts[0], hosts[1]), (hosts[1], hosts[0])):
+        assert f"{source.name} can't reach {to.name} at {to.address}:" in said
+    assert "no answer: a firewall drops it" in said
+    assert "20000-32000" in said
+    assert rl.json("job-list", "--all")["data"] == []
+    assert len(doctors_words(rl)) == 2
+    assert "torch.distributed.run" in rl("torch-launch", "--no-check", "--dry-run", *LAUNCH[1:]).stdout
+
+
+def test_one_direction_alone(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
+    rl = make_rl()
+    hosts[1].exec(f"iptables -w -A INPUT {NEW} -s {hosts[0].address} -j DROP")
+    said = refusal(rl)
+    assert f"host-0 can't reach host-1 at {hosts[1].address}:" in said
+    assert "(the other way is open)" in said
+    assert "host-1 can't reach host-0" not in said
+
+
+def test_a_firewall_that_opens_some_ports(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
+    rl = make_rl()
+    reject = "-j REJECT --reject-with tcp-reset"
+    hosts[0].exec(f"iptables -w -A INPUT {NEW} --dport 32768:60999 -s {hosts[1].address} {reject}")
+    said = refusal(rl)
+    assert f"host-1 can't reach host-0 at {hosts[0].address}:" in said
+    assert "refused: a firewall rejects it" in said
+    assert "ports 2" in said
+    assert "are open" in said
+
+
+def test_an_address_of_another_network(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
+    rl = make_rl(servers={"host-0": {"address": "10.99.99.5"}})
+    said = refusal(rl)
+    assert "host-1 can't reach host-0 at 10.99.99.5:" in said
+    assert "address: in the inventory" in said
+    (told,) = doctors_words(rl)
+    assert "10.99.99.5" in told

@@ -1,0 +1,72 @@
+"""The all-reduce of rl doctor by the real torch, over two local servers: it works, and nothing of it stays
+when rl is killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.cli import Rl, rl_path
+from tests.support.sshd import wait_for
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.skipif(
+        importlib.util.find_spec("torch") is None, reason="torch is not installed in this interpreter"
+    ),
+]
+ONLY = ("--only", "allreduce")
+
+
+@pytest.fixture
+def rl(tmp_path: Path) -> Rl:
+    """A project on two local servers; nothing needs to be sent."""
+    (tmp_path / "project" / ".remote").mkdir(parents=True)
+    servers = {
+        name: {"connection": "local", "workdir": str(tmp_path / "work" / name)} for name in ("one", "two")
+    }
+    environment = {"manager": "none", "python": sys.executable}
+    content = {"name": "project", "servers": servers, "environment": environment}
+    (tmp_path / "project" / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return Rl(tmp_path / "project")
+
+
+def ranks(folder: Path) -> list[str]:
+    """The all-reduce's processes under way, of servers whose workdirs are in the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if b"allreduce" in words and any(word.startswith(bytes(folder)) for word in words):
+            found.append(entry.name)
+    return found
+
+
+def test_it_adds_up(rl: Rl) -> None:
+    (found,) = finding(rl)
+    assert (found["level"], found["servers"]) == ("ok", ["one", "two"]), found
+    assert found["data"]["backend"] == "gloo"
+    assert found["data"]["bytes_per_s"] > 1000
+
+
+def finding(rl: Rl) -> list[dict[str, Any]]:
+    return list(rl.json("doctor", *ONLY)["data"]["findings"])
+
+
+def test_nothing_of_it_stays_when_rl_is_killed(rl: Rl) -> None:
+    folder = rl.project.parent
+    with subprocess.Popen(
+        [rl_path(), "doctor", *ONLY], cwd=rl.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as doctor:
+        wait_for(lambda: len(ranks(folder)) >= 2, 30, "the ranks to start")
+        doctor.send_signal(signal.SIGKILL)
+    wait_for(lambda: not ranks(folder), 30, "them to end with rl")
