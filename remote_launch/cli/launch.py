@@ -295,7 +295,7 @@ def _show_started(
     ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
     say(
         f"launched {output.headline(script.display)}: {ranks}, "
-        f"master {topology.master_addr}:{topology.master_port}"
+        f"master {topology.meeting_place}"
     )
     if any(spec.queue for spec in plan.specs):
         say("  queued: it begins when every server has the slots for it; rl queue shows the line")

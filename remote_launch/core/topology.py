@@ -50,6 +50,12 @@ class Topology:
         return len(self.nodes)
 
     @property
+    def meeting_place(self) -> str:
+        """Where the ranks meet, for people: "10.0.0.5:20001", "[fd00::5]:20001"."""
+        host = f"[{self.master_addr}]" if ":" in self.master_addr else self.master_addr
+        return f"{host}:{self.master_port}"
+
+    @property
     def world_size(self) -> int:
         return sum(node.nproc for node in self.nodes)
 

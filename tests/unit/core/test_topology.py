@@ -67,6 +67,14 @@ class TestLayOut:
         topology = lay_out([facts("b", ports=(21000, 21001)), facts("a", ports=(1, 2))], [1, 1])
         assert (topology.master_addr, topology.master_port, topology.gang_port) == ("10.0.0.98", 21000, 21001)
 
+    @pytest.mark.parametrize(
+        ("address", "place"),
+        [("10.0.0.5", "10.0.0.5:29500"), ("fd00::5", "[fd00::5]:29500"), ("gpu-a", "gpu-a:29500")],
+    )
+    def test_the_place_as_people_read_it(self, address: str, place: str) -> None:
+        topology = lay_out([facts("a")], [1], master_addr=address, master_port=29500)
+        assert topology.meeting_place == place
+
     def test_what_the_user_set_wins(self) -> None:
         topology = lay_out([facts("a"), facts("b")], [1, 1], master_addr="192.168.9.9", master_port=29500)
         assert (topology.master_addr, topology.master_port) == ("192.168.9.9", 29500)
