@@ -208,7 +208,7 @@ def servers(
             rows.add_row(entry["name"], _login(entry), entry["transport"], entry["workdir"])
         rows.show()
         return 0
-    outcomes = check_servers(fleet, chosen)
+    outcomes = check_servers(fleet, chosen, brief=not as_json)
     warnings = list(filter(None, (logout_warning(*item) for item in outcomes.values.items())))
     if as_json:
         data = [

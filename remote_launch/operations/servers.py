@@ -33,16 +33,16 @@ def describe(servers: Sequence[Server]) -> list[dict[str, Any]]:
     ]
 
 
-def check(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[dict[str, Any]]:
-    """Ask every server for its facts: python, cores, memory, disk, GPUs, rsync. Raises nothing; an
-    unreachable one is an outcome."""
+def check(fleet: Fleet, servers: Sequence[Server], *, brief: bool = False) -> Outcomes[dict[str, Any]]:
+    """Ask every server for its facts: python, cores, memory, disk, GPUs, rsync (not when ``brief``). Raises
+    nothing; an unreachable one is an outcome."""
 
     def ask(server: Server) -> dict[str, Any]:
         facts = call(
             fleet,
             server,
             "probe",
-            {"job_ids": [], "discover": False, "facts": True, "specs": False},
+            {"job_ids": [], "discover": False, "facts": "brief" if brief else True, "specs": False},
             timeout_s=30,
         )["facts"]
         return dict(facts)

@@ -49,3 +49,5 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
     assert told["python_version"].startswith("3.")
     assert told["user"]
     assert told["cpus"] > 0
+    brief = facts({"workdir": str(tmp_path), "facts": "brief"})
+    assert set(told) - set(brief) == {"rsync"}
