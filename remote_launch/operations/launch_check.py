@@ -33,7 +33,7 @@ class Layout:
 
 
 _REFUSED = ("Python", "torch")  # a difference of builds is a warning: gloo may work
-_NETWORKS_TRIED = 3
+_NETWORKS_TRIED = 3  # the best two, and the last: where ssh reached the servers
 _NOTHING = "nothing was started: "
 _GO_ON = "--no-check starts it all the same"
 
@@ -44,7 +44,7 @@ def first_open(
     """Given the ways to lay a launch out, the best first, return the first that ``check_launch`` lets
     through, and warnings. Raises what the best one was refused for, where none is let through."""
     refused: TopologyError | None = None
-    for layout in layouts[:_NETWORKS_TRIED]:
+    for layout in [*layouts[: _NETWORKS_TRIED - 1], *layouts[_NETWORKS_TRIED - 1 :][-1:]]:
         try:
             found = check_launch(fleet, layout.topology, layout.members, answers)
         except TopologyError as error:

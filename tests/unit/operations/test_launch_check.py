@@ -185,3 +185,11 @@ def test_all_networks_are_closed(world: World) -> None:
     world.firewall = ("10.", "192.168.")
     with pytest.raises(TopologyError, match=r"10\.0\.0\."):
         first_open(world.fleet, [world.layout("10.0.0."), world.layout("192.168.0.")], world.answers)
+
+
+def test_the_last_network_is_tried_before_giving_up(world: World) -> None:
+    networks = [f"10.0.{number}." for number in range(6)]
+    world.firewall = tuple(networks[:5])
+    layouts = [world.layout(network) for network in networks]
+    assert first_open(world.fleet, layouts, world.answers)[0] is layouts[5]
+    assert len(world.calls) <= 3 * 2 * len(NAMES)
