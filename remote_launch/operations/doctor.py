@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.environments import environment_python
 from remote_launch.core.findings import Finding, worst
 from remote_launch.errors import (
+    CommandTimeoutError,
     ConnectError,
     ConnectionLostError,
+    ConnectTimeoutError,
     MissingProgramError,
     RemoteLaunchError,
     WorkspaceError,
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from remote_launch.core.environments import Recipe
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
+    from remote_launch.transport.base import Transport
 
-_TRIP_TIMEOUT_S, _TIMEOUT_S, _DEEP_TIMEOUT_S = 30.0, 60.0, 150.0
+_TRIP_TIMEOUT_S, _TIMEOUT_S, _DEEP_TIMEOUT_S = 10.0, 60.0, 150.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +133,7 @@ def _examine_server(
     began = time.monotonic()
     transport.connect()
     connected = time.monotonic()
-    done = transport.run(Command(["true"]), timeout_s=_TRIP_TIMEOUT_S)
+    noise = _noise(transport, server.name)
     trip_s = time.monotonic() - connected
     recipe = recipes.get(server.name)
     request = {"python": environment_python(server), **(question(recipe) if recipe else {}), "deep": deep}
@@ -150,11 +153,24 @@ def _examine_server(
         facts=answer,
         connect_s=connected - began,
         trip_s=trip_s,
-        noise=done.text,
+        noise=noise,
         asked_at=asked_at,
         answered_at=time.time(),
         environment=environment_state(told) if recipe and told else None,
     )
+
+
+def _noise(transport: Transport, name: str) -> str:
+    """Run nothing there; return what the login shell prints all the same. Raises ConnectTimeoutError where no
+    answer comes."""
+    try:
+        return transport.run(Command(["true"]), timeout_s=_TRIP_TIMEOUT_S).text
+    except CommandTimeoutError:
+        raise ConnectTimeoutError(
+            name,
+            f"it is connected, but a command that does nothing did not end within {_TRIP_TIMEOUT_S:.0f} s",
+            hint="is it frozen or overloaded, does a disk of it hang, or its network?",
+        ) from None
 
 
 def _unreachable(name: str, error: RemoteLaunchError) -> Finding:
