@@ -284,6 +284,7 @@ def launch(
     stall_timeout_s: float | None = None, notify: str | None = None,
     gpus: Sequence[str] = (), gpus_per_node: int | None = None, busy_gpus: bool = False,
     queue: bool = False, slots: int | None = None,
+    check: bool = True,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
@@ -305,7 +306,7 @@ def launch(
         max_restarts=max_restarts, restart_window_s=restart_window_s,
         stall_timeout_s=stall_timeout_s, notify=notify,
         gpus=gpus, gpus_per_node=gpus_per_node, busy_gpus=busy_gpus,
-        queue=queue or slots is not None, slots=slots,
+        queue=queue or slots is not None, slots=slots, check=check,
     )
     plan = plan_launch(fleet, request)
     return Launch(fleet, plan.launch_id, start_launch(fleet, plan))

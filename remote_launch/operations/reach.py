@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.fleet import Fleet
 
-FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 1.5, 3.0, 1.5
+FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 1.5, 5.0, 1.5
 MEASURE_S = 10.0
 _CALL_SLACK_S = 25.0
 _SHIFTS = 8  # with more servers each one's bandwidth is measured to so many others
@@ -123,6 +123,7 @@ def try_twice(
         return first
     pairs = {(link.source, link.to) for link in failed}
     unanswered = all(link.outcome in ("timed_out", "no_route") for link in failed)
+    # A host without the program running refuses; only that may be a program that starts late.
     limit_s = SECOND_UNANSWERED_S if unanswered else SECOND_S
     second = try_ways(fleet, servers, doors, mode=mode, limit_s=limit_s, only=pairs)
     kept = [link for link in first.links if (link.source, link.to) not in pairs]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIMIT_S = 60.0  # the most that a request may ask for
-HANDSHAKE_S = 2.0
+HANDSHAKE_S = 4.0  # on a machine that is busy
 PINGS = 10
 BULK_S, BULK_BYTES = 0.1, 8 << 20
 STALL_S = 3.0  # after that, what was sent is not on its way any more
