@@ -283,8 +283,7 @@ def launch(
     max_restarts: int | None = None, restart_window_s: float | None = None,
     stall_timeout_s: float | None = None, notify: str | None = None,
     gpus: Sequence[str] = (), gpus_per_node: int | None = None, busy_gpus: bool = False,
-    queue: bool = False, slots: int | None = None,
-    check: bool = True,
+    queue: bool = False, slots: int | None = None, check: bool = True,
 ) -> Launch:
     """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
 
