@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 1.5, 5.0, 1.5
+EACH_S = 0.1  # more for each server: this computer starts them all, and some may share a machine
 MEASURE_S = 10.0
 _CALL_SLACK_S = 25.0
 _SHIFTS = 8  # with more servers each one's bandwidth is measured to so many others
@@ -117,14 +118,15 @@ def try_twice(
     fleet: Fleet, servers: Sequence[Server], doors: Mapping[str, Sequence[Door]], *, mode: str = "reach"
 ) -> Tries:
     """As ``try_ways``, and what failed once more, with more time."""
-    first = try_ways(fleet, servers, doors, mode=mode)
+    more_s = EACH_S * len(servers)
+    first = try_ways(fleet, servers, doors, mode=mode, limit_s=FIRST_S + more_s)
     failed = first.blocked
     if not failed:
         return first
     pairs = {(link.source, link.to) for link in failed}
     unanswered = all(link.outcome in ("timed_out", "no_route") for link in failed)
     # A host without the program running refuses; only that may be a program that starts late.
-    limit_s = SECOND_UNANSWERED_S if unanswered else SECOND_S
+    limit_s = SECOND_UNANSWERED_S if unanswered else SECOND_S + 2 * more_s
     second = try_ways(fleet, servers, doors, mode=mode, limit_s=limit_s, only=pairs)
     kept = [link for link in first.links if (link.source, link.to) not in pairs]
     return Tries(
