@@ -193,7 +193,7 @@ def job_run(
             for chosen in spec.choices.values():
                 click.echo(f"# {output.clean(chosen['reason'], colour=False)}")
             if spec.queue is not None:
-                click.echo("# it waits for " + output.plural(spec.queue.need, spec.queue.kind or "slot"))
+                click.echo(f"# it waits for {spec.queue.words}")
             click.echo(f"{target.name}: cd {spec.workdir} && {spec.command}")
             for key, value in spec.to_dict()["env"].items():
                 click.echo(f"  {key}={shlex.quote(value)}")

@@ -136,6 +136,12 @@ class QueueSpec:
     kind: str | None = None  # "slot", "gpu"; None: slots where the server has ``slots:``, else cards
     slots: int | None = None  # ``slots:`` of the server
 
+    @property
+    def words(self) -> str:
+        """What is waited for: "2 slots"."""
+        noun = "slot" if self.kind == "slot" or (self.kind is None and self.slots) else "card"
+        return f"{self.need} {noun}" + ("" if self.need == 1 else "s")
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:

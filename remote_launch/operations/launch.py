@@ -168,7 +168,11 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         run_id=run_id,
         topology=topology,
         specs=specs,
-        notes=(*plane.notes, *(choice.reason for choice in cards.values() if choice.reason)),
+        notes=(
+            *plane.notes,
+            *(choice.reason for choice in cards.values() if choice.reason),
+            *(f"{spec.server}: waits for {spec.queue.words}" for spec in specs if spec.queue),
+        ),
         warnings=(*plane.warnings, *(text for choice in cards.values() for text in choice.warnings), *found),
     )
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 NOTE_LIMIT_BYTES = 65536
-TOUCH_EVERY_S = 3600.0  # what cleans /tmp goes by the age
+TOUCH_EVERY_S = 3600.0  # what cleans /tmp goes by the age, also of what a folder holds
 
 
 def slots_folder(env: dict[str, str]) -> str:
@@ -129,11 +129,11 @@ class Slots:
         for name in self.held:
             write_note(self._fds[name], content)
 
-    def tick(self, now: float) -> None:
-        """Keep the files from looking old."""
+    def tick(self, now: float, *more: str) -> None:
+        """Keep the files, and ``more``, from looking old."""
         if now - self._touch_at > TOUCH_EVERY_S:
             self._touch_at = now
-            for path in (self.folder, *map(self.path, self.held)):
+            for path in (self.folder, *map(self.path, self.held), *more):
                 with contextlib.suppress(OSError):
                     os.utime(path)
 

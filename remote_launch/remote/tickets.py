@@ -77,9 +77,10 @@ class Ticket:
             os.close(fd)
         return True
 
-    def touch(self) -> None:
-        with contextlib.suppress(OSError):
-            os.utime(self._fd)
+    @property
+    def paths(self) -> list[str]:
+        """The files that must be there as long as it is in the line."""
+        return [self._folder, self._path(self.number)]
 
     def drop(self) -> None:
         """Leave the line."""

@@ -154,12 +154,11 @@ class Turn:
 
     def tick(self, now: float) -> None:
         """Look whether it is our turn; where it is, take what is free."""
-        self.slots.tick(now)
+        self.slots.tick(now, *(self._ticket.paths if self._ticket else ()))
         if self.has_slots or now < self._look_at or not (self._ticket or self._goes_along):
             return
         self._look_at = now + LOOK_EVERY_S[-1]
         if self._ticket is not None:
-            self._ticket.touch()
             self.ahead = self._ticket.ahead()
         self._look_at = now + LOOK_EVERY_S[min(self.ahead or 0, len(LOOK_EVERY_S) - 1)]
         if not self.ahead and self._take(now):

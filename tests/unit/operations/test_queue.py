@@ -22,6 +22,8 @@ RECORD = JobRecord(job_id="0" * 32, server="a", command="true")
 
 def test_a_job_needs_one_of_what_the_server_has() -> None:
     assert queue_spec(PLAIN) == QueueSpec(need=1)
+    assert queue_spec(PLAIN).words == "1 card"
+    assert queue_spec(SLOTTED, slots=2).words == "2 slots"
     assert queue_spec(SLOTTED) == QueueSpec(need=1, slots=4)
     assert queue_spec(SLOTTED, slots=2) == QueueSpec(need=2, slots=4)
     assert queue_spec(SLOTTED, gpus=2) == QueueSpec(need=2, kind="gpu", slots=4)

@@ -394,6 +394,16 @@ class TestFiles:
         assert holder_of(str(tmp_path), "slot", "0") is None
         assert other.take("0")
 
+    def test_what_is_in_use_does_not_grow_old(self, tmp_path: Path) -> None:
+        slots, ticket = Slots(str(tmp_path), "slot", ["0"]), Ticket(str(tmp_path), "slot", {})
+        slots.take("0")
+        for path in (slots.path("0"), *ticket.paths):
+            os.utime(path, (1.0, 1.0))
+        slots.tick(time.monotonic(), *ticket.paths)
+        assert os.stat(slots.path("0")).st_mtime == 1.0
+        slots.tick(time.monotonic() + 4000, *ticket.paths)
+        assert all(os.stat(path).st_mtime > 1e9 for path in (slots.path("0"), *ticket.paths))
+
     def test_one_machine_has_one_name(self, tmp_path: Path) -> None:
         assert len(machine_of(str(tmp_path))) == 32
         assert machine_of(str(tmp_path)) == machine_of(str(tmp_path))
