@@ -99,8 +99,9 @@ def _measure(project: Path, servers: Sequence[SshdServer], runs: int) -> None:
     print("\n| | ssh masters | median, s | fastest to slowest | CPU of rl, s | CPU of the servers, s |")
     print("|---|---|--:|--:|--:|--:|")
     for words in COMMANDS:
-        for kind, before in (("none yet", lambda: _disconnect(project)), ("up", lambda: None)):
-            _row(project, servers, words, kind, before, runs)
+        _row(project, servers, words, "none yet", lambda: _disconnect(project), runs)
+        _row(project, servers, words, "up", lambda: None, runs)
+        _row(project, servers, words, "up, unused for a minute", _age, runs)
     print(f"\nload {os.getloadavg()[0]:.1f} after")
 
 
@@ -123,6 +124,12 @@ def _row(
     cells = [f"`{' '.join(words)}`", kind, f"{statistics.median(walls):.2f}"]
     cells += [f"{walls[0]:.2f} to {walls[-1]:.2f}", f"{cpu_s:.2f}", f"{statistics.median(at_servers):.2f}"]
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def _age() -> None:
+    """Let the masters' last use be a minute ago: rl then asks each whether it still leads to its server."""
+    for stamp in Path(os.environ["RL_CONTROL_DIR"]).glob("*.used"):
+        os.utime(stamp, (time.time() - 60, time.time() - 60))
 
 
 def _disconnect(project: Path) -> None:
