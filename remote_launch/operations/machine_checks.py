@@ -54,7 +54,7 @@ def login_shell(found: Examined) -> Iterator[Finding]:
     yield found.finding(
         "login-shell", "error", "its start-up files print on stdout, which breaks rsync",
         detail=f'"{first}"', data={"stdout": found.noise[:2000]},
-        do="let them print for people only: [ -t 1 ] || return, at the top of ~/.bashrc (~/.zshenv, …) there",
+        do="let them print for people only: [ -t 1 ] && echo …, in ~/.bashrc (~/.zshenv, …) there",
     )  # fmt: skip
 
 
