@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .nodes import Node, Nodes
     from .turn import Turn
 
-SILENCE_S = 60.0  # nothing runs yet: there is time
+SILENCE_S = 300.0  # nothing runs yet: a network may be away for a while
 
 
 class GangTurn:
