@@ -145,9 +145,14 @@ class StallWatch:
 
     # -- the judgement
 
-    def tick(self, now: float) -> None:
+    @property
+    def _rests(self) -> bool:
+        """True while there is nothing to watch: a job alone that is queued, or between two attempts, too."""
         tree = self._host.tree
-        if self._life is None or self._over or tree.asked or (tree.gone and self._host.gang is None):
+        return self._over or tree.asked or (tree.gone and self._host.gang is None)
+
+    def tick(self, now: float) -> None:
+        if self._life is None or self._rests:
             return
         self._life.tick(now)
         if not self._judges:
@@ -167,7 +172,7 @@ class StallWatch:
             self._stop()
 
     def wait_s(self, now: float) -> float | None:
-        if self._life is None or self._over or self._host.tree.asked:
+        if self._life is None or self._rests:
             return None
         return 0.1 if self._dump_until is not None else self._life.wait_s(now)
 

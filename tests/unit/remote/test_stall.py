@@ -166,6 +166,17 @@ def test_output_that_comes_while_the_stacks_are_written_saves_it(tmp_path: Path)
     assert said == ["there is output again: not stopped"]
 
 
+def test_a_job_that_waits_with_nothing_running_wakes_nobody(tmp_path: Path) -> None:
+    """A queued one waits for days: a wait of no time at all would keep a core busy for as long."""
+    tree = SimpleNamespace(child_alive=False, asked=False, gone=True, stalled=None)
+    host = SimpleNamespace(
+        spec={"stall_timeout_s": 10}, job=JobDir(str(tmp_path)), attempt=-1, grace_s=1, tree=tree, gang=None,
+    )
+    watch = stall.StallWatch(host, {}, "/")
+    watch.tick(time.monotonic() + 100)
+    assert watch.wait_s(time.monotonic() + 100) is None
+
+
 def test_a_job_without_the_option_is_not_watched(served: Served) -> None:
     served.env.pop("PYTHONUNBUFFERED", None)
     job_id = served.start("echo ${RL_HEARTBEAT_FILE:-none} ${PYTHONUNBUFFERED:-none}")
