@@ -94,16 +94,20 @@ def examine(
     wanted = chosen_checks(request.checks)
     tell(f"asking {len(servers)} server{'' if len(servers) == 1 else 's'}")
     recipes, findings = _recipes(fleet, servers)
-    ask = functools.partial(_examine_server, fleet, recipes, deep=request.deep)
+    deep = request.deep or "import" in request.checks
+    ask = functools.partial(_examine_server, fleet, recipes, deep=deep)
     outcomes = fleet.map(servers, ask)
     findings += [_unreachable(name, error) for name, error in outcomes.errors.items()]
     answers = [found for found in outcomes.values.values() if isinstance(found, Examined)]
     findings += [found for found in outcomes.values.values() if isinstance(found, Finding)]
     for found in answers:
         findings += [*judge_machine(found), *judge_room(found), *judge_software(found)]
-    findings += judge_equal(answers)
+    unlike = list(judge_equal(answers))
+    findings += unlike
     if request.network:
-        findings += examine_network(fleet, answers, wanted, tell, allreduce=request.allreduce)
+        # Unequal ranks may hang in it until its time is up.
+        allreduce = request.allreduce and worst(unlike) != "error"
+        findings += examine_network(fleet, answers, wanted, tell, allreduce=allreduce)
     return Diagnosis(
         servers=tuple(server.name for server in servers),
         findings=tuple(finding for finding in findings if finding.check in wanted),

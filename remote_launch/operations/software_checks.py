@@ -146,8 +146,6 @@ def imported(found: Examined) -> Iterator[Finding]:
                 do=f"see all of it: rl run --server {found.server.name} -- python -c 'import torch'",
             )  # fmt: skip
         return
-    seconds = told.get("seconds")
-    took = f" in {seconds:.1f} s" if isinstance(seconds, float) else ""
     data = {key: told.get(key) for key in ("torch", "cuda", "nccl", "gloo", "cards", "seconds")}
     has_cards = bool(mappings(mapping(found.facts.get("gpus")).get("cards")))
     if told.get("gloo") is False:
@@ -159,8 +157,8 @@ def imported(found: Examined) -> Iterator[Finding]:
             do="the driver and torch's CUDA must fit; CUDA_VISIBLE_DEVICES may hide the cards",
         )  # fmt: skip
     else:
-        detail = f"imported{took}, sees {cards} card{'' if cards == 1 else 's'}"
-        yield found.finding("import", "ok", "torch works", detail=detail, data=data)
+        detail = f"it sees {cards} card{'' if cards == 1 else 's'}"
+        yield found.finding("import", "ok", "torch can be imported", detail=detail, data=data)
 
 
 def driver(found: Examined) -> Iterator[Finding]:

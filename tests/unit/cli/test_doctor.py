@@ -109,6 +109,24 @@ class TestCommand:
         assert run(["doctor", "--only", "clokc"]) == 2
         assert "did you mean 'clock'" in capsys.readouterr().err
 
+    def test_to_ask_for_the_import_is_to_ask_for_a_deep_look(
+        self, project: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (project / "fake/bin").mkdir(parents=True)
+        python = project / "fake/bin/python"
+        python.write_text("#!/bin/sh\necho 'ImportError: no libcudnn' >&2; exit 1\n")
+        python.chmod(0o755)
+        (project / "fake/pyvenv.cfg").write_text("version = 3.11.2\n")
+        packages = project / "fake/lib/python3.11/site-packages/torch"
+        packages.mkdir(parents=True)
+        (packages / "version.py").write_text("__version__ = '2.13.0'\n")
+        config = project / ".remote/configs.yaml"
+        content = json.loads(config.read_text())
+        content["environment"]["python"] = str(python)
+        config.write_text(json.dumps(content))
+        assert run(["doctor", "a", "--only", "import"]) == 1
+        assert "torch can't be imported: ImportError: no libcudnn" in capsys.readouterr().out
+
     def test_a_workdir_that_cannot_be_made_is_an_error(
         self, project: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
