@@ -183,11 +183,13 @@ class Turn:
         return len(slots.held) == self.need
 
     def _fill(self) -> None:
-        slots = self.slots
+        slots, had = self.slots, len(self.slots.held)
         for name in slots.usable:
             if len(slots.held) < self.need and name not in slots.held and name not in self._busy:
                 slots.take(name)
-        slots.held.sort(key=slots.usable.index)
+        if len(slots.held) > had:
+            slots.held.sort(key=slots.usable.index)
+            slots.note(self._note)
 
     def wait_s(self, now: float) -> float | None:
         if self.has_slots or not (self._ticket or self._goes_along):
@@ -203,8 +205,9 @@ class Turn:
             return _plural(self.ahead, "job") + " ahead"
         if self._ticket is None and not self._goes_along:
             return "waits for the launch's other nodes to get theirs first"
-        who = "".join(f"; {noun} {name} is used by {who}" for name, who in sorted(self._busy.items()))
-        return f"next, waits for {self.need} of {_plural(len(self.slots.usable), noun)}{who}"
+        usable = self.slots.usable
+        busy = [f"; {noun} {name} is used by {self._busy[name]}" for name in usable if name in self._busy]
+        return f"next, waits for {self.need} of {_plural(len(usable), noun)}{''.join(busy)}"
 
     def record(self) -> dict[str, Any]:
         """Return what started.json has of it while it waits."""

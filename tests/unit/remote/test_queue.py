@@ -74,6 +74,8 @@ def test_a_job_takes_the_slots_it_needs_and_the_next_waits_for_enough(served: Se
     late = queue(served, 1, 4)
     assert slots_of(served, small) == "0"
     until(lambda: state(served, late) == ("QUEUED", "1 job ahead"), "nobody overtakes")
+    holders = [holder_of(str(served.workdir / "slots"), "slot", str(name)) or {} for name in range(4)]
+    assert [holder.get("job_id") for holder in holders] == [small, wide, wide, wide]  # kept for it
     let_go(served, small)
     assert slots_of(served, wide) == "0,1,2,3"
     let_go(served, wide)
