@@ -34,7 +34,7 @@ SERVER_KEYS: Mapping[str, Kind] = {
     "address": kinds.ADDRESS,
     "workdir": kinds.SERVER_PATH,
     "nproc_per_node": kinds.NPROC,
-    "slots": kinds.integer(1, 9999),
+    "slots": kinds.integer(1, 500),  # a job opens a file for each
     "env": kinds.ENV,
     "properties": kinds.MAPPING,
     "python": kinds.TEXT,
