@@ -47,9 +47,14 @@ def refusal(rl: Rl) -> str:
 
 
 def doctors_words(rl: Rl) -> list[str]:
-    found = rl.json("doctor", "--only", "reach", code=1)["data"]["findings"]
+    found = findings(rl, "reach", code=1)
     assert {one["level"] for one in found} == {"error"}
     return [one["message"] for one in found]
+
+
+def findings(rl: Rl, check: str, *, code: int) -> list[dict[str, Any]]:
+    """Return what rl doctor finds by one check."""
+    return list(rl.json("doctor", "--only", check, code=code)["data"]["findings"])
 
 
 def test_a_firewall_that_drops_everything(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
@@ -65,24 +70,37 @@ def test_a_firewall_that_drops_everything(make_rl: Callable[..., Rl], hosts: lis
     assert "torch.distributed.run" in rl("torch-launch", "--no-check", "--dry-run", *LAUNCH[1:]).stdout
 
 
-def test_one_direction_alone(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
+def test_firewalls_that_let_some_through(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
     rl = make_rl()
     hosts[1].exec(f"iptables -w -A INPUT {NEW} -s {hosts[0].address} -j DROP")
     said = refusal(rl)
     assert f"host-0 can't reach host-1 at {hosts[1].address}:" in said
     assert "(the other way is open)" in said
     assert "host-1 can't reach host-0" not in said
-
-
-def test_a_firewall_that_opens_some_ports(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
-    rl = make_rl()
-    reject = "-j REJECT --reject-with tcp-reset"
+    hosts[1].unblock()
+    reject = "-j REJECT --reject-with icmp-host-prohibited"
     hosts[0].exec(f"iptables -w -A INPUT {NEW} --dport 32768:60999 -s {hosts[1].address} {reject}")
     said = refusal(rl)
     assert f"host-1 can't reach host-0 at {hosts[0].address}:" in said
-    assert "refused: a firewall rejects it" in said
+    assert "no route: a firewall rejects it" in said
     assert "ports 2" in said
     assert "are open" in said
+
+
+def test_a_slow_cable_and_one_that_loses_long_packets(
+    make_rl: Callable[..., Rl], hosts: list[DockerHost]
+) -> None:
+    rl = make_rl()
+    hosts[0].limit("10mbit")
+    (told,) = findings(rl, "bandwidth", code=0)
+    assert told["level"] == "warning"
+    assert told["message"].startswith("host-0 sends to host-1 at ")
+    assert told["data"]["bytes_per_s"]["host-0 to host-1"] < 5_000_000
+    hosts[0].exec("tc qdisc del dev eth0 root")
+    hosts[0].exec(f"iptables -w -A OUTPUT -d {hosts[1].address} -m length --length 1000:65535 -j DROP")
+    (told,) = findings(rl, "mtu", code=1)
+    assert told["level"] == "error"
+    assert "host-0 reaches host-1" in told["message"]
 
 
 def test_an_address_of_another_network(make_rl: Callable[..., Rl], hosts: list[DockerHost]) -> None:
