@@ -52,9 +52,9 @@ class Try:
         return answers
 
 
-def greet(listener: socket.socket) -> None:
+def greet(listener: socket.socket, greeting: bytes) -> None:
     with listener.accept()[0] as sock:
-        sock.sendall(b"220 mail\n")
+        sock.sendall(greeting)
 
 
 @pytest.fixture
@@ -98,15 +98,19 @@ def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
     assert answer["heard"] == []
 
 
-def test_a_wrong_token_and_a_stranger_are_not_reached(attempt: Try) -> None:
+def test_a_wrong_token_is_not_reached(attempt: Try) -> None:
     wrong = attempt.request(1, token="x" * 32, limit_s=0.7)
     answers = attempt.run(attempt.request(0, limit_s=0.7), wrong)
     assert [outcomes(answer) for answer in answers] == [["other"] * 2] * 2
     assert [answer["heard"] for answer in answers] == [[], []]
+
+
+@pytest.mark.parametrize("greeting", [b"220 mail\n", b"[" * 4000 + b"\n", b"x" * 9000])
+def test_what_another_program_says_is_no_way(attempt: Try, greeting: bytes) -> None:
     with socket.create_server(("127.0.0.1", 0)) as stranger:
         port = stranger.getsockname()[1]
         target = {"server": "s1", "address": "127.0.0.1", "port": port, "mode": "reach"}
-        threading.Thread(target=greet, args=(stranger,)).start()
+        threading.Thread(target=greet, args=(stranger, greeting)).start()
         (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[], limit_s=5.0))
     assert outcomes(answer) == ["other"]
 
