@@ -99,9 +99,7 @@ class Child:
         if self.pid == 0:
             os.close(self._go)
             os.close(self._status)
-            for fd in keep:
-                fcntl.fcntl(fd, fcntl.F_DUPFD, KEPT_FROM)
-            _become(argv, env, cwd, (out, err), umask, parent, go_read, status_write)
+            _become(argv, env, cwd, (out, err), umask, parent, go_read, status_write, keep)
         for fd in (out, err, go_read, status_write):
             os.close(fd)
 
@@ -142,11 +140,16 @@ class Child:
 
 def _become(
     argv: list[str], env: dict[str, str], cwd: str, outputs: tuple[int, int], umask: int, parent: int,
-    go: int, status: int,
+    go: int, status: int, keep: Sequence[int] = (),
 ) -> None:
     """In the forked child: set the stage, wait for the word, execute. Never returns."""
     where = "start"
     try:
+        for fd in keep:
+            try:
+                fcntl.fcntl(fd, fcntl.F_DUPFD, KEPT_FROM)
+            except OSError:  # a limit of fewer open files
+                os.set_inheritable(fd, True)
         for name in ("TERM", "INT", "HUP", "QUIT", "CHLD", "PIPE", "XFSZ"):
             signal.signal(getattr(signal, "SIG" + name), signal.SIG_DFL)
         procs.die_with_parent(parent)

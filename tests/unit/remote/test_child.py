@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,3 +29,17 @@ def test_a_child_that_cant_be_made_leaves_no_file_open(
     with pytest.raises(OSError, match=os.strerror(number)):
         Child(["true"], {}, "/", JobDir(str(tmp_path)), 0o022)
     assert os.listdir("/proc/self/fd") == before
+
+def test_it_keeps_its_files_open_where_only_few_are_allowed(tmp_path: Path) -> None:
+    """Numbers from 100 on are none there."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    kept = os.open(tmp_path / "kept", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (90, hard))
+    try:
+        child = Child(["ls", "-l", "/proc/self/fd"], {}, "/", JobDir(str(tmp_path)), 0o022, [kept])
+        child.release()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        os.close(kept)
+    assert os.waitpid(child.pid, 0)[1] == 0
+    assert str(tmp_path / "kept") in (tmp_path / "job.out").read_text()
