@@ -33,18 +33,23 @@ def slots_folder(env: dict[str, str]) -> str:
     """Given the job's environment, return the folder of the slots, made where it isn't there. Raises Refusal
     for one that another user could have a hand in."""
     asked = env.get("RL_SLOTS_DIR")
-    if asked:
-        path = expand(asked)
-        os.makedirs(path, 0o700, exist_ok=True)
-        _check(path)
-        return path
-    parent = f"/tmp/rl-slots-{os.getuid()}"
-    path = os.path.join(parent, procs.boot_id().replace("-", "")[:12])
-    for folder in (parent, path):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        _check(folder)
+    path = expand(asked) if asked else os.path.join(_parent(), procs.boot_id().replace("-", "")[:12])
+    make_folder(path)
     return path
+
+
+def _parent() -> str:
+    return f"/tmp/rl-slots-{os.getuid()}"
+
+
+def make_folder(path: str) -> None:
+    """Make the folder of the slots where it isn't there, perhaps no more: whoever came first may have made
+    it. Raises Refusal as ``slots_folder`` does."""
+    parent = os.path.dirname(path)
+    for folder in (parent, path) if parent == _parent() else (path,):
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(folder, 0o700)
+        _check(folder)
 
 
 def _check(path: str) -> None:
@@ -108,13 +113,13 @@ class Slots:
         return [self._fds[name] for name in self.held]
 
     def take(self, name: str) -> bool:
-        """Take a slot; False when somebody has it."""
+        """Take a slot; False when somebody has it. Raises Refusal, OSError."""
         if not _lock(self._fds[name]):
             return False
         if not _is_current(self._fds[name], self.path(name)):  # somebody has tidied the folder up
-            os.close(self._fds[name])
-            os.makedirs(self.folder, 0o700, exist_ok=True)
-            self._fds[name] = self._open(name)
+            make_folder(self.folder)
+            tidied, self._fds[name] = self._fds[name], self._open(name)
+            os.close(tidied)
             if not _lock(self._fds[name]):
                 return False
         self.held.append(name)

@@ -12,7 +12,7 @@ import os
 import time
 
 from .jobdir import Refusal
-from .slots import write_note
+from .slots import make_folder, write_note
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,21 +25,23 @@ class Ticket:
     """A place in the line of ``kind``, taken by making it. Raises Refusal, OSError."""
 
     def __init__(self, folder: str, kind: str, note: dict[str, Any]) -> None:
+        self._slots = folder
         self._folder = line_folder(folder, kind)
         self._note = note
         self.number = 0
-        self._fd = -1
+        self._fd = -1  # none: the number, if there is one, may be another's by now
         self._take()
 
     def _take(self) -> None:
+        make_folder(self._slots)
         os.makedirs(self._folder, 0o700, exist_ok=True)
-        counter = os.open(os.path.join(self._folder, "next"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        counter = os.open(os.path.join(self._folder, "next"), flags, 0o600)
         try:
             _wait_for(counter)
             last = int(os.pread(counter, 32, 0) or b"0")
             self.number = max([last, *tickets(self._folder)]) + 1
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self._path(self.number), flags, 0o600)
+            self._fd = os.open(self._path(self.number), flags | os.O_EXCL, 0o600)
             fcntl.flock(self._fd, fcntl.LOCK_EX)  # before anyone can count it: that needs the counter
             os.pwrite(counter, b"%d" % self.number, 0)
             write_note(self._fd, self._note)
@@ -52,8 +54,8 @@ class Ticket:
     def ahead(self) -> int:
         """Return how many are before this one. Dead tickets just before it are taken away."""
         numbers = tickets(self._folder)
-        if self.number not in numbers:  # somebody has tidied the folder up
-            os.close(self._fd)
+        if self._fd < 0 or self.number not in numbers:  # somebody has tidied the folder up
+            self._close()
             self._take()
             numbers = tickets(self._folder)
         before = [number for number in numbers if number < self.number]
@@ -85,8 +87,14 @@ class Ticket:
     def drop(self) -> None:
         """Leave the line."""
         with contextlib.suppress(OSError):
-            os.unlink(self._path(self.number))
-        os.close(self._fd)
+            if self._fd >= 0:
+                os.unlink(self._path(self.number))
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
 
 def line_folder(folder: str, kind: str) -> str:

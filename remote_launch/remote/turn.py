@@ -16,11 +16,12 @@ from .tickets import Ticket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from typing import Any, Callable, Sequence
 
 LOOK_EVERY_S = (0.1, 0.2, 0.5, 1.0)  # by how many are ahead
 CARDS_EVERY_S = 5.0  # asking the driver takes half a second of a core
 _VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
+_ROCR = "ROCR_VISIBLE_DEVICES"  # what it hides, HIP's numbers do not count
 _NOUNS = {"slot": "slot", "gpu": "card"}
 
 
@@ -54,20 +55,34 @@ def _checked(queue: Any) -> tuple[int, str | None, int | None]:
 
 
 def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str]:
-    """Return the indices of all cards, those that the environment leaves visible, and the variable that does
-    that."""
+    """Return the indices of all cards, of those that a job may have (whole ones that the environment leaves
+    visible), and the variable that does that."""
     found = gpus.cards()
     found = [card for card in found if card["vendor"] == found[0]["vendor"]]
     names = [str(card["index"]) for card in found]
     variable = _VISIBLE.get(found[0]["vendor"], "CUDA_VISIBLE_DEVICES") if found else ""
-    if variable not in env:
-        return names, names, variable
-    wanted = [word.strip() for word in env[variable].split(",")]
-    usable = [
-        str(card["index"]) for card in found
-        if str(card["index"]) in wanted or any(word and str(card["uuid"]).startswith(word) for word in wanted)
-    ]
-    return names, usable, variable
+    shown = [(str(card["index"]), card) for card in found]
+    hides = _ROCR if _ROCR in env and variable == _VISIBLE["amd"] else ""
+    for name in (hides, variable):
+        if name in env:
+            shown = [(str(place), card) for place, card in enumerate(_named(env[name], shown))]
+    # A program sees one part of a card that is split by MIG, and then no other card.
+    usable = sorted({card["index"] for _, card in shown if not card["mig"]})
+    return names, [str(index) for index in usable], hides or variable
+
+
+def _named(setting: str, cards: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the cards that a setting names, by number or uuid: all before the first word that names none."""
+    found: list[dict[str, Any]] = []
+    for word in (word.strip() for word in setting.split(",")):
+        if word.isdigit():
+            match = [card for number, card in cards if number == word]
+        else:
+            match = [card for _, card in cards if word and str(card["uuid"]).startswith(word)]
+        if not match:
+            break
+        found += match[:1]
+    return found
 
 
 def _plural(count: int, noun: str) -> str:
@@ -161,6 +176,9 @@ class Turn:
         if self._ticket is not None:
             self.ahead = self._ticket.ahead()
         self._look_at = now + LOOK_EVERY_S[min(self.ahead or 0, len(LOOK_EVERY_S) - 1)]
+        if self.ahead:  # it has lost its place; who is first now may need all that there is
+            for name in list(self.slots.held):
+                self.slots.give_back(name)
         if not self.ahead and self._take(now):
             self.has_slots, self._taken_at = True, time.time()
             self.slots.note({**self._note, "taken_at": self._taken_at, "ticket": self.number})
@@ -175,7 +193,7 @@ class Turn:
         if slots.kind == "gpu" and (len(slots.held) == self.need or self._busy):
             if now < self._cards_at + CARDS_EVERY_S:
                 return False
-            self._busy = busy_cards()
+            self._busy = busy_cards(slots.usable)
             self._cards_at = time.monotonic()
             for name in [name for name in slots.held if name in self._busy]:
                 slots.give_back(name)
@@ -241,24 +259,31 @@ class Turn:
         variables = {"RL_SLOTS": held, self.slots.variable: held}
         if self.slots.variable == "CUDA_VISIBLE_DEVICES":
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's; CUDA's own puts the fastest first
+        elif self.slots.variable == _ROCR:
+            variables[_VISIBLE["amd"]] = ",".join(map(str, range(len(self.slots.held))))
         return variables
 
 
-def busy_cards() -> dict[str, str]:
-    """Return the cards that others use, or a job of ours that did not queue: {index: who}."""
-    found = {}
+def busy_cards(names: Sequence[str] = ()) -> dict[str, str]:
+    """Return the cards that others use, or a job of ours that did not queue: {index: who}. One of ``names``
+    that the driver tells nothing of is none to begin on."""
+    found = dict.fromkeys(names, "nobody: the driver tells nothing of it")
     for card in gpus.cards():
-        who = card.get("busy") or card.get("trouble") or _unqueued(card)
+        trouble = card.get("trouble")
+        who = card.get("busy") or (f"nobody: it {trouble}" if trouble else _own_job(card))
+        found.pop(str(card["index"]), None)
         if who:
             found[str(card["index"])] = str(who)
     return found
 
 
-def _unqueued(card: dict[str, Any]) -> str | None:
+def _own_job(card: dict[str, Any]) -> str | None:
     """Return who of our own jobs is on a card whose slot was free. A notebook or the like doesn't count."""
     for process in card["processes"]:
         if process.get("is_own"):
             with contextlib.suppress(OSError), open(f"/proc/{process['pid']}/environ", "rb") as file:
-                if b"\0RL_JOB_ID=" in b"\0" + file.read():
-                    return f"a job of yours that did not queue (pid {process['pid']})"
+                environ = b"\0" + file.read()
+                if b"\0RL_JOB_ID=" in environ:
+                    how = "" if b"\0RL_SLOTS=" in environ else " that did not queue"
+                    return f"a job of yours{how} (pid {process['pid']})"
     return None
