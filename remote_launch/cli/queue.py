@@ -24,18 +24,19 @@ _NOUNS = {"slot": "slot", "gpu": "card"}
 @click.pass_context
 def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
     """Show who has the slots (or cards) of each server, and which jobs wait for them, in order."""
-    from remote_launch.operations.queue import look_at_queues
+    from remote_launch.operations.queue import look_at_queues, one_a_machine
 
     fleet = load_fleet(ctx)
     outcomes = look_at_queues(fleet, fleet.select(names))
     if as_json:
-        data = {name: [line.to_dict() for line in lines] for name, lines in outcomes.values.items()}
+        data = {name: found.to_list() for name, found in outcomes.values.items()}
         return output.emit_outcomes("queue", outcomes, data)
     rows = output.Rows("server", "slot", "state", "job", "for", "command")
-    for name, lines in outcomes.values.items():
-        if not lines:
+    for same, found in one_a_machine(outcomes.values):
+        name = ", ".join(same)
+        if not found.lines:
             rows.add_row(name, "", "has no slots", "", "", "")
-        for line in lines:
+        for line in found.lines:
             _add_line(rows, fleet, name, line)
     rows.show()
     output.show_failures(outcomes.errors.values())

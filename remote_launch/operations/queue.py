@@ -60,6 +60,18 @@ class Line:
         return dataclasses.asdict(self)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """All lines of a server. ``machine`` is the same for servers that are one machine, with one queue."""
+
+    lines: tuple[Line, ...]
+    machine: str | None = None
+    slots: int | None = None  # what the inventory says
+
+    def to_list(self) -> list[dict[str, Any]]:
+        return [line.to_dict() for line in self.lines]
+
+
 def queue_spec(server: Server, *, slots: int | None = None, gpus: int | None = None) -> QueueSpec:
     """Return what a job asks of its server's queue: so many slots or cards; 1 of what the server has.
     Raises UsageError."""
@@ -87,16 +99,27 @@ def left_to_queue(choice: CardChoice, wish: GpuWish) -> CardChoice:
     return dataclasses.replace(choice, cards=(), env={}, reason="", warnings=())
 
 
-def look_at_queues(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[list[Line]]:
+def look_at_queues(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[Queue]:
     """Ask every server who has its slots and who waits. Raises nothing; an unreachable one is an outcome."""
 
-    def ask(server: Server) -> list[Line]:
+    def ask(server: Server) -> Queue:
         request = {"slots": server.slots, "slots_dir": server.env.get("RL_SLOTS_DIR")}
         answer = call(fleet, server, "queue", request, timeout_s=30)
         offset_s = now() - (epoch_s(answer.get("time")) or now())
-        return [_line(told, offset_s) for told in mappings(answer.get("lines"))]
+        lines = tuple(_line(told, offset_s) for told in mappings(answer.get("lines")))
+        return Queue(lines=lines, machine=text(answer.get("machine")), slots=server.slots)
 
     return fleet.map(servers, ask)
+
+
+def one_a_machine(queues: Mapping[str, Queue]) -> list[tuple[list[str], Queue]]:
+    """Return each queue once, with the names of its servers: several may be one machine. Those
+    for which the inventory says other ``slots`` stay apart."""
+    found: dict[object, tuple[list[str], Queue]] = {}
+    for name, queue in queues.items():
+        key = (queue.machine, queue.slots) if queue.machine else name
+        found.setdefault(key, ([], queue))[0].append(name)
+    return list(found.values())
 
 
 def _line(told: Mapping[str, Any], offset_s: float) -> Line:

@@ -7,7 +7,7 @@ import time
 
 from . import gpus
 from .jobdir import number
-from .slots import holder_of, note_of, slots_folder
+from .slots import holder_of, machine_of, note_of, slots_folder
 from .tickets import line_folder, tickets
 from .turn import busy_cards
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def queue(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"slots": how many the inventory says, or null, "slots_dir": $RL_SLOTS_DIR of the server's env,
     or null}, return {"lines": [{"kind", "slots": [{"name", "holder", "used_by"}], "waiting": [notes]}],
-    "time"}.
+    "machine", "time"}.
 
     "holder" and "waiting" are the notes that jobs leave of themselves (see ``turn``), "used_by" says of a
     card whose slot is free who is on it all the same.
@@ -41,7 +41,8 @@ def queue(request: dict[str, Any]) -> dict[str, Any]:
         }
         for kind in ("slot", "gpu")
     ]
-    return {"lines": [line for line in lines if line["slots"] or line["waiting"]], "time": time.time()}
+    shown = [line for line in lines if line["slots"] or line["waiting"]]
+    return {"lines": shown, "machine": machine_of(folder), "time": time.time()}
 
 
 def _holders(folder: str, kind: str, names: list[str]) -> list[tuple[str, dict[str, Any] | None]]:

@@ -109,3 +109,16 @@ def test_from_python(rl: Rl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert (str(first.state), str(second.state)) == ("RUNNING", "QUEUED")
     end.touch()
     assert second.wait(timeout=30) == 0
+
+
+def test_two_servers_of_one_machine_are_shown_once(rl: Rl, tmp_path: Path) -> None:
+    configs = rl.project / ".remote" / "configs.yaml"
+    content = json.loads(configs.read_text())
+    content["servers"]["b"]["env"] = content["servers"]["a"]["env"]
+    configs.write_text(json.dumps(content))
+    end = tmp_path / "end"
+    rl("job-run", "--server", "b", "--queue", "--cmd", WAIT.format(end))
+    shown = rl("queue").stdout.splitlines()
+    assert [" ".join(line.split()[:5]) for line in shown[1:]] == ["a, b slot 0 taken", "a, b slot 1 free"]
+    assert set(rl.json("queue")["data"]) == {"a", "b"}
+    end.touch()

@@ -11,7 +11,14 @@ from remote_launch.core.gpus import GpuWish
 from remote_launch.core.inventory import Server
 from remote_launch.core.jobs import JobRecord, JobState, QueueSpec
 from remote_launch.errors import UsageError
-from remote_launch.operations.queue import _line, launch_queue, left_to_queue, queue_spec
+from remote_launch.operations.queue import (
+    Queue,
+    _line,
+    launch_queue,
+    left_to_queue,
+    one_a_machine,
+    queue_spec,
+)
 from remote_launch.operations.records import updated
 from remote_launch.operations.start import _started
 
@@ -71,3 +78,11 @@ def test_an_answer_is_taken_with_care() -> None:
     assert line.slots[0].holder is not None
     assert line.slots[0].holder.since is None
     assert [(job.command, job.need, job.since) for job in line.waiting] == [("a", 2, 110.0)]
+
+
+def test_servers_that_are_one_machine_have_one_queue() -> None:
+    here, there = Queue(lines=(), machine="m1", slots=2), Queue(lines=(), machine="m2", slots=2)
+    other_count, untold = Queue(lines=(), machine="m1", slots=1), Queue(lines=(), machine=None)
+    found = one_a_machine({"a": here, "b": there, "c": here, "d": other_count, "e": untold, "f": untold})
+    assert [names for names, _ in found] == [["a", "c"], ["b"], ["d"], ["e"], ["f"]]
+    assert [queue for _, queue in found][:2] == [here, there]
