@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.fleet import Fleet
 
-FIRST_S, SECOND_S, SECOND_UNANSWERED_S = 1.5, 5.0, 1.5
+FIRST_S, SECOND_S, SECOND_SHORT_S = 1.5, 5.0, 1.5
 EACH_S = 0.1  # more for each server: this computer starts them all, and some may share a machine
 MEASURE_S = 10.0
 _CALL_SLACK_S = 25.0
@@ -124,9 +124,8 @@ def try_twice(
     if not failed:
         return first
     pairs = {(link.source, link.to) for link in failed}
-    unanswered = all(link.outcome in ("timed_out", "no_route") for link in failed)
-    # A host without the program running refuses; only that may be a program that starts late.
-    limit_s = SECOND_UNANSWERED_S if unanswered else SECOND_S + 2 * more_s
+    may_be_late = any(_may_be_late(link, first.links) for link in failed)
+    limit_s = SECOND_S + 2 * more_s if may_be_late else SECOND_SHORT_S
     second = try_ways(fleet, servers, doors, mode=mode, limit_s=limit_s, only=pairs)
     kept = [link for link in first.links if (link.source, link.to) not in pairs]
     return Tries(
@@ -134,6 +133,15 @@ def try_twice(
         errors={**first.errors, **second.errors},
         taken={**first.taken, **second.taken},
     )
+
+
+def _may_be_late(link: Link, links: Sequence[Link]) -> bool:
+    """True where a program that started late, or a busy machine, may have looked like a closed way."""
+    if link.outcome in ("timed_out", "no_route", "unresolved"):
+        return False  # said by the network: a host without the program refuses
+    # Who has reached us was listening before, while we tried.
+    met = any((other.source, other.to) == (link.to, link.source) and other.reached for other in links)
+    return link.outcome != "refused" or not met
 
 
 def _links(source: str, answer: Mapping[str, Any]) -> list[Link]:

@@ -38,8 +38,8 @@ class TestClosedWays:
     def test_one_way_is_named_with_its_direction(self) -> None:
         (found,) = blocked_findings(mesh("abc", {"ab": "timed_out"}))
         assert found.message == (
-            "a can't reach b at 10.0.0.2:40000: no answer: a firewall drops it, or the address is on a network "
-            "that they don't share (the other way is open)"
+            "a can't reach b at 10.0.0.2:40000: no answer: a firewall drops it, or the address is on a "
+            "network that they don't share (the other way is open)"
         )
         assert (found.level, found.servers) == ("error", ("a", "b"))
         assert "20000-32000" in str(found.do)

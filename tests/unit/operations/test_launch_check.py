@@ -35,6 +35,7 @@ class World:
     dead: set[str]
     calls: list[str]
     firewall: tuple[str, ...] = ()  # addresses that begin so are closed
+    limits: list[float] = dataclasses.field(default_factory=list)
 
     def layout(self, network: str) -> Layout:
         """The launch on a network, as "10.0.0."."""
@@ -66,6 +67,7 @@ class World:
 
     def call(self, _fleet: Fleet, server: Server, _verb: str, request: dict[str, Any], **_: Any) -> Any:
         self.calls.append(server.name)
+        self.limits.append(request["limit_s"])
         if server.name in self.dead:
             raise ConnectionLostError(server.name, "the connection was lost")
         links = [
@@ -142,6 +144,23 @@ def test_a_firewall(world: World) -> None:
     assert "address:" in str(error.hint)
     assert world.calls.count("a") == 2, "it was tried twice"
     assert world.calls.count("c") == 1, "and the second time by those alone whose way was closed"
+
+
+@pytest.mark.parametrize(
+    ("closed", "limit_s"),
+    [
+        ({("b", "a"): "timed_out"}, reach.SECOND_SHORT_S),
+        ({("b", "a"): "refused"}, reach.SECOND_SHORT_S),  # a has reached b: it was there
+        ({("b", "a"): "refused", ("a", "b"): "refused"}, reach.SECOND_S + 6 * reach.EACH_S),
+        ({("b", "a"): "silent"}, reach.SECOND_S + 6 * reach.EACH_S),
+    ],
+)
+def test_what_may_be_a_program_that_starts_late_is_given_time(
+    world: World, closed: dict[tuple[str, str], str], limit_s: float
+) -> None:
+    world.closed = closed
+    refused(world)
+    assert world.limits[-1] == pytest.approx(limit_s)
 
 
 def test_a_port_that_is_taken_says_nothing_of_the_way(world: World) -> None:
