@@ -137,11 +137,10 @@ def try_twice(
 
 def _may_be_late(link: Link, links: Sequence[Link]) -> bool:
     """True where a program that started late, or a busy machine, may have looked like a closed way."""
-    if link.outcome in ("timed_out", "no_route", "unresolved"):
-        return False  # said by the network: a host without the program refuses
+    if link.outcome != "refused":
+        return link.outcome in ("silent", "other")  # the rest is the network's word
     # Who has reached us was listening before, while we tried.
-    met = any((other.source, other.to) == (link.to, link.source) and other.reached for other in links)
-    return link.outcome != "refused" or not met
+    return not any((other.source, other.to) == (link.to, link.source) and other.reached for other in links)
 
 
 def _links(source: str, answer: Mapping[str, Any]) -> list[Link]:

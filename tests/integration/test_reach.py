@@ -21,7 +21,7 @@ from tests.support.sshd import SshdServer, sshd_servers, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-NOWHERE = "192.0.2.77"  # of a network that is for documentation
+NOWHERE = "2001:db8::77"  # of a network that is for documentation
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_an_address_of_no_network_of_theirs_is_refused_and_nothing_stays(
     wait_for(lambda: not trying(tmp_path), 20, "them to end with the connection")
     done = subprocess.run(argv, cwd=rl.project, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
-    assert f"server-2, server-3 can't reach server-1 at {NOWHERE}:" in done.stderr
+    assert f"server-2, server-3 can't reach server-1 at [{NOWHERE}]:" in done.stderr
     assert "address:" in done.stderr
     assert "no jobs" in rl("job-list", "--all").stderr + rl("job-list", "--all").stdout
 
