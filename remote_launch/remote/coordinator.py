@@ -250,6 +250,7 @@ class Coordinator:
             self._turn = None
             for node in self._nodes.others:
                 if node.place is None:
+                    node.left = node.left or node.lost  # it would have to queue when it is needed
                     self._stand_by(node)
             self._begin_next()
 

@@ -46,15 +46,15 @@ class Gang:
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, nnodes: int = 3, spares: int = 0, *, joined: bool = True,
-        nprocs: tuple[int, ...] | None = None, **spec: Any,
+        nprocs: tuple[int, ...] | None = None, turn: Any = None, **spec: Any,
     ) -> None:
         self.now = 1000.0
         self.clock = 5_000_000.0
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(time, "time", lambda: self.clock + self.now)
         monkeypatch.setattr(nodes_module, "Door", FakeDoor)
-        self.attempt, self.grace_s = 0, 15.0
-        self.restarts, self.turn = Restarts(spec), None
+        self.attempt, self.grace_s = 0 if turn is None else -1, 15.0
+        self.restarts, self.turn = Restarts(spec), turn
         self.selector = self
         self.stalls = SimpleNamespace(heard=lambda *_: None)
         self.begun: list[dict[str, Any]] = []
@@ -402,3 +402,22 @@ class TestAKill:
         gang.after(0.5, alive=(1, 2))
         gang.it.leave()
         assert (gang.it.verdict["state"], gang.cause["from_outside"]) == ("FAILED", True)
+
+
+class TestAQueuedLaunch:
+    def test_a_spare_that_was_away_when_it_began_has_no_slots_and_no_part(self, make: Any) -> None:
+        own = {"machine": "a/slot", "need": 1, "has": True, "usable": ["0"]}
+        turn = SimpleNamespace(state=lambda: own, do=lambda _: None)
+        gang = make(2, spares=2, turn=turn, max_restarts=1)
+        gang.say(1, "slots", **{**own, "machine": "b/slot"})
+        gang.say(2, "slots", **{**own, "machine": "c/slot"})
+        gang.say(3, "slots", **{**own, "machine": "d/slot", "has": False})
+        gang.after(1, alive=(1, 2, 3))
+        assert not gang.begun
+        away = list(gang.it._nodes)[3]
+        away.link, away.eof_at = None, gang.now
+        gang.after(EOF_PATIENCE_S + 1, alive=(1, 2))
+        assert gang.begun
+        gang.join(3)
+        assert gang.sent(3) == ["end"]
+        assert gang.sent(2) == ["slots"]
