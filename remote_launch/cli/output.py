@@ -126,8 +126,8 @@ def say(text: str, *, style: str | None = None) -> None:
 
 
 def warn(text: str) -> None:
-    """Warn the user on stderr."""
-    say(f"warning: {text}", style="yellow")
+    """Warn the user on stderr. The text may be untrusted."""
+    say(f"warning: {clean(text, colour=False)}", style="yellow")
 
 
 def emit_json(

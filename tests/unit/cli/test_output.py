@@ -59,6 +59,10 @@ class TestClean:
         text = f"{ESC}{ESC}]{ESC}[2J]0;x\x07\x9b{ESC}[31m"
         assert clean(clean(text, colour=True), colour=True) == clean(text, colour=True)
 
+    def test_a_warning_may_have_a_servers_words_in_it(self, capsys: pytest.CaptureFixture[str]) -> None:
+        output.warn(f"port 20000 can't be listened on: {ESC}]52;c;eA==\x07in use")
+        assert capsys.readouterr().err == "warning: port 20000 can't be listened on: in use\n"
+
 
 class TestTexts:
     @pytest.mark.parametrize(
