@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_launch.remote import environment, programs
-from remote_launch.remote.prefixes import ENV_MARK, empty
+from remote_launch.remote.prefixes import ENV_MARK, anew
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,8 +127,8 @@ def test_the_version_of_a_prefix_by_its_own_files(tmp_path: Path) -> None:
 
 def test_a_prefix_is_emptied_and_keeps_its_mark(tmp_path: Path) -> None:
     prefix = tmp_path / "envs/x"
-    empty(str(prefix), str(tmp_path / "work"))
-    (prefix / "conda-meta").mkdir()
-    empty(str(prefix), str(tmp_path / "work"))
-    assert [path.name for path in prefix.iterdir()] == [ENV_MARK]
+    for _ in range(2):
+        with anew(str(prefix), str(tmp_path / "work"), lambda: False, lambda _: None):
+            assert [path.name for path in prefix.iterdir()] == [ENV_MARK]
+            (prefix / "conda-meta").mkdir()
     shutil.rmtree(prefix)
