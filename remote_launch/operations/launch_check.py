@@ -32,7 +32,7 @@ class Layout:
     members: Sequence[Node]
 
 
-_REFUSED = ("Python", "torch")  # a difference of builds is a warning: gloo may work
+_REFUSED = ("torch",)  # other Pythons and builds are a warning: it may work
 _NETWORKS_TRIED = 3  # the best two, and the last: where ssh reached the servers
 _NOTHING = "nothing was started: "
 _GO_ON = "--no-check starts it all the same"
@@ -67,7 +67,7 @@ def check_launch(
         return []
     differences = _differences({node.server: answers[node.server] for node in members})
     _refuse([(one.text, one.why) for one in differences if one.what in _REFUSED])
-    warnings = [f"{one.text}: {one.why}" for one in differences]
+    warnings = [f"{one.text}: {one.why}" for one in differences if one.what not in _REFUSED]
     servers = [fleet.server(node.server) for node in members]
     doors = _doors(topology, members, answers)
     if all(server.target.transport == "local" for server in servers) or not all(doors.values()):
