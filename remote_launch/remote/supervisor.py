@@ -292,6 +292,8 @@ class Supervisor:
             until = time.monotonic() if last_s is None else self.tree.born_at + last_s
             end["duration_s"] = until - self._born_at
         verdict.write_end(self.job.exit, end, self.log)
+        if self.turn is not None and not self.tree.left_over:
+            self.turn.end()
         self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))
         if self.gang:
             self.gang.close()

@@ -16,7 +16,7 @@ from .tickets import Ticket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Sequence
+    from typing import Any, Callable, Iterable, Sequence
 
 LOOK_EVERY_S = (0.1, 0.2, 0.5, 1.0)  # by how many are ahead
 CARDS_EVERY_S = 5.0  # asking the driver takes half a second of a core
@@ -167,6 +167,11 @@ class Turn:
             self._ticket.drop()
             self._ticket = self.ahead = None
 
+    def end(self) -> None:
+        """Nothing of the job is left: others need not wait until its end has been told."""
+        self.leave_line()
+        self._give_back(self.slots.held)
+
     def tick(self, now: float) -> None:
         """Look whether it is our turn; where it is, take what is free."""
         self.slots.tick(now, *(self._ticket.paths if self._ticket else ()))
@@ -177,8 +182,7 @@ class Turn:
             self.ahead = self._ticket.ahead()
         self._look_at = now + LOOK_EVERY_S[min(self.ahead or 0, len(LOOK_EVERY_S) - 1)]
         if self.ahead:  # it has lost its place; who is first now may need all that there is
-            for name in list(self.slots.held):
-                self.slots.give_back(name)
+            self._give_back(self.slots.held)
         if not self.ahead and self._take(now):
             self.has_slots, self._taken_at = True, time.time()
             self.slots.note({**self._note, "taken_at": self._taken_at, "ticket": self.number})
@@ -195,10 +199,13 @@ class Turn:
                 return False
             self._busy = busy_cards(slots.usable)
             self._cards_at = time.monotonic()
-            for name in [name for name in slots.held if name in self._busy]:
-                slots.give_back(name)
+            self._give_back(name for name in slots.held if name in self._busy)
             self._fill()
         return len(slots.held) == self.need
+
+    def _give_back(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            self.slots.give_back(name)
 
     def _fill(self) -> None:
         slots, had = self.slots, len(self.slots.held)

@@ -155,6 +155,22 @@ def test_a_queued_job_that_cannot_start_has_failed_and_the_next_goes_on(served: 
     slots_of(served, third)
 
 
+def test_the_next_does_not_wait_for_the_notification(served: Served) -> None:
+    """It may take a minute, and the job is over."""
+    first = queue(served, notify="while [ ! -e told ]; do sleep 0.02; done")
+    slots_of(served, first)
+    second, third = queue(served), queue(served, notify="while [ ! -e told ]; do sleep 0.02; done")
+    served.kill(third)
+    let_go(served, first)
+    assert slots_of(served, second) == "0"
+    log = served.folder(first) / "supervisor.log"
+    assert "running the notification" in log.read_text()
+    assert "the notification ended" not in log.read_text()
+    assert tickets(line_folder(str(served.workdir / "slots"), "slot")) == []
+    (served.workdir / "told").touch()
+    let_go(served, second)
+
+
 def test_the_log_of_a_queued_job_says_so(served: Served) -> None:
     first, second = queue(served), queue(served, shell="echo done")
     slots_of(served, first)
