@@ -122,8 +122,9 @@ class _Attempt:
         while True:
             try:
                 sock, _ = listener.accept()
-            except OSError:
-                return
+            except OSError:  # too many at once
+                time.sleep(_RETRY_S)
+                continue
             threading.Thread(target=self._serve, args=(sock, port), daemon=True).start()
 
     def _serve(self, sock: socket.socket, port: int) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import threading
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from remote_launch.remote import reach
 from tests.support.served import Served, free_port
 
 if TYPE_CHECKING:
@@ -113,6 +116,23 @@ def test_what_another_program_says_is_no_way(attempt: Try, greeting: bytes) -> N
         threading.Thread(target=greet, args=(stranger, greeting)).start()
         (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[], limit_s=5.0))
     assert outcomes(answer) == ["other"]
+
+
+def test_too_many_at_once_are_no_end_of_listening() -> None:
+    mine = reach._Attempt({"token": TOKEN, "server": "s0", "limit_s": 1.0})
+    came = iter([OSError(errno.EMFILE, "Too many open files"), (object(), None), KeyboardInterrupt()])
+    served = []
+
+    def accept() -> object:
+        one = next(came)
+        if isinstance(one, BaseException):
+            raise one
+        return one
+
+    mine._serve = lambda sock, _: served.append(sock)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        mine.welcome(SimpleNamespace(accept=accept), 1)  # type: ignore[arg-type]
+    assert len(served) == 1
 
 
 def test_another_server_at_the_address_is_told_by_its_name(attempt: Try) -> None:
