@@ -79,6 +79,7 @@ class SocketForward:
         self._to = to
         self._lock = threading.Lock()
         self._inner: MasterForward | None = None
+        self._is_closed = False
         self._path = master.folder / f"f-{os.getpid()}-{os.urandom(4).hex()}"
         _remove_left_behind(master.folder)
         try:
@@ -98,6 +99,7 @@ class SocketForward:
         """Stop listening and cut what is open. May be called twice."""
         self._pump.close()
         with self._lock:
+            self._is_closed = True
             inner, self._inner = self._inner, None
             if inner is not None:
                 inner.close()
@@ -111,6 +113,8 @@ class SocketForward:
 
     def _join(self) -> socket.socket:
         with self._lock:
+            if self._is_closed:  # it was, while this connection waited
+                raise ConnectionAbortedError("the forward is closed")
             try:
                 return _connected(self._path)
             except OSError:  # the master has gone, and perhaps another one come
