@@ -106,7 +106,8 @@ class Printer:
         if rest.attempt > self._rested_for:  # all nodes of a launch tell
             self._rested_for = rest.attempt
             self.clear()
-            output.say(restart_words(rest.in_s, rest.words), style="yellow")
+            why = f"{output.clean(rest.why, colour=False)}; " if rest.why else ""
+            output.say(why + restart_words(rest.in_s, rest.words), style="yellow")
 
     def _rows(self, event: Unfinished) -> list[Row]:
         text = output.clean(event.text, colour=False)

@@ -74,6 +74,7 @@ class Rest:
     attempt: int
     words: str  # which it is: "restart 1 of 3"
     in_s: float
+    why: str = ""  # what ended the one before: "rank 3 on gpu-b exited with 1"
 
 
 Event = LogLine | Unfinished | JobEnd | Notice | Rest

@@ -57,14 +57,15 @@ def attempts(data: Mapping[str, Any], *, ended: bool) -> list[dict[str, Any]]:
 
 
 def next_attempt(value: object) -> dict[str, Any]:
-    """Given what is told of an attempt that a job waits for, return {attempt, words, in_s}; {} for none."""
+    """Given what is told of an attempt that a job waits for, return {attempt, words, why, in_s}, or {}."""
     told = mapping(value)
     attempt, in_s = number(told.get("attempt")), told.get("in_s")
     if attempt is None or isinstance(in_s, bool) or not isinstance(in_s, int | float):
         return {}
     if not 0 <= in_s < _LATEST_S or not 0 < attempt < _MOST_ATTEMPTS:
         return {}
-    return {"attempt": attempt, "words": (text(told.get("words")) or "")[:200], "in_s": float(in_s)}
+    words, why = ((text(told.get(name)) or "")[:200] for name in ("words", "why"))
+    return {"attempt": attempt, "words": words, "why": why, "in_s": float(in_s)}
 
 
 def texts(value: object) -> list[str]:

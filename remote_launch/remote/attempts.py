@@ -86,20 +86,21 @@ def attempt_record(
     return {"attempt": attempt, "started_at": started_at, "ended_at": ended_at, "cause": cause}
 
 
-def next_attempt(attempt: int, pause: dict[str, Any]) -> dict[str, Any]:
-    """Given the attempt that is over and node 0's pause message, return what started.json says of the next:
-    {attempt, at (epoch seconds), words ("restart 1 of 3")}."""
+def next_attempt(attempt: int, pause: dict[str, Any], why: str = "") -> dict[str, Any]:
+    """Given the attempt that is over, node 0's pause message and what ended it, return what started.json says
+    of the next: {attempt, at (epoch seconds), words ("restart 1 of 3"), why ("rank 3 on gpu-b failed")}."""
     at = time.time() + (number(pause, "delay_s") or 0.0)
-    return {"attempt": attempt + 1, "at": at, "words": text(pause, "words") or ""}
+    return {"attempt": attempt + 1, "at": at, "words": text(pause, "words") or "", "why": why}
 
 
 def to_come(started: dict[str, Any]) -> dict[str, Any] | None:
-    """Given started.json of a running job, return the attempt that it waits for {attempt, words, in_s (how
-    long from now)}; None when one is under way."""
+    """Given started.json of a running job, return the attempt that it waits for {attempt, words, why, in_s
+    (how long from now)}; None when one is under way."""
     told = started.get("next_attempt")
     at = number(told, "at") if isinstance(told, dict) else None
     attempt = number(told, "attempt") if isinstance(told, dict) else None
     if not isinstance(told, dict) or at is None or attempt is None:
         return None
     in_s = max(0.0, at - time.time())
-    return {"attempt": int(attempt), "words": text(told, "words") or "", "in_s": in_s}
+    words, why = text(told, "words") or "", text(told, "why") or ""
+    return {"attempt": int(attempt), "words": words, "why": why, "in_s": in_s}

@@ -156,10 +156,10 @@ class Supervisor:
         """This attempt is over and another will come. ``pause``: see ``attempts.next_attempt``."""
         self._close_attempt(cause)
         self._attempts.rest(self.attempt)
-        coming = next_attempt(self.attempt, pause)
+        why = verdict.cause_in_words(cause) if cause else ""
+        coming = next_attempt(self.attempt, pause, why)
         self._record.update(attempts=self._attempts.past, next_attempt=coming)
-        after = f" after {verdict.cause_in_words(cause)}" if cause else ""
-        self.say(f"restarting ({coming['words'] or 'again'}){after}")
+        self.say(f"restarting ({coming['words'] or 'again'}){f' after {why}' if why else ''}")
 
     def _close_attempt(self, cause: dict[str, Any] | None) -> None:
         self._attempts.close(self.attempt, self.attempt_started_at, self.tree.ended_at, cause)

@@ -101,10 +101,13 @@ class TestPlain:
 
     def test_a_rest_that_all_nodes_tell_is_said_once(self, capsys: pytest.CaptureFixture[str]) -> None:
         printer = Printer([A, B], prefixes=True)
-        for job, attempt in ((A, 1), (B, 1), (A, 2)):
-            printer.show(Rest(job=job, attempt=attempt, words=f"restart {attempt} of 3", in_s=12.2))
-        said = capsys.readouterr().err.splitlines()
-        assert said == [f"restarting in 12 s: restart {attempt} of 3" for attempt in (1, 2)]
+        for job, attempt, why in ((A, 1, ""), (B, 1, ""), (A, 2, "rank 3 on gpu-b exited with 1\x1b[2J")):
+            words = f"restart {attempt} of 3"
+            printer.show(Rest(job=job, attempt=attempt, words=words, in_s=12.2, why=why))
+        assert capsys.readouterr().err.splitlines() == [
+            "restarting in 12 s: restart 1 of 3",
+            "rank 3 on gpu-b exited with 1; restarting in 12 s: restart 2 of 3",
+        ]
 
 
 @pytest.mark.usefixtures("terminal")

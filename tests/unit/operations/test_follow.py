@@ -235,11 +235,13 @@ class TestHostileServers:
 
     def test_a_rest_has_a_shape_or_is_none(self, run: Any) -> None:
         told = [{"attempt": 1, "words": "restart 1 of 3", "in_s": 2}, {"attempt": 1}, {"in_s": 1}, "x", 7]
+        told[0]["why"] = "rank 3 failed"
         told += [{"attempt": 1, "in_s": float("nan")}, {"attempt": -1, "in_s": 1}]
         told += [{"attempt": 1, "in_s": "1"}]
         events, _ = run([*(frame({"job": JOB, "next_attempt": one}) for one in told), frame(END)])
         rests = [event for event in events if isinstance(event, Rest)]
         assert [(one.attempt, one.words, one.in_s) for one in rests] == [(1, "restart 1 of 3", 2.0)]
+        assert rests[0].why == "rank 3 failed"
 
     def test_an_end_of_any_shape_ends(self, run: Any) -> None:
         events, _ = run([frame({**END, "state": [], "exit_code": "0", "signal": 9, "reason": {"x": 1}})])

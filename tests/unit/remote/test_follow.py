@@ -208,4 +208,5 @@ def test_a_rest_between_two_attempts_is_told_once(served: Served) -> None:
         found = [header for header, _ in frames(process.stdout)]
     told = [header["next_attempt"] for header in found if "next_attempt" in header]
     assert [(one["attempt"], one["words"]) for one in told] == [(1, "restart 1 of 2")]
+    assert told[0]["why"] == "the command on s0 exited with 1"
     assert 0 < told[0]["in_s"] <= 1
