@@ -224,6 +224,9 @@ class JobError(RemoteLaunchError):
     """About one or more jobs."""
 
 
+NO_JOBS_HINT = "start one: rl job-run, rl torch-launch; rl job-list --rsync asks the servers for earlier ones"
+
+
 class UnknownJobError(JobError):
     """No job with that key, id or tags."""
 

@@ -89,6 +89,7 @@ def _ask_at_interrupt() -> str:
             show_choices=False,
         )
     except (click.Abort, KeyboardInterrupt):
+        output.say("")  # the terminal has written ^C
         return "detach"
     return {"d": "detach", "k": "kill", "c": "continue"}[str(answer).lower()]
 

@@ -162,11 +162,11 @@ def _pattern(grep: str | None, *, plain: bool) -> re.Pattern[str] | None:
 def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:
     """Given keys or tags, return the one job to show: running before ended, master before others, newest
     first."""
-    from remote_launch.errors import UnknownJobError
+    from remote_launch.errors import NO_JOBS_HINT, UnknownJobError
 
     jobs = choose_jobs(fleet, keys, tags)
     if not jobs:
-        raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
+        raise UnknownJobError("there are no jobs yet", hint=NO_JOBS_HINT)
     best = max(
         jobs,
         key=lambda job: (not job.state.is_terminal, job.created_at, job.is_master, -(job.node_rank or 0)),

@@ -98,17 +98,23 @@ def job_list(
             output.say(f"… {output.plural(older, 'older job')} (-n 0 shows every one)")
         print_jobs(jobs, fleet.inventory.servers, opened=nodes)
     else:
-        click.echo(
-            "no jobs"
-            if show_all or stopped or tags
-            else "no running jobs (rl job-list --all shows the ended ones)"
-            if fleet.registry.newest(1)
-            else "no running jobs (none are known here; rl job-list --rsync asks the servers)"
-        )
+        running_only = not (show_all or stopped or tags)
+        click.echo(_no_jobs(fleet, running_only=running_only, asked=outcomes is not None))
     if outcomes is not None:
         output.show_failures(outcomes.errors.values())
         return outcomes.exit_code
     return 0
+
+
+def _no_jobs(fleet: Fleet, *, running_only: bool, asked: bool) -> str:
+    """Return what stands in the place of an empty list, and where jobs may still be. ``asked``: the servers
+    were."""
+    said, more = ("no running jobs" if running_only else "no jobs"), ""
+    if fleet.registry.newest(1):
+        more = " (rl job-list --all shows the ended ones)" if running_only else ""
+    elif not asked:
+        more = " (none are known here; rl job-list --rsync asks the servers)"
+    return said + more
 
 
 def _newest(jobs: Sequence[JobRecord], count: int) -> tuple[list[JobRecord], int]:
@@ -177,13 +183,13 @@ def job_show(
 
 def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
     """Given keys (none: the newest job), return each job's whole launch, or the job alone."""
-    from remote_launch.errors import UnknownJobError
+    from remote_launch.errors import NO_JOBS_HINT, UnknownJobError
 
     jobs = [fleet.registry.get(key) for key in keys]
     if not keys:
         jobs = fleet.registry.newest(1)
         if not jobs:
-            raise UnknownJobError("there are no jobs yet", hint="start one: rl job-run, rl torch-launch")
+            raise UnknownJobError("there are no jobs yet", hint=NO_JOBS_HINT)
     groups: dict[str, list[JobRecord]] = {}
     for job in jobs:
         groups.setdefault(
@@ -201,8 +207,8 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
 
     first = jobs[0]
     click.echo(
-        click.style(f"{verdict.state}: ", fg=_click_colour(verdict.state.value), bold=True)
-        + indented(verdict.text)
+        click.style(verdict.state.value, fg=_click_colour(verdict.state.value), bold=True)
+        + ("" if verdict.text.upper() == verdict.state.value else f": {indented(verdict.text)}")
     )
     cause = verdict.cause or {}
     for text in output.last_words(cause.get("tail")):

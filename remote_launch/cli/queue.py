@@ -39,6 +39,8 @@ def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
         for line in found.lines:
             _add_line(rows, fleet, name, line)
     rows.show()
+    if outcomes.values and not any(found.lines for found in outcomes.values.values()):
+        output.say("slots: 2 of a server in the inventory lets two jobs run at a time there; docs/gpus.md")
     output.show_failures(outcomes.errors.values())
     return outcomes.exit_code
 

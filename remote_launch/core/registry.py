@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from remote_launch.core.job_rows import dump_record, load_record
 from remote_launch.core.jobs import JobRecord, JobState
 from remote_launch.core.registry_file import RegistryFile, is_unwritable
-from remote_launch.errors import RegistryError, UnknownJobError, did_you_mean
+from remote_launch.errors import NO_JOBS_HINT, RegistryError, UnknownJobError, did_you_mean
 
 if TYPE_CHECKING:
     import sqlite3
@@ -224,7 +224,7 @@ class Registry:
         keys = [str(row[0]) for row in rows]
         if not keys:
             return UnknownJobError(
-                f"unknown job {word!r}: there are no jobs yet", hint="start one: rl job-run, rl torch-launch"
+                f"unknown job {word!r}: there are no jobs yet", hint=NO_JOBS_HINT
             )
         near = did_you_mean(word, keys)
         return UnknownJobError(

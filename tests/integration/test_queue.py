@@ -122,3 +122,14 @@ def test_two_servers_of_one_machine_are_shown_once(rl: Rl, tmp_path: Path) -> No
     assert [" ".join(line.split()[:5]) for line in shown[1:]] == ["a, b slot 0 taken", "a, b slot 1 free"]
     assert set(rl.json("queue")["data"]) == {"a", "b"}
     end.touch()
+
+
+def test_servers_without_slots_or_cards_say_how_they_get_some(rl: Rl) -> None:
+    configs = rl.project / ".remote" / "configs.yaml"
+    content = json.loads(configs.read_text())
+    for server in content["servers"].values():
+        del server["slots"]
+    configs.write_text(json.dumps(content))
+    done = rl("queue")
+    assert done.stdout.count("has no slots") == 2
+    assert "slots: 2 of a server in the inventory" in done.stderr

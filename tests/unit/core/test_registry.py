@@ -160,6 +160,7 @@ class TestGet:
         with pytest.raises(UnknownJobError, match="no jobs yet") as caught:
             registry.get("1")
         assert "rl job-run" in str(caught.value.hint)
+        assert "rl job-list --rsync" in str(caught.value.hint)  # the servers know those of a lost registry
 
 
 class TestUpdate:
