@@ -58,6 +58,8 @@ class GangTurn:
         for node in here:
             machines.setdefault(self._told[node.member]["machine"], []).append(node)
         for nodes in machines.values():
+            # Who has the least choice first: another one might take the only card that it can have.
+            nodes.sort(key=lambda node: len(self._told[node.member]["usable"]))
             self._check(nodes)
         if self.refusal is None:
             self.all_have = all(self._serve(machines[name]) for name in self._due(machines))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 from remote_launch.remote import gpus, tickets, turn
+from remote_launch.remote.gangturn import GangTurn
 from remote_launch.remote.jobdir import Refusal
 from remote_launch.remote.slots import Slots
 from remote_launch.remote.tickets import Ticket
@@ -92,6 +94,28 @@ def test_who_is_not_the_first_holds_nothing(tmp_path: Path) -> None:
     others.give_back("0")
     mine.tick(time.monotonic() + 30)
     assert mine.has_slots
+
+
+def test_of_nodes_on_one_machine_who_has_the_least_choice_comes_first() -> None:
+    """Else the other one may take the only card that it could have."""
+
+    class Nodes(list[Any]):
+        asked: ClassVar[list[tuple[int, str]]] = []
+
+        def send(self, node: Any, _: str, message: dict[str, Any]) -> None:
+            self.asked.append((node.member, message["do"]))
+
+    nodes = Nodes(SimpleNamespace(member=one, place={}, lost=False, left=False) for one in range(3))
+    stand = {"machine": "a/gpu", "need": 1, "has": False}
+    own = SimpleNamespace(state=lambda: {**stand, "machine": "b/gpu", "usable": ["0"]}, do=lambda _: None)
+    gang = GangTurn(nodes, own)  # type: ignore[arg-type]
+    gang.heard(nodes[1], {**stand, "usable": ["0", "1"]})
+    gang.heard(nodes[2], {**stand, "usable": ["0"]})
+    gang.tick()
+    assert nodes.asked == [(2, "line up")]
+    gang.heard(nodes[2], {**stand, "usable": ["0"], "has": True})
+    gang.tick()
+    assert nodes.asked == [(2, "line up"), (1, "go along")]
 
 
 class TestTidiedAway:
