@@ -188,7 +188,7 @@ class Coordinator:
         for node in self._nodes.others:
             self._look_after(node, now)
         if self._turn is not None:
-            self._queue(self._turn)
+            self._queue(self._turn, now)
         elif self._pause is not None:
             self._try_to_go_on(now)
         elif self._stop is None and all(node.ended_well and node.stopped for node in self._nodes.placed):
@@ -235,8 +235,9 @@ class Coordinator:
 
     # -- the queue
 
-    def _queue(self, turn: GangTurn) -> None:
-        """Have all nodes take their slots; then begin."""
+    def _queue(self, turn: GangTurn, now: float) -> None:
+        """Have all nodes take their slots; then begin, when all are to be heard: from then on silence is a
+        loss."""
         try:
             turn.tick()
         except (Refusal, OSError) as error:
@@ -246,13 +247,17 @@ class Coordinator:
             self._end_queued(stopped_from_outside(left.rank, self._host.server_name(left.member), 0.0))
         elif turn.refusal is not None:
             self._end({"state": "FAILED", "by": None, "cause": None, "note": turn.refusal})
-        elif turn.all_have and all(node.link or node.member == 0 for node in self._nodes.placed):
+        elif turn.all_have and all(self._is_heard(node, now) for node in self._nodes.placed):
             self._turn = None
             for node in self._nodes.others:
                 if node.place is None:
                     node.left = node.left or node.lost  # it would have to queue when it is needed
                     self._stand_by(node)
             self._begin_next()
+
+    def _is_heard(self, node: Node, now: float) -> bool:
+        late = now - node.heard_at > self._settings.silence_s / 2
+        return node.member == 0 or (node.link is not None and not late)
 
     def _end_queued(self, cause: dict[str, Any]) -> None:
         if self.verdict is None:

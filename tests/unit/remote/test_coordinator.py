@@ -421,3 +421,17 @@ class TestAQueuedLaunch:
         gang.join(3)
         assert gang.sent(3) == ["end"]
         assert gang.sent(2) == ["slots"]
+
+    def test_does_not_begin_while_a_node_is_silent(self, make: Any) -> None:
+        """In the queue that is borne for minutes; once it runs, it would be lost after seconds."""
+        own = {"machine": "a/slot", "need": 1, "has": False, "usable": ["0"]}
+        turn = SimpleNamespace(state=lambda: own, do=lambda _: None)
+        gang = make(2, turn=turn)
+        gang.say(1, "slots", **{**own, "machine": "b/slot", "has": True})
+        gang.after(SILENCE_S + 20)
+        own["has"] = True
+        gang.after(20)
+        assert not gang.begun
+        gang.after(2, alive=(1,))
+        assert gang.begun
+        assert gang.it.verdict is None
