@@ -82,7 +82,7 @@ def _screen(outcomes: Outcomes[Survey], every_s: float) -> Group:
     return Group(
         line(f"{time.strftime('%H:%M:%S')}  every {every_s:g} s, Ctrl-C ends", "dim"),
         line(_summary(outcomes)),  # above the table: of one that is too long the end is cut
-        _rows(outcomes).table(),
+        _rows(outcomes).table(output.console().width),
         *(line(f"warning: {text}", "yellow") for text in _problems(outcomes)),
         *(line(f"✗ {error}", "red") for error in outcomes.errors.values()),
     )

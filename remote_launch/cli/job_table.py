@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING
 
 from remote_launch.cli import output
@@ -39,7 +40,7 @@ def print_jobs(jobs: Sequence[JobRecord], servers: Container[str], *, opened: bo
                 exit_text(job),
                 output.time_text(job.started_at),
                 output.duration_text(job.duration_s),
-                output.clean(",".join(job.tags), colour=False) if first else "",
+                output.clean(_tags_text(job), colour=False) if first else "",
                 output.clean(job.command, colour=False) if first else "",
             )
     rows.show()
@@ -67,9 +68,14 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
         "" if unfinished else str(verdict.exit_code),
         output.time_text(min(began, default=None)),
         output.duration_text(max((job.duration_s or 0.0 for job in group), default=None)),
-        output.clean(",".join(first.tags), colour=False),
+        output.clean(_tags_text(first), colour=False),
         output.clean(first.command, colour=False),
     ]
+
+
+def _tags_text(job: JobRecord) -> str:
+    """Return a job's tags: on a terminal, where they may be wrapped, with spaces between them."""
+    return (", " if sys.stdout.isatty() else ",").join(job.tags)
 
 
 def node_text(job: JobRecord) -> str:

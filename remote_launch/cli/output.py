@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ENVELOPE_VERSION = 1
 _READABLE = 400  # characters of one line of a failed rank, or of a command
+_SHORT = 12  # a column of at most so many characters is not wrapped
+_GAP = 2  # between two columns of a table on a terminal
 _WIDE = 100_000  # without a terminal nothing is wrapped or cut
 # Control characters, and escape sequences other than colours: what a server sends must not steer the user's
 # terminal.
@@ -83,24 +85,33 @@ class Rows:
     def show(self) -> None:
         """Print it on stdout."""
         if sys.stdout.isatty():
-            console().print(self.table())
+            terminal = console()
+            terminal.print(self.table(terminal.width))
             return
-        lines = [list(self._columns), *([" ".join(cell.text.split()) for cell in row] for row in self._rows)]
+        lines = [list(self._columns), *self._texts()]
         widths = [max(len(line[number]) for line in lines) for number in range(len(self._columns))]
         for line in lines:
             click.echo(
                 "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
             )
 
-    def table(self) -> Table:
-        """Return it as rich draws it."""
+    def _texts(self) -> list[list[str]]:
+        return [[" ".join(cell.text.split()) for cell in row] for row in self._rows]
+
+    def table(self, width: int = _WIDE) -> Table:
+        """Return it as rich draws it in so many columns: where it is too wide, long texts are wrapped, and
+        numbers, times and the like are not, if that leaves room for the others."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for column in self._columns:
-            table.add_column(column, overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+        needed = [max(map(len, cells)) for cells in zip(self._columns, *self._texts(), strict=True)]
+        is_short = [width <= _SHORT for width in needed]
+        least = sum(own if short else _SHORT for own, short in zip(needed, is_short, strict=True))
+        fits = least + _GAP * (len(needed) - 1) <= width
+        for column, short in zip(self._columns, is_short, strict=True):
+            table.add_column(column, overflow="fold", no_wrap=short and fits)
         for row in self._rows:
             table.add_row(*(Text(_cut(cell.text), cell.style) for cell in row))
         return table

@@ -136,3 +136,29 @@ def test_no_cell_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
     rows.add_row("x\x1b[2J", output.Cell("\x1b]0;title\x07y"))
     rows.show()
     assert capsys.readouterr().out.splitlines()[1] == "x  y"
+
+
+class TestTables:
+    ROW = ("12", "gpu-a +2", "RUNNING (attempt 1)", "18:50:39", "train.py, distributed, torch", "x" * 30)
+
+    def lines(self, width: int) -> list[str]:
+        from rich.console import Console
+
+        rows = output.Rows("key", "server", "state", "started", "tags", "command")
+        rows.add_row(*self.ROW)
+        console = Console(width=width)
+        with console.capture() as capture:
+            console.print(rows.table(width))
+        return capture.get().splitlines()
+
+    def test_what_is_short_is_not_wrapped_for_what_is_long(self) -> None:
+        shown = self.lines(75)
+        assert all(len(line) <= 75 for line in shown)
+        assert any("gpu-a +2" in line and "18:50:39" in line for line in shown)
+
+    @pytest.mark.parametrize("width", [20, 40, 60, 200])
+    def test_nothing_is_cut_however_narrow_it_is(self, width: int) -> None:
+        shown = "".join("".join(self.lines(width)).split())
+        for character in "12RUNNINGx":
+            assert character in shown
+        assert shown.count("x") == 30
