@@ -20,7 +20,9 @@ OTHERS_MEMORY_MB = 100
 HIDDEN_MEMORY_MB = 2048
 UNKNOWN = "unknown"
 _FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, the same on every Linux
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+SHOWS = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
+ROCR = "ROCR_VISIBLE_DEVICES"  # what it hides, HIP's numbers do not count
+VISIBLE = (*SHOWS.values(), ROCR)
 
 
 def survey() -> dict[str, Any]:

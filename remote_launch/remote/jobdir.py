@@ -101,6 +101,15 @@ def lock_if_free(job: JobDir, *, create: bool = False) -> int | None:
     return lock
 
 
+def is_current(fd: int, path: str) -> bool:
+    """False when the file was removed (and perhaps made anew) between its opening and its locking."""
+    try:
+        here, there = os.fstat(fd), os.stat(path)
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
+
+
 def job_dir(folder: str, job_id: Any) -> JobDir:
     """Given the jobs folder and an id, return the job's folder. Raises Refusal for an id that isn't 32 hex
     digits."""

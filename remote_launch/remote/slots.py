@@ -19,7 +19,7 @@ import stat
 import time
 
 from . import procs
-from .jobdir import Refusal, expand
+from .jobdir import Refusal, expand, is_current
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Slots:
         """Take a slot; False when somebody has it. Raises Refusal, OSError."""
         if not _lock(self._fds[name]):
             return False
-        if not _is_current(self._fds[name], self.path(name)):  # somebody has tidied the folder up
+        if not is_current(self._fds[name], self.path(name)):  # somebody has tidied the folder up
             make_folder(self.folder)
             tidied, self._fds[name] = self._fds[name], self._open(name)
             os.close(tidied)
@@ -178,11 +178,3 @@ def _lock(fd: int, how: int = fcntl.LOCK_EX) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _is_current(fd: int, path: str) -> bool:
-    try:
-        here, there = os.fstat(fd), os.stat(path)
-    except OSError:
-        return False
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)

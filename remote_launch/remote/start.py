@@ -21,7 +21,16 @@ import traceback
 
 from . import child, owner
 from .guardian import guard
-from .jobdir import JobDir, Refusal, job_dir, jobs_folder, read_or_empty, workdir, write_atomic
+from .jobdir import (
+    JobDir,
+    Refusal,
+    is_current,
+    job_dir,
+    jobs_folder,
+    read_or_empty,
+    workdir,
+    write_atomic,
+)
 from .supervisor import Supervisor
 
 TYPE_CHECKING = False
@@ -84,7 +93,7 @@ def _claim(job: JobDir, server: str | None) -> int | None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             other = owner.elsewhere(job, {}, server)
             rival = f"a start of this job does not get on: {owner.whose(other)}" if other else None
-        if rival is None and _is_current(lock, job.lock) and not _is_recorded(job):
+        if rival is None and is_current(lock, job.lock) and not _is_recorded(job):
             return lock
         os.close(lock)
         if _is_recorded(job):
@@ -97,15 +106,6 @@ def _claim(job: JobDir, server: str | None) -> int | None:
 
 def _is_recorded(job: JobDir) -> bool:
     return os.path.lexists(job.started) or os.path.lexists(job.exit)
-
-
-def _is_current(fd: int, path: str) -> bool:
-    """False when the file was removed (and perhaps made anew) between its opening and its locking."""
-    try:
-        here, there = os.fstat(fd), os.stat(path)
-    except OSError:
-        return False
-    return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
 def _already(job: JobDir) -> dict[str, Any]:

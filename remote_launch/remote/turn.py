@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = (0.1, 0.2, 0.5, 1.0)  # by how many are ahead
 CARDS_EVERY_S = 5.0  # asking the driver takes half a second of a core
-_VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
-_ROCR = "ROCR_VISIBLE_DEVICES"  # what it hides, HIP's numbers do not count
 _NOUNS = {"slot": "slot", "gpu": "card"}
 
 
@@ -60,9 +58,9 @@ def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str]:
     found = gpus.cards()
     found = [card for card in found if card["vendor"] == found[0]["vendor"]]
     names = [str(card["index"]) for card in found]
-    variable = _VISIBLE.get(found[0]["vendor"], "CUDA_VISIBLE_DEVICES") if found else ""
+    variable = gpus.SHOWS.get(found[0]["vendor"], "CUDA_VISIBLE_DEVICES") if found else ""
     shown = [(str(card["index"]), card) for card in found]
-    hides = _ROCR if _ROCR in env and variable == _VISIBLE["amd"] else ""
+    hides = gpus.ROCR if gpus.ROCR in env and variable == gpus.SHOWS["amd"] else ""
     for name in (hides, variable):
         if name in env:
             shown = [(str(place), card) for place, card in enumerate(_named(env[name], shown))]
@@ -266,8 +264,8 @@ class Turn:
         variables = {"RL_SLOTS": held, self.slots.variable: held}
         if self.slots.variable == "CUDA_VISIBLE_DEVICES":
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the driver's; CUDA's own puts the fastest first
-        elif self.slots.variable == _ROCR:
-            variables[_VISIBLE["amd"]] = ",".join(map(str, range(len(self.slots.held))))
+        elif self.slots.variable == gpus.ROCR:
+            variables[gpus.SHOWS["amd"]] = ",".join(map(str, range(len(self.slots.held))))
         return variables
 
 
