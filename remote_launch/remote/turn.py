@@ -107,6 +107,7 @@ class Turn:
         self._since = time.monotonic()
         self._keeps_place = self._goes_along = False
         self._look_at = 0.0
+        self._trouble = ""  # why it could not be looked
         self._cards_at = -CARDS_EVERY_S
         self._busy: dict[str, str] = {}  # cards that somebody else is using: who
 
@@ -136,10 +137,16 @@ class Turn:
 
     def wait(self, now: float, record: dict[str, Any], path: str) -> None:
         """Look whether it is our turn, and have ``path`` show how it stands."""
+        looks_at, trouble = self._look_at, self._trouble
         try:
             self.tick(now)
+            if self._look_at != looks_at:
+                trouble = ""
         except (Refusal, OSError) as error:
-            self._log(f"the queue: {error}")
+            trouble = f"the queue: {error}"
+        if trouble and trouble != self._trouble:
+            self._log(trouble)
+        self._trouble = trouble
         if record.get("queued") and record["reason"] != self.words():
             record.update(reason=self.words(), queued=self.record())
             with contextlib.suppress(OSError):
@@ -224,6 +231,8 @@ class Turn:
         noun = _NOUNS[self.slots.kind]
         if self.has_slots:
             return f"has its {noun}s, waits for the other nodes"
+        if self._trouble:
+            return self._trouble
         if self.ahead:
             return _plural(self.ahead, "job") + " ahead"
         if self._ticket is None and not self._goes_along:

@@ -152,6 +152,24 @@ class TestTidiedAway:
         assert ticket.ahead() == 0
         assert slots.take("0")
 
+    def test_why_nothing_can_be_taken_is_shown_and_logged_once(self, tmp_path: Path) -> None:
+        folder, said = tmp_path / "slots", []
+        folder.mkdir(0o700)
+        mine = turn.Turn(Slots(str(folder), "slot", ["0"]), {"queue": {"need": 1}}, said.append)
+        record: dict[str, Any] = {"reason": None}
+        now = mine._since + mine.start(record, alone=False)
+        mine.line_up()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        folder.chmod(0o777)
+        for step in range(50):
+            mine.wait(now + step / 2, record, str(tmp_path / "started.json"))
+            assert record["reason"].startswith(f"the queue: {folder} is not a folder that you alone")
+        assert len(said) == 1
+        folder.chmod(0o700)
+        mine.wait(now + 100, record, str(tmp_path / "started.json"))
+        assert mine.has_slots
+
     def test_no_link_is_followed(self, tmp_path: Path) -> None:
         (tmp_path / "line-slot").mkdir()
         (tmp_path / "number").write_text("7")
