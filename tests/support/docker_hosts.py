@@ -33,6 +33,7 @@ MAX_HOSTS = 4
 SHARED_HOME = ("shared-0", "shared-1")  # two machines, one /home/trainer
 SERVICES = (*(f"host-{number}" for number in range(MAX_HOSTS)), *SHARED_HOME)
 READY_S = 30
+_UNLIMIT = "for i in /sys/class/net/eth*; do tc qdisc del dev ${i##*/} root 2>/dev/null; done; true"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +131,14 @@ class DockerHost:
 
     def limit(self, rate: str) -> None:
         """Limit what it sends, as tc says it ("10mbit"). No delays: the kernel may lack netem."""
-        self.exec(f"tc qdisc replace dev eth0 root tbf rate {rate} burst 32kbit latency 400ms")
+        self.exec(f"tc qdisc replace dev {self._interface()} root tbf rate {rate} burst 32kbit latency 400ms")
+
+    def unlimit(self) -> None:
+        self.exec(_UNLIMIT)
+
+    def _interface(self) -> str:
+        """The name of the address' interface; a cable that was pulled comes back under another."""
+        return self.exec(f"ip -o -4 addr show | awk '$4 ~ /^{self.address}[/]/ {{print $2}}'")
 
     def heal(self) -> None:
         """Undo every fault above and end what the user still runs. Cheap on a healthy host."""
@@ -143,7 +151,7 @@ class DockerHost:
         if self.network not in networks:
             self.connect()
         self.exec(
-            "iptables -w -F INPUT; iptables -w -F OUTPUT; tc qdisc del dev eth0 root 2>/dev/null; "
+            f"iptables -w -F INPUT; iptables -w -F OUTPUT; {_UNLIMIT}; "
             f"p=$(ps -u {self.username} -o pid=) && kill -KILL $p 2>/dev/null; true"
         )
         wait_for_sshd(self.address)
