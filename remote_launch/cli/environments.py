@@ -52,7 +52,7 @@ def env(ctx: click.Context, servers: Sequence[str], sizes: bool, as_json: bool) 
     from remote_launch.core.environments.differences import find_differences
     from remote_launch.operations.environments import describe_environments
 
-    fleet = load_fleet(ctx)
+    fleet = load_fleet(ctx, says_waits=True)
     outcomes = describe_environments(fleet, fleet.select(servers), sizes=sizes)
     found = outcomes.values
     differences = find_differences({name: report.versions for name, report in found.items()})

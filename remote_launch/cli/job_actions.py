@@ -118,7 +118,7 @@ def job_kill(
     from remote_launch.operations.kill import kill_jobs, signal_name
     from remote_launch.operations.refresh import refresh
 
-    fleet = load_fleet(ctx)
+    fleet = load_fleet(ctx, says_waits=True)
     signal = signal_name(signal_word)
     words = [*keys, *job_options]
     chosen = fleet.select(servers)

@@ -71,7 +71,7 @@ def job_list(
     States are as the servers last told; --rsync asks them now.
     """
     del hidden
-    fleet = load_fleet(ctx)
+    fleet = load_fleet(ctx, says_waits=True)
     chosen = fleet.select(servers)
     outcomes = _refresh(fleet, chosen) if ask else None
     jobs = _recorded(fleet, tags, ended=show_all or stopped)
@@ -166,7 +166,7 @@ def job_show(
     from remote_launch.core.verdict import verdict_of
     from remote_launch.operations.refresh import refresh_jobs
 
-    fleet = load_fleet(ctx)
+    fleet = load_fleet(ctx, says_waits=True)
     groups = launch_groups(fleet, [*keys, *job_options])
     shown = []
     for group in groups:

@@ -194,7 +194,7 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
 
             raise UsageError("--notify-local needs --follow", hint="or rl job-wait --notify-local CMD, later")
         return _launch(
-            load_fleet(ctx),
+            load_fleet(ctx, says_waits=True),
             request,
             send=send,
             follow=follow,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -138,9 +139,9 @@ def env_dict(pairs: Iterable[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def load_fleet(ctx: click.Context) -> Fleet:
+def load_fleet(ctx: click.Context, *, says_waits: bool = False) -> Fleet:
     """Return the fleet of the project that the command line names or that lies upward from here; closed when
-    the command ends."""
+    the command ends. With ``says_waits`` a person is told which servers keep the command waiting."""
     from remote_launch.operations.fleet import Fleet
 
     root = ctx.find_root()
@@ -149,7 +150,17 @@ def load_fleet(ctx: click.Context) -> Fleet:
     if not ctx.resilient_parsing:  # a completion says nothing
         root.call_on_close(lambda: _warn_of_registry(fleet))
         _warn_of_password(fleet)
+    if says_waits and sys.stderr.isatty():
+        fleet.on_wait = _say_wait
     return fleet
+
+
+def _say_wait(names: list[str]) -> None:
+    from remote_launch.cli import output
+
+    more = f" and {len(names) - 5} others" if len(names) > 6 else ""
+    shown = names[:5] if more else names
+    output.say(f"still waiting for {', '.join(shown)}{more}; Ctrl-C ends it", style="dim")
 
 
 def _warn_of_registry(fleet: Fleet) -> None:

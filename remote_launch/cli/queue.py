@@ -26,7 +26,7 @@ def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
     """Show who has the slots (or cards) of each server, and which jobs wait for them, in order."""
     from remote_launch.operations.queue import look_at_queues, one_a_machine
 
-    fleet = load_fleet(ctx)
+    fleet = load_fleet(ctx, says_waits=True)
     outcomes = look_at_queues(fleet, fleet.select(names))
     if as_json:
         data = {name: found.to_list() for name, found in outcomes.values.items()}

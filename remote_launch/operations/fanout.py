@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _INTERRUPT_EVERY_S = 0.1
+WAIT_TOLD_AFTER_S = 5.0
 PARALLEL_SERVERS = 16  # ssh connections opened at a time; more gains nothing (DESIGN 4.1)
 
 
@@ -80,17 +81,21 @@ def fanout(
     *,
     limit: int = PARALLEL_SERVERS,
     on_interrupt: Callable[[], None] | None = None,
+    on_wait: Callable[[list[str]], None] | None = None,
 ) -> Outcomes[T]:
     """Run ``function(name)`` for every name, ``limit`` at a time, and return every outcome.
 
     A RemoteLaunchError is an outcome; anything else is a bug and is raised once all have ended. On Ctrl-C
     nothing new is started, ``on_interrupt`` is called (it ends what runs) until the threads are back, and
-    KeyboardInterrupt goes on."""
+    KeyboardInterrupt goes on. Where it takes seconds, ``on_wait`` is told once who is still at it."""
     crew = _Crew(dict.fromkeys(names), function, limit)
     try:
         crew.start()
+        tell_at = time.monotonic() + WAIT_TOLD_AFTER_S
         while not crew.wait(0.5):  # in slices: a bare wait can't be interrupted everywhere
-            pass
+            if on_wait is not None and time.monotonic() > tell_at:
+                on_wait([name for name in crew.names if name not in crew.outcomes])
+                on_wait = None
     except KeyboardInterrupt:
         crew.waiting.clear()
         while not crew.wait(0.0):

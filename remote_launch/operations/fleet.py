@@ -32,6 +32,7 @@ class Fleet:
     def __init__(self, project: Project, inventory: Inventory) -> None:
         self.project = project
         self.inventory = inventory
+        self.on_wait: Callable[[list[str]], None] | None = None  # told of servers that take long to answer
         self.local_runs = Cancel()  # for programs that run here on the servers' behalf
         self._transports: dict[str, Transport] = {}
         self._lock = threading.Lock()
@@ -97,7 +98,13 @@ class Fleet:
         by_name = {
             server.name: server for server in (self.server(s) if isinstance(s, str) else s for s in servers)
         }
-        return fanout(by_name, lambda name: function(by_name[name]), limit=limit, on_interrupt=self.cancel)
+        return fanout(
+            by_name,
+            lambda name: function(by_name[name]),
+            limit=limit,
+            on_interrupt=self.cancel,
+            on_wait=self.on_wait,
+        )
 
     def cancel(self) -> None:
         """Stop the commands that this process has running on the servers, and for them here."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Completed, Transport
 
 _NO_PYTHON, _NO_PROGRAM = 96, 97
+_SILENT_HINT = "it is connected but silent: suspended, overloaded, a disk that hangs? rl doctor says more"
 # $1 the archive, $2 the verb, then the interpreters to try. Python 3.8 is the oldest that the programs run
 # on.
 _RUN = f"""
@@ -102,7 +103,11 @@ def _run(
 
     def run() -> Completed:
         command = Command([path, verb, *pythons], shell=_RUN, label=f"rl {verb}")
-        return transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+        try:
+            return transport.run(command, stdin=stdin, timeout_s=timeout_s, on_stdout=on_stdout)
+        except CommandTimeoutError as error:
+            error.hint = error.hint or _SILENT_HINT
+            raise
 
     done = run()
     if done.exit_code == _NO_PROGRAM:

@@ -169,6 +169,22 @@ def test_ctrl_c_also_ends_what_was_between_two_commands() -> None:
         fanout(["a"], function, on_interrupt=calls.release)
 
 
+def test_those_that_take_long_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remote_launch.operations.fanout.WAIT_TOLD_AFTER_S", 0.0)
+    told: list[list[str]] = []
+    goes_on = threading.Event()
+
+    def on_wait(names: list[str]) -> None:
+        told.append(names)
+        goes_on.set()
+
+    def function(name: str) -> None:
+        assert name == "quick" or goes_on.wait(10)
+
+    assert fanout(["quick", "slow", "slower"], function, on_wait=on_wait).exit_code == 0
+    assert told == [["slow", "slower"]]
+
+
 def test_an_outcome_says_how_long_it_took() -> None:
     outcome = fanout(["a"], lambda _: time.sleep(0.02))["a"]
     assert outcome.duration_s >= 0.02

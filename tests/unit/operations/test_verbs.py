@@ -13,6 +13,7 @@ from remote_launch.core.programs import pack
 from remote_launch.core.project import Project
 from remote_launch.errors import (
     CommandError,
+    CommandTimeoutError,
     ConnectionLostError,
     JobError,
     MissingProgramError,
@@ -166,6 +167,13 @@ class TestCall:
         _, fleet, server = ask(ConnectionLostError("s", "gone"))
         with pytest.raises(ConnectionLostError):
             call(fleet, server, "probe", {})
+
+    def test_one_that_never_answers_says_what_to_try(self, ask: Any) -> None:
+        late = CommandTimeoutError("s: too long", server="s", command="rl probe", exit_code_of_command=None)
+        _, fleet, server = ask(late)
+        with pytest.raises(CommandTimeoutError) as caught:
+            call(fleet, server, "probe", {})
+        assert "rl doctor" in str(caught.value.hint)
 
 
 class TestRefusals:
