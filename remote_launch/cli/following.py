@@ -101,7 +101,7 @@ def show_verdict(jobs: Sequence[JobRecord], verdict: Verdict) -> None:
     duration = max((job.duration_s or 0.0 for job in jobs), default=0.0)
     noun = "job" if len(jobs) == 1 else "jobs"
     text = f"{noun} {keys}: {verdict.state} after {output.duration_text(duration)}"
-    if verdict.state.value != "SUCCEEDED":
+    if verdict.text.upper() != verdict.state.value:  # "KILLED: killed" says it twice
         text += f": {output.clean(verdict.text, colour=False)}"
     output.say(text, style=output.STATE_STYLES[verdict.state.value])
     for line in output.last_words((verdict.cause or {}).get("tail")):

@@ -86,12 +86,15 @@ def _show(plan: PushPlan) -> None:
 
 def _is_meant(plan: PushPlan, *, as_json: bool) -> bool:
     newer = [name for name, count in plan.newer.items() if count]
-    question = f"Replace newer files on {', '.join(newer)} with those of {plan.source}?"
+    there = ", ".join(newer)
     if as_json or not sys.stdin.isatty():
         from remote_launch.errors import UsageError
 
-        raise UsageError(question, hint="--yes; or rl push-outputs with the server that has the newer ones")
-    return click.confirm(question, default=False, err=True)
+        raise UsageError(
+            f"this asks before it replaces newer files on {there} with those of {plan.source}",
+            hint="--yes; or rl push-outputs with the server that has the newer ones",
+        )
+    return click.confirm(f"Replace newer files on {there} with those of {plan.source}?", err=True)
 
 
 def clean_first(fleet: Fleet, servers: Sequence[Server], *, dry_run: bool) -> None:
