@@ -100,9 +100,12 @@ def job_tail(
 
     pattern = _pattern(grep, plain=fixed_strings)
     fleet = load_fleet(ctx)
-    job = _job_to_tail(fleet, [*keys, *job_options], tags)
+    job, of_several = _job_to_tail(fleet, [*keys, *job_options], tags)
     launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
     watched, chosen = _watched(fleet, job, launch, ranks, all_ranks=all_ranks)
+    if of_several:
+        more = f" +{len(watched) - 1}" if len(watched) > 1 else ""
+        output.say(f"job {watched[0].key} on {watched[0].server}{more}: {output.headline(job.command)}")
     selection = Selection(
         ranks=chosen,
         # torchrun's own words bury the ranks'; the verdict has them when they matter
@@ -159,9 +162,9 @@ def _pattern(grep: str | None, *, plain: bool) -> re.Pattern[str] | None:
         raise UsageError(f"--grep {grep!r}: {error}", hint="-F takes the pattern as plain text") from None
 
 
-def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobRecord:
+def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> tuple[JobRecord, bool]:
     """Given keys or tags, return the one job to show: running before ended, master before others, newest
-    first."""
+    first; and whether there was a choice."""
     from remote_launch.errors import NO_JOBS_HINT, UnknownJobError
 
     jobs = choose_jobs(fleet, keys, tags)
@@ -175,6 +178,4 @@ def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> JobR
     if not keys and best.launch_id and not best.is_master:
         masters = [job for job in jobs if job.launch_id == best.launch_id and job.is_master]
         best = masters[0] if masters else best
-    if len(jobs) > 1:
-        output.say(f"job {best.key} on {best.server}: {output.headline(best.command)}")
-    return best
+    return best, len(jobs) > 1
