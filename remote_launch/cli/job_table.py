@@ -59,6 +59,7 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
         notes.append(text)
     notes += dict.fromkeys(text for job in unfinished if (text := _trouble(job, servers)))
     began = [job.started_at for job in group if job.started_at]
+    lasted = [job.duration_s for job in group if job.duration_s is not None]
     return [
         str(first.key),
         output.clean(first.name, colour=False),
@@ -67,7 +68,7 @@ def _launch_cells(group: Sequence[JobRecord], servers: Container[str]) -> list[o
         output.state_cell(verdict.state, f" ({', '.join(notes)})" if notes else ""),
         "" if unfinished else str(verdict.exit_code),
         output.time_text(min(began, default=None)),
-        output.duration_text(max((job.duration_s or 0.0 for job in group), default=None)),
+        output.duration_text(max(lasted, default=None)),
         output.clean(_tags_text(first), colour=False),
         output.clean(first.command, colour=False),
     ]

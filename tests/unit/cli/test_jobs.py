@@ -74,6 +74,14 @@ def test_the_attempt_of_a_job_alone_is_in_the_list(capsys: pytest.CaptureFixture
     assert out.count("attempt") == 1
 
 
+def test_a_launch_that_never_ran_has_no_duration(capsys: pytest.CaptureFixture[str]) -> None:
+    fields = {"server": "s", "command": "c", "launch_id": "l", "nnodes": 2, "state": JobState.QUEUED}
+    print_jobs([new_record(key=rank + 1, node_rank=rank, **fields) for rank in range(2)], {"s"}, opened=False)
+    out = capsys.readouterr().out
+    assert "0.0 s" not in out
+    assert out.count("–") == 2  # started, duration
+
+
 def test_a_rest_between_two_attempts_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     def jobs(in_s: float, state: JobState = JobState.RUNNING) -> list[JobRecord]:
         coming = {"attempt": 1, "words": "restart 1 of 3", "at": now() + in_s}
