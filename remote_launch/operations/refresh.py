@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
-_JOB_ID = re.compile(
-    r"[0-9a-f]{32}\Z"
-)  # what a server says is a folder's name here: nothing else may become one
+# What a server says is a folder's name here: nothing else may become one.
+_JOB_ID = re.compile(r"[0-9a-f]{32}\Z")
+_PATIENCE_S = 30.0  # a server answers for all its jobs within a second or two, a frozen one never
 # LOST is asked again: it is what could be said at the time (a disk that was not mounted yet).
 UNSETTLED = (JobState.CREATED, JobState.QUEUED, JobState.RUNNING, JobState.LOST)
 
@@ -79,7 +79,9 @@ def refresh(
     return outcomes
 
 
-def refresh_jobs(fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = 60.0) -> list[JobRecord]:
+def refresh_jobs(
+    fleet: Fleet, jobs: Iterable[JobRecord], *, timeout_s: float = _PATIENCE_S
+) -> list[JobRecord]:
     """Ask again about these jobs alone; return their records as they are now. Servers that can't be reached,
     or give no answer within ``timeout_s``, leave theirs unchanged; the former are marked unreachable."""
     jobs = list(jobs)
@@ -166,7 +168,7 @@ def _ask(
     server: Server,
     jobs: Sequence[JobRecord],
     known: frozenset[str] | None,
-    timeout_s: float = 60.0,
+    timeout_s: float = _PATIENCE_S,
 ) -> _Told:
     request = {
         "job_ids": [job.job_id for job in jobs],
