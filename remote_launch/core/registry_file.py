@@ -137,13 +137,14 @@ class RegistryFile:
             while aside.exists():
                 number += 1
                 aside = self.path.with_name(f"{self.path.name}.corrupt-{stamp}-{number}")
+            # A transaction that was broken off belongs to the file that it was made in. It goes first: once
+            # the file is gone, a journal of that name may be of the new file that another process makes.
+            with contextlib.suppress(OSError):
+                self.path.with_name(f"{self.path.name}-journal").rename(f"{aside}-journal")
             try:
                 self.path.rename(aside)
             except OSError:
                 return False
-            # A transaction that was broken off belongs to the file that it was made in.
-            with contextlib.suppress(OSError):
-                self.path.with_name(f"{self.path.name}-journal").rename(f"{aside}-journal")
             self.set_aside = aside
             return True
 

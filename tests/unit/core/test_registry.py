@@ -40,19 +40,18 @@ for number in range(50):
 @contextlib.contextmanager
 def adder(registry: Registry, number: int) -> Iterator[subprocess.Popen[str]]:
     """A process that adds 50 jobs once it gets a line, and prints their keys."""
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", ADD_FIFTY, str(registry.path), str(number)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 @pytest.fixture
@@ -312,6 +311,24 @@ class TestDamage:
         connection.close()
         assert registry.all() == []
         assert registry.was_set_aside
+
+    def test_the_journal_of_the_new_file_is_left_alone(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        journal = registry.path.with_name(f"{registry.path.name}-journal")
+        rename = type(journal).rename
+
+        def meanwhile(self: Path, target: Any) -> Any:
+            done = rename(self, target)
+            if self == registry.path:  # another process has begun to make the new one
+                journal.touch()
+            return done
+
+        registry.path.parent.mkdir()
+        registry.path.write_bytes(b"rubbish" * 1000)
+        monkeypatch.setattr(type(journal), "rename", meanwhile)
+        assert registry._file._move_away()
+        assert journal.exists()
 
     def test_several_find_the_damage_and_one_sets_it_aside(self, registry: Registry) -> None:
         registry.path.parent.mkdir()
