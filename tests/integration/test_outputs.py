@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,8 +24,40 @@ from tests.support.sshd import SshdServer, sshd_servers
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BIG_MB = 48
+BIG_MB = 24
+SLOW_RSYNC = """#!/bin/sh
+# 8 MB/s while the file "slow" is there.
+[ "$2" = --sender ] && [ -e %s ] || exec %s "$@"
+shift
+exec %s --server --bwlimit=8192 "$@"
+"""
+SHELL = """#!/bin/sh
+PATH=%s:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"
+"""
 ODD = ["plain.pt", "a b's \"$HOME\".pt", "[1]*?.pt", "new\nline.pt", "-n.pt", "grüße.pt"]
+
+
+def shell_with_rsync(folder: Path, content: str) -> Path:
+    """Return a shell for an sshd whose rsync is this program."""
+    (folder / "bin").mkdir()
+    for path, text in ((folder / "bin" / "rsync", content), (folder / "shell", SHELL % (folder / "bin"))):
+        path.write_text(text)
+        path.chmod(0o755)
+    return folder / "shell"
+
+
+def own_rsync() -> str:
+    return str(shutil.which("rsync"))
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Iterator[tuple[list[SshdServer], Path]]:
+    """A server that sends slowly as long as the file is there."""
+    sign = tmp_path / "slow"
+    sign.touch()
+    shell = shell_with_rsync(tmp_path, SLOW_RSYNC % (sign, own_rsync(), own_rsync()))
+    with sshd_servers(tmp_path / "sshd", 1, sshd_options=[f"ForceCommand {shell}"]) as started:
+        yield started, sign
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +166,11 @@ class TestPull:
 
     @pytest.mark.parametrize("how", ["the server dies", "Ctrl-C"])
     def test_what_was_broken_off_goes_on_from_there(
-        self, rl: Rl, servers: list[SshdServer], how: str
+        self, tmp_path: Path, slow: tuple[list[SshdServer], Path], how: str
     ) -> None:
+        servers, sign = slow
+        rl = make_project(tmp_path, servers)
+        rl("rsync")
         big = write(rl, 1, "checkpoints/big.pt")
         block = os.urandom(1 << 20)
         with big.open("wb") as file:
@@ -166,6 +202,7 @@ class TestPull:
             servers[0].start()
         assert not (folder / "big.pt").exists(), "half a file is not taken for a whole one"
         assert (folder / ".rl-partial" / "big.pt").stat().st_size > 0
+        sign.unlink()
         [pulled] = rl.json("pull", "server-1:checkpoints")["data"]
         assert (pulled["files"], pulled["size_bytes"]) == (1, BIG_MB << 20)
         assert pulled["literal_bytes"] < BIG_MB << 20
@@ -177,11 +214,8 @@ LYING_PYTHON = """#!/bin/sh
 # Answers what it likes where it is asked for files.
 if [ "$4" = outputs ]; then cat >/dev/null; cat %s; else exec python3 "$@"; fi
 """
-LYING_SHELL = """#!/bin/sh
-# Whatever rsync is to send, it sends another folder's content.
-PATH=%s:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"
-"""
 LYING_RSYNC = """#!/bin/sh
+# Whatever it is to send, it sends another folder's content.
 [ "$2" = --sender ] || exec %s "$@"
 for word in "$@"; do
   shift
@@ -213,18 +247,12 @@ class TestServersThatLie:
 
     def test_about_what_they_send(self, tmp_path: Path) -> None:
         evil, outside = tmp_path / "evil", tmp_path / "outside"
-        for folder in (evil / "down", outside, tmp_path / "bin"):
+        for folder in (evil / "down", outside):
             folder.mkdir(parents=True)
         (evil / "out").symlink_to(outside)
         (evil / "down" / "up").symlink_to("../../../..")
-        real = subprocess.run(["sh", "-c", "command -v rsync"], capture_output=True, text=True).stdout.strip()
-        for path, text in (
-            (tmp_path / "bin" / "rsync", LYING_RSYNC % (real, evil, real)),
-            (tmp_path / "shell", LYING_SHELL % (tmp_path / "bin")),
-        ):
-            path.write_text(text)
-            path.chmod(0o755)
-        with sshd_servers(tmp_path / "sshd", 1, sshd_options=[f"ForceCommand {tmp_path}/shell"]) as servers:
+        shell = shell_with_rsync(tmp_path, LYING_RSYNC % (own_rsync(), evil, own_rsync()))
+        with sshd_servers(tmp_path / "sshd", 1, sshd_options=[f"ForceCommand {shell}"]) as servers:
             rl = make_project(tmp_path, servers)
             write(rl, 1, "checkpoints/last.pt")
             rl("pull", "checkpoints", code=None)
