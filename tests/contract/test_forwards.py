@@ -121,7 +121,7 @@ class TestForward:
         transport = opened(sshd.target())
         tunnel = transport.forward(1)
         transport.disconnect()
-        assert port_is_free(tunnel.port)
+        wait_for(lambda: port_is_free(tunnel.port), 5, "the port to be free")
         assert not list(control_folder().glob(f"f-{os.getpid()}-*"))
 
 
@@ -148,7 +148,7 @@ def test_a_killed_process_leaves_no_forward(
         port = int(process.stdout.readline())
         assert pages.read(port) == pages.text
         process.kill()
-    assert port_is_free(port)
+    wait_for(lambda: port_is_free(port), 5, "the port to be free")
     left = control_folder().glob(f"f-{process.pid}-*")
     tunnel = opened(sshd.target(kind)).forward(pages.port)  # the next one tidies up
     assert kind == "fabric" or not list(left)
@@ -177,7 +177,7 @@ class TestKept:
             assert pages.read(port) == pages.text
         finally:
             stop_kept(kept)
-        assert port_is_free(port)
+        wait_for(lambda: port_is_free(port), 5, "the port to be free")
         assert not is_kept(kept, port)
         assert not list(Path(kept.socket).parent.glob(f"{Path(kept.socket).name}*"))
 

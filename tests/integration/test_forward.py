@@ -119,7 +119,7 @@ class TestForeground:
         assert "nothing listens" not in running.said
         assert pages.asked == 1  # it did not knock itself
         assert running.end() == 130
-        assert port_is_free(port)
+        wait_for(lambda: port_is_free(port), 5, "the port to be free")
         assert rl.json("forward", "--list")["data"] == []
 
     def test_taken_here_and_on_another_address_there(self, forward: Any) -> None:
@@ -151,7 +151,7 @@ class TestForeground:
         running = forward("a", f":{pages.port}")
         port = running.port()
         running.end(signal.SIGKILL)
-        assert port_is_free(port)
+        wait_for(lambda: port_is_free(port), 5, "the port to be free")
         assert rl.json("forward", "--list")["data"] == []
 
     def test_a_lost_connection_is_made_again(self, tmp_path: Path, pages: Pages) -> None:
@@ -188,7 +188,7 @@ class TestBackground:
         again = rl("forward", "a", f":{pages.port}", "--background")
         assert (again.stdout, "there already" in again.stderr) == (done.stdout, True)
         assert "stopped a" in rl("forward", "--stop", "a", str(pages.port)).stdout
-        assert port_is_free(port)
+        wait_for(lambda: port_is_free(port), 5, "the port to be free")
         assert "no such forward" in rl("forward", "--stop", "a", code=2).stderr
 
     def test_a_dead_one_is_shown_and_starts_again_on_its_port(self, rl: Rl, pages: Pages) -> None:
