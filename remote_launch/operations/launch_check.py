@@ -93,8 +93,8 @@ def _doors(
     launch meets."""
     doors = {}
     for node in members:
-        port = told.number(answers[node.server].get("probe_port"))
-        doors[node.server] = [Door(address=node.address, port=port)] if port and 0 < port < 65536 else []
+        port = told.port(answers[node.server].get("probe_port"))
+        doors[node.server] = [Door(address=node.address, port=port)] if port else []
     if master := doors[members[0].server]:
         meeting = (topology.master_port, topology.gang_port)
         master += [Door(address=topology.master_addr, port=port) for port in meeting]

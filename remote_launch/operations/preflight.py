@@ -107,7 +107,7 @@ def node_facts(server: Server, answer: Mapping[str, Any]) -> NodeFacts:
         interface=told.text(answer.get("interface")),
         cpus=told.number(answer.get("cpus")) or 1,
         gpus=len(told.mappings(told.mapping(answer.get("gpus")).get("cards"))),
-        ports=tuple(port for port in map(told.number, ports) if port) if isinstance(ports, list) else (),
+        ports=tuple(port for port in map(told.port, ports) if port) if isinstance(ports, list) else (),
     )
     words = (facts.address, facts.interface or "lo", *map(str, facts.ports))
     workdir = told.text(answer.get("workdir")) or "\n"

@@ -147,7 +147,7 @@ def _links(source: str, answer: Mapping[str, Any]) -> list[Link]:
     found = []
     for item in told.mappings(answer.get("links")):
         to, address, outcome = (told.text(item.get(key)) for key in ("to", "address", "outcome"))
-        port = told.number(item.get("port"))
+        port = told.port(item.get("port"))
         if to is None or address is None or outcome is None or port is None:
             continue
         found.append(
@@ -182,7 +182,7 @@ def check_pairs(fleet: Fleet, servers: Sequence[Server], addresses: Mapping[str,
     doors: dict[str, list[Door]] = {}
     for name, answer in asked.values.items():
         ports = answer.get("ports")
-        numbers = [told.number(port) for port in ports] if isinstance(ports, list) else []
+        numbers = [told.port(port) for port in ports] if isinstance(ports, list) else []
         doors[name] = [Door(address=addresses[name], port=port) for port in numbers if port]
     able = [server for server in servers if doors.get(server.name)]
     tries = try_twice(fleet, able, doors, mode="ping")

@@ -22,6 +22,12 @@ def number(value: object) -> int | None:
     return int(value) if abs(value) < 2**63 else None
 
 
+def port(value: object) -> int | None:
+    """Return a TCP port."""
+    found = number(value)
+    return found if found and 0 < found < 65536 else None
+
+
 def epoch_s(value: object) -> float | None:
     """Return a time in epoch seconds."""
     if isinstance(value, bool) or not isinstance(value, int | float):

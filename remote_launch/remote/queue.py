@@ -27,9 +27,9 @@ def queue(request: dict[str, Any]) -> dict[str, Any]:
     asked = request.get("slots_dir")
     folder = slots_folder({"RL_SLOTS_DIR": asked} if isinstance(asked, str) else dict(os.environ))
     count = int(number(request, "slots", 0) or 0)
-    cards = [str(card["index"]) for card in gpus.cards()]
-    names = {"slot": [str(name) for name in range(count)], "gpu": cards}
-    busy = busy_cards() if names["gpu"] else {}
+    cards = gpus.cards()
+    names = {"slot": [str(name) for name in range(count)], "gpu": [str(card["index"]) for card in cards]}
+    busy = busy_cards(cards)
     lines = [
         {
             "kind": kind,

@@ -202,7 +202,7 @@ class Turn:
         if slots.kind == "gpu" and (len(slots.held) == self.need or self._busy):
             if now < self._cards_at + CARDS_EVERY_S:
                 return False
-            self._busy = busy_cards(slots.usable)
+            self._busy = busy_cards(gpus.cards(), slots.usable)
             self._cards_at = time.monotonic()
             self._give_back(name for name in slots.held if name in self._busy)
             self._fill()
@@ -278,11 +278,11 @@ class Turn:
         return variables
 
 
-def busy_cards(names: Sequence[str] = ()) -> dict[str, str]:
-    """Return the cards that others use, or a job of ours that did not queue: {index: who}. One of ``names``
-    that the driver tells nothing of is none to begin on."""
+def busy_cards(cards: list[dict[str, Any]], names: Sequence[str] = ()) -> dict[str, str]:
+    """Return those of the cards that others use, or a job of ours that did not queue: {index: who}. One of
+    ``names`` that the driver tells nothing of is none to begin on."""
     found = dict.fromkeys(names, "nobody: the driver tells nothing of it")
-    for card in gpus.cards():
+    for card in cards:
         trouble = card.get("trouble")
         who = card.get("busy") or (f"nobody: it {trouble}" if trouble else _own_job(card))
         found.pop(str(card["index"]), None)

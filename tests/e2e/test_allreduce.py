@@ -7,14 +7,17 @@ import importlib.util
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from tests.support.cli import Rl, rl_path
+from tests.support.processes import pids_of
 from tests.support.sshd import wait_for
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = [
     pytest.mark.torch,
@@ -40,15 +43,7 @@ def rl(tmp_path: Path) -> Rl:
 
 def ranks(folder: Path) -> list[str]:
     """The all-reduce's processes under way, of servers whose workdirs are in the folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if b"allreduce" in words and any(word.startswith(bytes(folder)) for word in words):
-            found.append(entry.name)
-    return found
+    return pids_of(folder, "allreduce")
 
 
 def test_it_adds_up(rl: Rl) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,10 +15,12 @@ import yaml
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.reach import check_pairs
 from tests.support.cli import Rl, rl_path
+from tests.support.processes import pids_of
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 NOWHERE = "2001:db8::77"  # of a network that is for documentation
 
@@ -108,12 +109,4 @@ def test_an_address_of_no_network_of_theirs_is_refused_and_nothing_stays(
 
 def trying(folder: Path) -> list[str]:
     """The commands under way that try the ways, of servers whose workdirs are in the folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
-        except OSError:
-            continue
-        if {b"reach", b"-I"} <= set(words) and any(word.startswith(bytes(folder)) for word in words):
-            found.append(entry.name)
-    return found
+    return pids_of(folder, "reach", "-I")

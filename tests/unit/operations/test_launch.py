@@ -141,6 +141,12 @@ def test_an_answer_of_any_shape_steers_no_terminal_and_no_command(
             assert made.topology.master_addr == "10.0.0.5"
 
 
+def test_a_port_that_is_none_is_not_taken(plan: Any) -> None:
+    with pytest.raises(TopologyError, match="no free port"):
+        plan(ports=[70000, 0, -1, "80", True, 20001])
+    assert plan(ports=[70000, 20001, 20002]).topology.master_port == 20001
+
+
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "::1", "gpu-a.lan", "192.168.0.7"])
 def test_addresses_of_all_kinds(plan: Any, address: str) -> None:
     assert plan(address=address).topology.master_addr == address

@@ -1,0 +1,20 @@
+"""Processes of this machine, by what their command lines say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def pids_of(folder: Path, *words: str) -> list[str]:
+    """Return the processes whose command line has all of the words, and one that begins with the folder."""
+    wanted = set(map(os.fsencode, words))
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if wanted <= set(line) and any(word.startswith(bytes(folder)) for word in line):
+            found.append(entry.name)
+    return found
