@@ -47,7 +47,7 @@ class Terminal:
         self.process.wait()
         os.close(self._master)
 
-    def expect(self, pattern: str, timeout_s: float = 20) -> str:
+    def expect(self, pattern: str, timeout_s: float = 60) -> str:
         """Wait for a regular expression after what was expected last; return what matched."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.compile(pattern).search(self.screen, self._seen)):
@@ -62,7 +62,7 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
-    def end(self, timeout_s: float = 30) -> int:
+    def end(self, timeout_s: float = 60) -> int:
         """Wait for the program's end; return its exit code."""
         deadline = time.monotonic() + timeout_s
         while self._read(0.2):
