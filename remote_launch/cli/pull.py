@@ -89,7 +89,7 @@ def pull(
         raise UsageError(f"{path}: {error}") from None
     plans = plan_pull(fleet, chosen, globs, local=local, excludes=excludes, required=bool(path))
     if dry_run:
-        return _show_plan(plans, as_json=as_json)
+        return _show_plan(plans, some_excluded=bool(excludes), as_json=as_json)
     outcomes, errors = _bring(fleet, plans, as_json=as_json)
     exit_code = 0 if not errors else 3 if outcomes.values else 1
     if as_json:
@@ -97,7 +97,7 @@ def pull(
         status = {0: "ok", 3: "partial", 1: "error"}[exit_code]
         output.emit_json("pull", data, status=status, errors=errors)
         return exit_code
-    show_pulled(outcomes)
+    show_pulled(outcomes, some_excluded=bool(excludes))
     output.show_failures(errors)
     return exit_code
 
@@ -137,7 +137,7 @@ def transfer(
         raise
 
 
-def show_pulled(outcomes: Outcomes[Pulled]) -> None:
+def show_pulled(outcomes: Outcomes[Pulled], *, some_excluded: bool) -> None:
     """Print what has come, and where it is."""
     rows = output.Rows("server", "files", "size", "time", "in")
     for outcome in outcomes:
@@ -147,7 +147,7 @@ def show_pulled(outcomes: Outcomes[Pulled]) -> None:
         where = f"the same folder as {pulled.same_as}'s" if pulled.same_as else short(pulled.local)
         rows.add_row(
             pulled.server,
-            str(pulled.files),
+            _files_cell(pulled, some_excluded=some_excluded),
             output.size_text(pulled.size_bytes),
             output.duration_text(outcome.duration_s),
             where,
@@ -161,6 +161,15 @@ def show_pulled(outcomes: Outcomes[Pulled]) -> None:
             output.warn(f"{pulled.server}: not brought, since they lead elsewhere: the links {some}{more}")
 
 
+def _files_cell(found: Pulled | PullPlan, *, some_excluded: bool) -> str:
+    """Return how many files come; for none, why."""
+    if found.files or found.same_as:
+        return str(found.files)
+    if not found.files_there:
+        return "none there"
+    return "nothing new" if some_excluded else "up to date"
+
+
 def short(path: Path) -> str:
     """Return a path as it is best typed from here."""
     try:
@@ -170,7 +179,7 @@ def short(path: Path) -> str:
     return f"{relative}/"
 
 
-def _show_plan(plans: Outcomes[PullPlan], *, as_json: bool) -> int:
+def _show_plan(plans: Outcomes[PullPlan], *, some_excluded: bool, as_json: bool) -> int:
     if as_json:
         return output.emit_outcomes("pull", plans, [plan.to_dict() for plan in plans.values.values()])
     for plan in plans.values.values():
@@ -179,6 +188,9 @@ def _show_plan(plans: Outcomes[PullPlan], *, as_json: bool) -> int:
             continue
         for name in plan.names:
             click.echo(output.clean(str(plan.local / name), colour=False))
+        if not (plan.files or plan.names):  # links are no files
+            output.say(f"{plan.server}: {_files_cell(plan, some_excluded=some_excluded)}")
+            continue
         output.say(
             f"{plan.server}: {output.plural(plan.files, 'file')}, {output.size_text(plan.size_bytes)}, "
             f"to {short(plan.local)}"

@@ -64,21 +64,29 @@ class PullPlan:
     files: int = 0
     size_bytes: int = 0
 
+    @property
+    def files_there(self) -> int:
+        """How many there are on the server, new or not; what is excluded counts too."""
+        return sum(found.count - len(found.links_out) for found in self.found)
+
     def to_dict(self) -> dict[str, Any]:
         shown = [name.encode("utf-8", "replace").decode() for name in self.names]
         return {
             "server": self.server, "local": str(self.local), "files": self.files,
-            "size_bytes": self.size_bytes, "same_as": self.same_as, "paths": shown,
+            "size_bytes": self.size_bytes, "files_there": self.files_there, "same_as": self.same_as,
+            "paths": shown,
         }  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """What came from one server. ``literal_bytes`` travelled; the rest was here already."""
+    """What came from one server. ``literal_bytes`` travelled; the rest was here already. ``files_there``
+    are all that the server has of it."""
 
     server: str
     local: Path
     files: int = 0
+    files_there: int = 0
     size_bytes: int = 0
     literal_bytes: int = 0
     same_as: str | None = None
@@ -155,8 +163,9 @@ def pull(
         plan = by_name[server.name]
         links_out = tuple(name for found in plan.found for name in found.links_out)
         result = Pulled(
-            server=plan.server, local=plan.local, same_as=plan.same_as, links_out=links_out
-        )
+            server=plan.server, local=plan.local, same_as=plan.same_as, links_out=links_out,
+            files_there=plan.files_there,
+        )  # fmt: skip
         if plan.files or plan.names:
             for piece in plan.pieces:
                 result = _bring(fleet, plan, piece, result, on_bytes)

@@ -121,6 +121,20 @@ class TestPull:
         again = rl.json("pull", "checkpoints/[[]1*.pt")
         assert [one["files"] for one in again["data"]] == [0, 0], "it is here already"
 
+    def test_nothing_new_is_told_from_nothing_there(self, rl: Rl) -> None:
+        write(rl, 1, "checkpoints/last.pt").parent.parent.joinpath("empty").mkdir()
+        assert "none there" in rl("pull", "server-1:empty").stdout
+        rl("pull")
+        told = rl.json("pull")["data"]
+        assert [(one["files"], one["files_there"]) for one in told] == [(0, 1), (0, 0)]
+        [first, second] = rl("pull").stdout.splitlines()[1:]
+        assert ("up to date" in first, "none there" in first) == (True, False)
+        assert ("up to date" in second, "none there" in second) == (False, True)
+        planned = rl("pull", "--dry-run").stderr
+        assert "server-1: up to date" in planned
+        assert "server-2: none there" in planned
+        assert "up to date" not in rl("pull", "server-1:checkpoints", "--exclude", "*").stdout
+
     def test_one_that_lacks_the_path_is_one_error(self, rl: Rl) -> None:
         write(rl, 2, "checkpoints/last.pt")
         envelope = rl.json("pull", "checkpoints/last.pt", code=3)
@@ -349,5 +363,7 @@ def test_servers_with_one_folder_are_pulled_from_once(tmp_path: Path, servers: l
 
 
 def test_no_outputs_anywhere_is_no_error(rl: Rl) -> None:
-    assert "0 B" in rl("pull").stdout
+    shown = rl("pull").stdout
+    assert shown.count("none there") == 2
+    assert "up to date" not in shown
     assert "server-2 has all that server-1 has" in rl("push-outputs").stderr
