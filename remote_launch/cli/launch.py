@@ -9,23 +9,17 @@ import click
 
 from remote_launch.cli import output
 from remote_launch.cli.options import (
-    busy_gpus_option,
+    card_options,
     dry_run_option,
     env_dict,
     env_option,
     examples,
-    gpus_option,
-    gpus_per_node_option,
     json_option,
     load_fleet,
-    max_restarts_option,
     notify_local_option,
-    notify_option,
-    queue_option,
-    restart_window_option,
     servers_option,
-    slots_option,
-    stall_option,
+    supervision_options,
+    together,
 )
 
 if TYPE_CHECKING:
@@ -37,84 +31,73 @@ if TYPE_CHECKING:
     from remote_launch.operations.launch import LaunchPlan, LaunchRequest
 
 
-def _launch_options(function: Callable[..., int]) -> Callable[..., int]:
-    options = [
-        servers_option,
-        click.option(
-            "--nproc-per-node",
-            metavar="N|gpu|cpu|auto",
-            help="Ranks a server [default: nproc_per_node of the inventory].",
-        ),
-        gpus_option,
-        gpus_per_node_option,
-        busy_gpus_option,
-        queue_option,
-        slots_option,
-        click.option("--cmd", "--python-cmd", "cmd", help="The script and its arguments as one text."),
-        click.option("-m", "--module", is_flag=True, help="The script is a module name, as for python -m."),
-        click.option("--master", metavar="NAME", help="The server of rank 0 [default: the first]."),
-        click.option(
-            "--master-port", type=click.IntRange(1, 65535), help="[default: a free port, asked of the master]"
-        ),
-        env_option,
-        click.option(
-            "--tag",
-            "tags",
-            multiple=True,
-            metavar="TAG",
-            help="A tag; repeatable [default: the words of the command, distributed, torch].",
-        ),
-        click.option(
-            "--grace",
-            "grace_s",
-            type=float,
-            default=15.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Between TERM and KILL, at a kill.",
-        ),
-        click.option(
-            "--nnodes",
-            type=click.IntRange(min=1),
-            metavar="N",
-            help="Run on the first N of the servers; the others are spares [default: all].",
-        ),
-        click.option(
-            "--spare",
-            "spares",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Let the last N of the servers stand by, to replace a lost one at a restart.",
-        ),
-        max_restarts_option,
-        restart_window_option,
-        stall_option,
-        notify_option,
-        notify_local_option,
-        click.option(
-            "--clean-outputs", is_flag=True, help="First remove the outputs (inventory) on all its servers."
-        ),
-        click.option("--rsync", "send", is_flag=True, help="Send the project first, as rl rsync does."),
-        click.option(
-            "-f",
-            "--follow",
-            is_flag=True,
-            help="Show the logs of all ranks until the end; exit with the launch's exit code.",
-        ),
-        click.option(
-            "--no-check",
-            "check",
-            flag_value=False,
-            is_flag=True,
-            default=True,
-            help="Start without the quick check that the nodes reach each other and have one torch.",
-        ),
-        dry_run_option,
-        json_option,
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+_launch_options = together(
+    servers_option,
+    click.option(
+        "--nproc-per-node",
+        metavar="N|gpu|cpu|auto",
+        help="Ranks a server [default: nproc_per_node of the inventory].",
+    ),
+    card_options,
+    click.option("--cmd", "--python-cmd", "cmd", help="The script and its arguments as one text."),
+    click.option("-m", "--module", is_flag=True, help="The script is a module name, as for python -m."),
+    click.option("--master", metavar="NAME", help="The server of rank 0 [default: the first]."),
+    click.option(
+        "--master-port", type=click.IntRange(1, 65535), help="[default: a free port, asked of the master]"
+    ),
+    env_option,
+    click.option(
+        "--tag",
+        "tags",
+        multiple=True,
+        metavar="TAG",
+        help="A tag; repeatable [default: the words of the command, distributed, torch].",
+    ),
+    click.option(
+        "--grace",
+        "grace_s",
+        type=float,
+        default=15.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Between TERM and KILL, at a kill.",
+    ),
+    click.option(
+        "--nnodes",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Run on the first N of the servers; the others are spares [default: all].",
+    ),
+    click.option(
+        "--spare",
+        "spares",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Let the last N of the servers stand by, to replace a lost one at a restart.",
+    ),
+    supervision_options,
+    notify_local_option,
+    click.option(
+        "--clean-outputs", is_flag=True, help="First remove the outputs (inventory) on all its servers."
+    ),
+    click.option("--rsync", "send", is_flag=True, help="Send the project first, as rl rsync does."),
+    click.option(
+        "-f",
+        "--follow",
+        is_flag=True,
+        help="Show the logs of all ranks until the end; exit with the launch's exit code.",
+    ),
+    click.option(
+        "--no-check",
+        "check",
+        flag_value=False,
+        is_flag=True,
+        default=True,
+        help="Start without the quick check that the nodes reach each other and have one torch.",
+    ),
+    dry_run_option,
+    json_option,
+)
 
 
 def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank: bool) -> click.Command:

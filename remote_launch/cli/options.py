@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from remote_launch.core.jobs import JobRecord
     from remote_launch.operations.fleet import Fleet
 
+_Command = TypeVar("_Command", bound="Callable[..., Any] | click.Command")
 _ENV = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=", re.ASCII)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 
@@ -21,6 +22,17 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z", re.ASCII)
 def examples(*lines: str) -> str:
     """Return an epilog that shows each example on a line of its own, unwrapped."""
     return "\n".join([f"Example{'s' if len(lines) > 1 else ''}:", "", "\b", *(f"  {line}" for line in lines)])
+
+
+def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Return a decorator that gives a command several options; --help lists them in this order."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
 
 
 def _note_json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
@@ -72,65 +84,68 @@ env_option = click.option(
     metavar="K=V",
     help="A variable for the processes; also as --env K V. Repeatable.",
 )
-
-
-max_restarts_option = click.option(
-    "--max-restarts",
-    type=click.IntRange(min=0),
-    metavar="N",
-    help="After a failure, start it again (all nodes of a launch), at most N times"
-    " [default: max_restarts, inventory].",
-)
-restart_window_option = click.option(
-    "--restart-window",
-    "restart_window_s",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="Only restarts within this time count; 0: all do [default: restart_window, inventory].",
-)
-stall_option = click.option(
-    "--stall-timeout",
-    "stall_timeout_s",
-    type=click.FloatRange(min=0),
-    metavar="SECONDS",
-    help="Stop it when it has had no output for this long (what each rank was doing is kept); 0: never"
-    " [default: stall_timeout, inventory].",
-)
-notify_option = click.option(
-    "--notify",
-    metavar="CMD",
-    help="A shell command for the server (of node 0) to run after the end [default: on_finish, inventory].",
-)
 notify_local_option = click.option(
     "--notify-local", metavar="CMD", help="A shell command that this computer runs after the end."
 )
 
+# What the supervisor of a job sees to while this computer may be away.
+supervision_options = together(
+    click.option(
+        "--max-restarts",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="After a failure, start it again (all nodes of a launch), at most N times"
+        " [default: max_restarts, inventory].",
+    ),
+    click.option(
+        "--restart-window",
+        "restart_window_s",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="Only restarts within this time count; 0: all do [default: restart_window, inventory].",
+    ),
+    click.option(
+        "--stall-timeout",
+        "stall_timeout_s",
+        type=click.FloatRange(min=0),
+        metavar="SECONDS",
+        help="Stop it when it has had no output for this long (what each rank was doing is kept); 0: never"
+        " [default: stall_timeout, inventory].",
+    ),
+    click.option(
+        "--notify",
+        metavar="CMD",
+        help="A shell command for the server (of node 0) to run after the end"
+        " [default: on_finish, inventory].",
+    ),
+)
 
-gpus_option = click.option(
-    "--gpus",
-    multiple=True,
-    metavar="[SERVER:]LIST",
-    help="The cards, by index or uuid: 0,2; for one server gpu-a:0,1; none. Repeatable.",
-)
-gpus_per_node_option = click.option(
-    "--gpus-per-node",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Use N cards a server: those that nobody holds.",
-)
-busy_gpus_option = click.option(
-    "--busy-gpus", is_flag=True, help="Cards that others' processes hold may be used, too."
-)
-
-
-queue_option = click.option(
-    "--queue", is_flag=True, help="Wait on the server until enough slots (or cards) are free: rl queue."
-)
-slots_option = click.option(
-    "--slots",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="How many slots to wait for (implies --queue) [default: 1; of a launch, one a rank].",
+# Which cards a job gets, and whether it waits for them.
+card_options = together(
+    click.option(
+        "--gpus",
+        multiple=True,
+        metavar="[SERVER:]LIST",
+        help="The cards, by index or uuid: 0,2; for one server gpu-a:0,1; none. Repeatable.",
+    ),
+    click.option(
+        "--gpus-per-node",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Use N cards a server: those that nobody holds.",
+    ),
+    click.option("--busy-gpus", is_flag=True, help="Cards that others' processes hold may be used, too."),
+    click.option(
+        "--queue",
+        is_flag=True,
+        help="Wait on the server until enough slots (or cards) are free: rl queue.",
+    ),
+    click.option(
+        "--slots",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="How many slots to wait for (implies --queue) [default: 1; of a launch, one a rank].",
+    ),
 )
 
 

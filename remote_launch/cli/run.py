@@ -11,23 +11,16 @@ import click
 
 from remote_launch.cli import output
 from remote_launch.cli.options import (
-    busy_gpus_option,
+    card_options,
     dry_run_option,
     env_dict,
     env_option,
     examples,
-    gpus_option,
-    gpus_per_node_option,
     json_option,
     load_fleet,
-    max_restarts_option,
-    notify_option,
-    queue_option,
-    restart_window_option,
     server_option,
     single_server,
-    slots_option,
-    stall_option,
+    supervision_options,
 )
 
 if TYPE_CHECKING:
@@ -129,15 +122,8 @@ def _piped() -> bytes | None:
     "--tag", "tags", multiple=True, metavar="TAG", help="A tag; repeatable [default: custom, no-tags]."
 )
 @click.option("--name", default="", help="A name for the list [default: the command's first word].")
-@gpus_option
-@gpus_per_node_option
-@busy_gpus_option
-@queue_option
-@slots_option
-@max_restarts_option
-@restart_window_option
-@stall_option
-@notify_option
+@card_options
+@supervision_options
 @dry_run_option
 @json_option
 @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
