@@ -3,6 +3,7 @@ do."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import sys
@@ -44,8 +45,10 @@ def show_diagnosis(diagnosis: Diagnosis, checks: Sequence[Check]) -> None:
     if bad:
         _print("")
         _print("What to do", style="bold")
-        for finding in bad:
+        for finding, following in itertools.zip_longest(bad, bad[1:]):
             _show_problem(finding, diagnosis.servers)
+            if following is None or following.do != finding.do:  # the same is said once, below all
+                _show_remedy(finding)
     _print("")
     _print(summary(diagnosis), style=_MARKS[bad[0].level if bad else "ok"][1])
 
@@ -74,6 +77,9 @@ def _show_problem(finding: Finding, servers: Sequence[str]) -> None:
     mark, style = _MARKS[finding.level]
     text = f"{finding.check}, {names(finding.servers, servers)}: {_sentence(finding)}"
     _print_wrapped(f"  {mark}  ", text, mark, style)
+
+
+def _show_remedy(finding: Finding) -> None:
     for line in output.clean(finding.do or "", colour=False).splitlines():
         _print_wrapped("     → ", line)
 

@@ -66,6 +66,23 @@ class TestChecklist:
         ]
         assert "  ·  proxy  s0, s1, s2, s3 and 2 more: is set" in lines
 
+    def test_what_helps_against_several_problems_is_said_once_below_them(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        lines = shown(
+            capsys,
+            found("reach", ("s1", "s2"), "error", "s1 can't reach s2", do="open TCP"),
+            found("reach", ("s2", "s1"), "error", "s2 can't reach s1", do="open TCP"),
+            found("disk", ("s1",), "error", "no space", do="free some"),
+        )
+        assert lines[lines.index("What to do") + 1 : -2] == [
+            "  ✗  reach, s1, s2: s1 can't reach s2",
+            "  ✗  reach, s2, s1: s2 can't reach s1",
+            "     → open TCP",
+            "  ✗  disk, s1: no space",
+            "     → free some",
+        ]
+
     def test_what_a_server_says_does_not_steer_the_terminal(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
