@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -21,14 +20,14 @@ from remote_launch.cli.options import (
     supervision_options,
     together,
 )
+from remote_launch.cli.plans import show_launch_plan, show_started
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from remote_launch.core.jobs import JobRecord
     from remote_launch.core.torchrun import Script
     from remote_launch.operations.fleet import Fleet
-    from remote_launch.operations.launch import LaunchPlan, LaunchRequest
+    from remote_launch.operations.launch import LaunchRequest
 
 
 _launch_options = together(
@@ -252,7 +251,7 @@ def _launch(
 
         clean_first(fleet, fleet.select(request.servers), dry_run=dry_run)
     if dry_run:
-        _show_plan(plan, as_json=as_json)
+        show_launch_plan(plan, as_json=as_json)
         return 0
     jobs = start_launch(fleet, plan)
     if as_json and not follow:
@@ -260,7 +259,7 @@ def _launch(
             "torch-launch", {"launch_id": plan.launch_id, "jobs": [job.to_dict() for job in jobs]}
         )
         return 0
-    _show_started(request.script, plan, jobs, say=output.say if follow else click.echo)
+    show_started(request.script, plan, jobs, say=output.say if follow else click.echo)
     if not follow:
         output.say("watch it: rl job-tail    states: rl job-list --rsync    stop it: rl job-kill")
         return 0
@@ -269,43 +268,3 @@ def _launch(
 
     selection = Selection(launcher=False, lines=-1)
     return follow_to_end(fleet, jobs, as_json=as_json, selection=selection, then=notify_local)
-
-
-def _show_started(
-    script: Script, plan: LaunchPlan, jobs: Sequence[JobRecord], *, say: Callable[[str], None]
-) -> None:
-    topology = plan.topology
-    ranks = f"{output.plural(topology.world_size, 'rank')} on {output.plural(topology.nnodes, 'server')}"
-    say(
-        f"launched {output.headline(script.display)}: {ranks}, "
-        f"master {topology.meeting_place}"
-    )
-    if any(spec.queue for spec in plan.specs):
-        say("  queued: it begins when every server has the slots for it; rl queue shows the line")
-    for job, node in zip(jobs, topology.nodes, strict=False):
-        last = node.first_rank + node.nproc - 1
-        rank_text = (
-            f"rank {node.first_rank}" if last == node.first_rank else f"ranks {node.first_rank}–{last}"
-        )
-        say(f"  job {job.key}  {job.server}  {rank_text}")
-    for job in jobs[topology.nnodes :]:
-        say(f"  job {job.key}  {job.server}  stands by")
-
-
-def _show_plan(plan: LaunchPlan, *, as_json: bool) -> None:
-    if as_json:
-        output.emit_json("torch-launch", plan.to_dict())
-        return
-    for note in plan.notes:
-        click.echo(f"# {output.clean(note, colour=False)}")
-    for spec in plan.specs:
-        shown = spec.to_dict()
-        is_spare = (spec.node_rank or 0) >= (spec.nnodes or 1)
-        node = "a spare" if is_spare else f"node {spec.node_rank}"
-        click.echo(f"# {spec.server} ({node} of {spec.nnodes})")
-        click.echo(f"cd {spec.workdir}")
-        click.echo(f"unset {' '.join(spec.unset_env)}")
-        for name, value in shown["env"].items():
-            click.echo(f"export {name}={shlex.quote(value)}")
-        click.echo(f"{spec.python} -m torch.distributed.run {shlex.join(spec.torchrun or ())}")
-        click.echo("")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ from remote_launch.cli.options import (
     single_server,
     supervision_options,
 )
+from remote_launch.cli.plans import show_job_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,16 +173,7 @@ def job_run(
     if gpus or (gpus_per_node is not None and not queue):
         spec = _with_cards(fleet, spec, gpus, gpus_per_node, take_busy=busy_gpus or queue)
     if dry_run:
-        if as_json:
-            output.emit_json("job-run", spec.to_dict())
-        else:
-            for chosen in spec.choices.values():
-                click.echo(f"# {output.clean(chosen['reason'], colour=False)}")
-            if spec.queue is not None:
-                click.echo(f"# it waits for {spec.queue.words}")
-            click.echo(f"{target.name}: cd {spec.workdir} && {spec.command}")
-            for key, value in spec.to_dict()["env"].items():
-                click.echo(f"  {key}={shlex.quote(value)}")
+        show_job_plan(spec, as_json=as_json)
         return 0
     job = start_job(fleet, spec)
     if as_json:
