@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     help="PORT is this host's, as SERVER knows it.",
 )
 @click.option("--list", "listing", is_flag=True, help="Show the forwards of this project.")
-@click.option("--stop", is_flag=True, help="Stop those in the background, of SERVER, or of its PORT.")
+@click.option("--stop", is_flag=True, help="Stop those of SERVER, or of its PORT; in other terminals, too.")
 @click.option("--all", "everything", is_flag=True, help="With --stop: all of this project.")
 @json_option
 @click.pass_context
@@ -155,7 +155,7 @@ def _stopped(records: list[ForwardRecord], as_json: bool) -> int:
         text = f"stopped {record.server} {record.to} ({record.url})"
         click.echo(output.clean(text, colour=False))
     if not records:
-        output.say("nothing is forwarded in the background")
+        output.say("nothing is forwarded")
     return 0
 
 

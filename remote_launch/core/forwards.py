@@ -36,6 +36,12 @@ class ForwardRecord:
     remote_host: str = LOCALHOST
     socket: str = ""
     ended_at: float | None = None  # when it was first found to be dead
+    stop_asked: bool = False  # of one in the foreground: another ``rl`` wants it to end
+
+    def is_same(self, other: ForwardRecord) -> bool:
+        """By what never changes: another process may have noted meanwhile that it is dead, or is to end."""
+        mine = (self.machine, self.pid, self.started_at)
+        return mine == (other.machine, other.pid, other.started_at)
 
     @property
     def url(self) -> str:
@@ -103,4 +109,4 @@ def _record(item: Any) -> ForwardRecord | None:
     }  # fmt: skip
     if not all(isinstance(item.get(name), kind) for name, kind in kinds.items()):
         return None
-    return ForwardRecord(**{name: item[name] for name in kinds})
+    return ForwardRecord(**{name: item[name] for name in kinds}, stop_asked=item.get("stop_asked") is True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 1.0
 _SLEPT_S = 20.0  # so much longer than asked for: the machine was suspended
-_RETRY_S = (1.0, 2.0, 4.0, 8.0, 15.0)
+_RETRY_LOOKS = (1, 2, 4, 8, 15)  # so many of LOOK_EVERY_S between two tries
 _TRIED_PORTS = 20
 _UNPRIVILEGED = 1024
 _PORTS = re.compile(r"(?:(\d*):)?(\d+)\Z", re.ASCII)
@@ -103,14 +103,15 @@ def open_forward(
     finally:
         forward.close()
         with contextlib.suppress(OSError), book.change() as records:
-            records[:] = [one for one in records if one != record]
+            records[:] = [one for one in records if not one.is_same(record)]
 
 
 def hold(fleet: Fleet, record: ForwardRecord, say: Callable[[str], None]) -> None:
-    """Watch the connection of an open forward until Ctrl-C; where it is lost, make it again. Raises
-    HostKeyError where the server is no longer the same."""
+    """Watch the connection of an open forward until Ctrl-C, or until ``stop_forwards`` of another process
+    asks for its end; where it is lost, make it again. Raises HostKeyError where the server is no longer the
+    same."""
     transport = fleet.transport(record.server)
-    while True:
+    while not _is_to_end(fleet, record):
         before = time.time()
         time.sleep(LOOK_EVERY_S)
         lost = not transport.is_open()
@@ -119,12 +120,17 @@ def hold(fleet: Fleet, record: ForwardRecord, say: Callable[[str], None]) -> Non
         elif time.time() - before < LOOK_EVERY_S + _SLEPT_S:
             continue
         # After a sleep the connection may look alive and be dead: connect asks the server.
-        _connect_again(fleet, record, say)
-        if lost:
+        if _connect_again(fleet, record, say) and lost:
             say(f"connected again: {record.url}")
+    say("stopped by rl forward --stop")
 
 
-def _connect_again(fleet: Fleet, record: ForwardRecord, say: Callable[[str], None]) -> None:
+def _is_to_end(fleet: Fleet, record: ForwardRecord) -> bool:
+    return any(one.stop_asked and one.is_same(record) for one in ForwardBook(fleet.project).read())
+
+
+def _connect_again(fleet: Fleet, record: ForwardRecord, say: Callable[[str], None]) -> bool:
+    """Try until it is there; False when the forward is to end meanwhile."""
     said = ""
     for turn in range(1_000_000_000):
         try:
@@ -135,9 +141,13 @@ def _connect_again(fleet: Fleet, record: ForwardRecord, say: Callable[[str], Non
             if str(error) != said:
                 said = str(error)
                 say(said)
-            time.sleep(_RETRY_S[min(turn, len(_RETRY_S) - 1)])
+            for _ in range(_RETRY_LOOKS[min(turn, len(_RETRY_LOOKS) - 1)]):
+                time.sleep(LOOK_EVERY_S)
+                if _is_to_end(fleet, record):
+                    return False
         else:
-            return
+            return True
+    return False
 
 
 def listening_notice(fleet: Fleet, record: ForwardRecord) -> str | None:

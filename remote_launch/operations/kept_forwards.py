@@ -16,13 +16,14 @@ from remote_launch.transport.base import KeptForward
 from remote_launch.transport.forwards import is_kept, port_is_free, stop_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from remote_launch.core.inventory import Server
     from remote_launch.core.project import Project
     from remote_launch.operations.fleet import Fleet
 
 FORGET_DEAD_S = 24 * 3600.0
+_STOP_S = 20.0  # it looks every second; but may just be connecting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,23 +100,45 @@ def list_forwards(project: Project) -> list[ForwardState]:
 def stop_forwards(
     project: Project, server: str | None = None, ports: Ports | None = None, *, everything: bool = False
 ) -> list[ForwardRecord]:
-    """Stop forwards that are kept in the background, and forget dead ones; return them. With ``everything``
-    none need be there. Raises UsageError when none match, or one is another process's."""
-    here = [state for state in list_forwards(project) if state.alive is not None]
-    found = [state for state in here if _matches(state.record, server, ports)]
-    kept = [state.record for state in found if state.record.background]
-    if not kept and not everything:
-        front = next((state.record for state in found), None)
-        if front is not None:
-            what = f"{front.server} {front.to} is forwarded in the foreground, by process {front.pid}"
-            raise UsageError(what, hint="Ctrl-C ends it, where it was started")
+    """Stop forwards, those in the foreground of other terminals, too, and forget dead ones; return them. With
+    ``everything`` none need be there. Raises UsageError when none match, or one does not end."""
+    states = [state for state in list_forwards(project) if _matches(state.record, server, ports)]
+    found = [state.record for state in states if state.alive is not None]
+    if not found and not everything:
+        away = next((state.record for state in states), None)
+        if away is not None:
+            raise UsageError(f"{away.server} {away.to} is forwarded on {away.machine}", hint="stop it there")
         raise UsageError("no such forward", hint="rl forward --list shows what there is")
+    _ask_to_end(project, [record for record in found if not record.background])
+    kept = [record for record in found if record.background]
     for record in kept:
         stop_kept(KeptForward(socket=record.socket, pid=record.pid))
     if kept:
         with contextlib.suppress(OSError), ForwardBook(project).change() as records:
             records[:] = [one for one in records if not _is_among(one, kept)]
-    return kept
+    return found
+
+
+def _ask_to_end(project: Project, fronts: Sequence[ForwardRecord]) -> None:
+    """Have the processes that hold forwards in the foreground end them, and wait for that."""
+    if not fronts:
+        return
+    book = ForwardBook(project)
+    try:
+        with book.change() as records:
+            records[:] = [
+                dataclasses.replace(one, stop_asked=True) if _is_among(one, fronts) else one
+                for one in records
+            ]
+    except OSError as error:
+        raise ConfigError(f"can't be written: {error.strerror}", path=book.path) from None
+    deadline = time.monotonic() + _STOP_S
+    while still := [one for one in book.read() if _is_among(one, fronts) and _is_alive(one)]:
+        if time.monotonic() > deadline:
+            one = still[0]
+            what = f"{one.server} {one.to} is forwarded in the foreground, by process {one.pid}"
+            raise UsageError(f"{what}, which does not end it", hint="Ctrl-C ends it, where it was started")
+        time.sleep(0.05)
 
 
 def _is_same(record: ForwardRecord, server: str, ports: Ports, host: str) -> bool:
@@ -137,8 +160,7 @@ def _matches(record: ForwardRecord, server: str | None, ports: Ports | None) -> 
 
 
 def _is_among(record: ForwardRecord, others: Iterable[ForwardRecord]) -> bool:
-    """By what never changes: another process may have noted meanwhile that it is dead."""
-    return any((record.pid, record.started_at) == (other.pid, other.started_at) for other in others)
+    return any(record.is_same(other) for other in others)
 
 
 def _is_alive(record: ForwardRecord) -> bool | None:

@@ -76,18 +76,22 @@ class Running:
         assert line.startswith("http://127.0.0.1:"), self.said
         return int(line.rpartition(":")[2])
 
-    def expect(self, text: str, timeout_s: float = 15) -> None:
+    def expect(self, text: str, timeout_s: float = 60) -> None:
         with contextlib.suppress(AssertionError):
             wait_for(lambda: text in self.said, timeout_s, text)
         assert text in self.said
 
     def end(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
-        code = self.process.wait(15)
-        self._reader.join(5)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Wait for its end; return its exit code."""
+        code = self.process.wait(60)
+        self._reader.join(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
-        self._reader.join(5)
+        self._reader.join(60)
         assert self.process.stderr is not None
         self.process.stderr.close()
         return code
@@ -119,7 +123,17 @@ class TestForeground:
         assert "nothing listens" not in running.said
         assert pages.asked == 1  # it did not knock itself
         assert running.end() == 130
-        wait_for(lambda: port_is_free(port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
+        assert rl.json("forward", "--list")["data"] == []
+
+    def test_stopped_from_another_terminal(self, rl: Rl, forward: Any, pages: Pages) -> None:
+        running = forward("a", f":{pages.port}")
+        port = running.port()
+        running.expect("Ctrl-C ends it")
+        assert "stopped a" in rl("forward", "--stop", "a", str(pages.port)).stdout
+        assert running.ended() == 0
+        running.expect("stopped by rl forward --stop")
+        assert port_is_free(port)
         assert rl.json("forward", "--list")["data"] == []
 
     def test_taken_here_and_on_another_address_there(self, forward: Any) -> None:
@@ -151,7 +165,7 @@ class TestForeground:
         running = forward("a", f":{pages.port}")
         port = running.port()
         running.end(signal.SIGKILL)
-        wait_for(lambda: port_is_free(port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
         assert rl.json("forward", "--list")["data"] == []
 
     def test_a_lost_connection_is_made_again(self, tmp_path: Path, pages: Pages) -> None:
@@ -188,13 +202,13 @@ class TestBackground:
         again = rl("forward", "a", f":{pages.port}", "--background")
         assert (again.stdout, "there already" in again.stderr) == (done.stdout, True)
         assert "stopped a" in rl("forward", "--stop", "a", str(pages.port)).stdout
-        wait_for(lambda: port_is_free(port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
         assert "no such forward" in rl("forward", "--stop", "a", code=2).stderr
 
     def test_a_dead_one_is_shown_and_starts_again_on_its_port(self, rl: Rl, pages: Pages) -> None:
         told = rl.json("forward", "a", f":{pages.port}", "--background")["data"]
         os.kill(told["pid"], signal.SIGKILL)
-        wait_for(lambda: port_is_free(told["local_port"]), 5, "ssh to be gone")
+        wait_for(lambda: port_is_free(told["local_port"]), 60, "ssh to be gone")
         listed = rl("forward", "--list")
         assert "dead, seen" in listed.stdout
         line = f"rl forward a {told['local_port']}:{pages.port} --background"

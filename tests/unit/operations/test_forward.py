@@ -120,6 +120,28 @@ class TestHold:
         assert held(connection, nap_s=3600) == []
         assert connection.tries == []
 
+    @pytest.mark.parametrize("looks", [[True, True], [False]])
+    def test_ends_when_another_terminal_asks(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, looks: list[bool]
+    ) -> None:
+        book = ForwardBook(fleet.project)
+        naps = []
+
+        def sleep(seconds: float) -> None:
+            naps.append(seconds)
+            if len(naps) == 3:  # it watches, or waits for the next try
+                with book.change() as records:
+                    records.append(dataclasses.replace(RECORD, stop_asked=True))
+
+        monkeypatch.setattr(forward.time, "sleep", sleep)
+        away = [ConnectTimeoutError("s", "no answer")] * 3
+        fleet._transports["s"] = Connection([*looks, True], [*away])  # type: ignore[assignment]
+        said: list[str] = []
+        hold(fleet, RECORD, said.append)
+        assert said[-1] == "stopped by rl forward --stop"
+        assert "connected again" not in " ".join(said)
+        assert len(naps) == 3
+
     def test_another_host_key_ends_it(self, held: Any) -> None:
         connection = Connection([False], [HostKeyError("s", "changed")])
         assert len(held(connection)) == 1
@@ -170,17 +192,39 @@ class TestList:
             )
 
         alive |= {1, 2, 3, 4}
+        front = dataclasses.replace(RECORD, server="u")
         alike = [one(1, "s", 80, 8080), one(2, "s", 81, 8080)]
-        self.write(fleet, *alike, one(3, "s", 5, 5), one(4, "t", 6, 5), RECORD)
+        self.write(fleet, *alike, one(3, "s", 5, 5), one(4, "t", 6, 5), front)
         project = fleet.project
         assert [r.pid for r in stop_forwards(project, "s", Ports(local=81, remote=8080))] == [2]
         assert [r.pid for r in stop_forwards(project, "s", Ports(local=None, remote=80))] == [1]
         with pytest.raises(UsageError, match="no such forward"):
             stop_forwards(project, "s", Ports(local=None, remote=80))
         assert [r.pid for r in stop_forwards(project, "s")] == [3]
-        with pytest.raises(UsageError, match=f"in the foreground, by process {os.getpid()}"):
-            stop_forwards(project, "s")
-        assert [r.pid for r in stop_forwards(project, everything=True)] == [4]
-        assert stop_forwards(project, everything=True) == []
+        assert [r.pid for r in stop_forwards(project, "t")] == [4]
         assert not alive
-        assert ForwardBook(project).read() == [RECORD]
+        assert ForwardBook(project).read() == [front]
+
+    def test_stop_of_one_that_another_terminal_holds(
+        self, fleet: Fleet, alive: set[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert not alive
+        foreign = dataclasses.replace(RECORD, machine="elsewhere", server="t")
+        self.write(fleet, RECORD, foreign)
+        book = ForwardBook(fleet.project)
+        monkeypatch.setattr(kept_forwards, "_STOP_S", 0.0)  # its process does nothing
+        does_not_end = f"in the foreground, by process {os.getpid()}, which does not end it"
+        with pytest.raises(UsageError, match=does_not_end):
+            stop_forwards(fleet.project, "s")
+        assert [one.stop_asked for one in book.read()] == [True, False]
+        with pytest.raises(UsageError, match="t 6006 is forwarded on elsewhere"):
+            stop_forwards(fleet.project, "t")
+
+        def obey(_: float) -> None:
+            with book.change() as records:
+                records[:] = [one for one in records if not one.stop_asked]
+
+        monkeypatch.setattr(kept_forwards, "_STOP_S", 60.0)
+        monkeypatch.setattr(kept_forwards.time, "sleep", obey)
+        assert [one.pid for one in stop_forwards(fleet.project, everything=True)] == [os.getpid()]
+        assert stop_forwards(fleet.project, everything=True) == []
