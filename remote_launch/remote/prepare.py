@@ -8,15 +8,12 @@ step is stopped, and the next prepare begins it anew."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import hashlib
 import json
 import os
-import selectors
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -36,6 +33,7 @@ from .jobdir import (
 from .lease import Lease
 from .manifest import Manifest
 from .retries import broke_off
+from .script import run_told
 from .workspace import check as check_workspace
 
 TYPE_CHECKING = False
@@ -43,10 +41,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-BEAT_S = 2.0
 GRACE_S = 3.0
 ATTEMPTS = 3
-TAIL = 8192
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -135,7 +131,6 @@ class _Runner:
         self.lock = expand(text(self.recipe, "lock") or os.path.join(self.root, ".rl", "prepare.rl-lock"))
         self.env = {**os.environ, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "PIP_NO_INPUT": "1"}
         self.leases: list[Lease] = []
-        self._tail = ""
 
     def run(self) -> dict[str, Any]:
         os.makedirs(os.path.join(self.root, ".rl"), exist_ok=True)
@@ -250,9 +245,8 @@ class _Runner:
             self._download(step)
         code = 0
         for attempt in range(1, ATTEMPTS + 1):
-            self._tail = ""
-            code = self._script(step) if step.get("script") else 0
-            if not code or not broke_off(self._tail, step.get("retry_on") or []):
+            code, tail = self._script(step)
+            if not code or not broke_off(tail, step.get("retry_on") or []):
                 break
             if attempt < ATTEMPTS:
                 _tell({"out": f"the connection broke off: attempt {attempt + 1} of {ATTEMPTS}\n"})
@@ -275,40 +269,13 @@ class _Runner:
                 raise _StepError({"need": need, "step": step["name"], "why": str(error)}) from error
             raise _StepError({"failed": step["name"], "message": str(error), "exit_code": None}) from error
 
-    def _script(self, step: dict[str, Any]) -> int:
-        """Run a step's script, its output told as it comes; return its wait status."""
+    def _script(self, step: dict[str, Any]) -> tuple[int, str]:
+        """Run a step's script, if it has one; return its wait status and its last output."""
+        if not step.get("script"):
+            return 0, ""
         args = [expand(word) if word.startswith("~/") else word for word in step.get("args") or []]
-        child = subprocess.Popen(
-            ["/bin/sh", "-c", step["script"], "rl", *args],
-            cwd=self.root,
-            env=self._env_of(step),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        assert child.stdout is not None
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a chunk's end may cut a character
-        with selectors.DefaultSelector() as selector:
-            selector.register(child.stdout, selectors.EVENT_READ)
-            while True:
-                if not selector.select(BEAT_S):
-                    if child.poll() is not None:
-                        break  # what it has left running holds the output open
-                    _tell({"alive": 1})
-                    continue
-                chunk = os.read(child.stdout.fileno(), 65536)
-                if not chunk:
-                    break
-                output = decoder.decode(chunk)
-                self._tail = (self._tail + output)[-TAIL:]
-                _tell({"out": output})
-        while True:  # a script may close its output and go on
-            try:
-                code = child.wait(BEAT_S)
-                return -code if code < 0 else code << 8
-            except subprocess.TimeoutExpired:
-                _tell({"alive": 1})
+        argv = ["/bin/sh", "-c", step["script"], "rl", *args]
+        return run_told(argv, self.root, self._env_of(step), _tell)
 
     def _env_of(self, step: dict[str, Any]) -> dict[str, str]:
         env = {**self.env, **(step.get("env") or {})}
