@@ -41,6 +41,15 @@ class PathGlob:
         return bool(self.parts) and _matches(self.parts, tuple(name.split("/")))
 
 
+    def covers(self, path: str) -> bool:
+        """True for a path, relative as this one, that it means, and for what lies below one."""
+        prefix = f"{self.base}/" if self.base else ""
+        if not self.parts:
+            return path == self.base or path.startswith(prefix)
+        names = path.removeprefix(prefix).split("/") if path.startswith(prefix) else []
+        return any(self.matches("/".join(names[:count])) for count in range(1, len(names) + 1))
+
+
 def parse_glob(text: str) -> PathGlob:
     """Given a path, return it; "." and a final "/" say nothing more. Raises ValueError for one with ``..``
     in it, or that can't be a path."""
@@ -61,6 +70,15 @@ def parse_glob(text: str) -> PathGlob:
     return PathGlob(
         text=root + "/".join(words), base=root + "/".join(fixed), parts=tuple(words[len(fixed) :])
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """What jobs write, as a path in the workdir. ``per_node``: each node writes its own, so that it is no
+    wonder where others lack it."""
+
+    path: str
+    per_node: bool = False
 
 
 def check_output(text: str) -> None:

@@ -124,6 +124,7 @@ class Inventory:
     launch: LaunchDefaults = dataclasses.field(default_factory=LaunchDefaults)
     jobs_folder_name: str = ".jobs"  # in each workdir
     outputs: tuple[str, ...] = ()  # what jobs write, as paths in the workdir: never sent, brought back
+    per_node_outputs: tuple[str, ...] = ()  # those of them that each node writes for itself
     on_finish: str | None = dataclasses.field(default=None, repr=False)  # run after each job and launch
     password_line: int | None = None  # where the first ``password:`` of the file stands
 
@@ -177,7 +178,8 @@ def parse_inventory(text: str, project: Project) -> Inventory:
         path=path,
         project=project,
         jobs_folder_name=keys.get("remote_jobs_folder_name") or ".jobs",
-        outputs=keys.get("outputs") or (),
+        outputs=tuple(one.path for one in keys.get("outputs") or ()),
+        per_node_outputs=tuple(one.path for one in keys.get("outputs") or () if one.per_node),
         on_finish=keys.get("on_finish"),
         password_line=_password_line(keys),
     )

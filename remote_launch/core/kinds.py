@@ -7,7 +7,7 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.globs import check_output
+from remote_launch.core.globs import Output, check_output
 from remote_launch.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -136,15 +136,34 @@ def _read_texts(node: Node) -> tuple[str, ...]:
     return tuple(_read_item(index, item) for index, item in enumerate(node.items))
 
 
-def _read_outputs(node: Node) -> tuple[str, ...]:
-    texts = _read_texts(node)
-    for index, text in enumerate(texts):
-        try:
-            check_output(text)
-        except ValueError as error:
-            item = node.items[index] if node.items else None
-            raise WrongValueError(f"{text!r}: {error}", node=item, key=str(index)) from None
-    return texts
+def _read_outputs(node: Node) -> tuple[Output, ...]:
+    if node.items is None:
+        raise WrongValueError
+    return tuple(_read_output(str(index), item) for index, item in enumerate(node.items))
+
+
+def _read_output(index: str, item: Node) -> Output:
+    """A path, or {path, per_node}."""
+    fields = {"path": item} if item.fields is None else item.fields
+    for name in fields:
+        if name not in ("path", "per_node"):
+            raise WrongValueError(
+                f"unknown key{did_you_mean(name, ('path', 'per_node'))}", node=item, key=f"{index}.{name}",
+                hint="known keys: path, per_node",
+            )  # fmt: skip
+    if "path" not in fields:
+        raise WrongValueError("path is missing", node=item, key=index)
+    where = index if item.fields is None else f"{index}.path"
+    text = _read_item(where, fields["path"])
+    try:
+        check_output(text)
+    except ValueError as error:
+        raise WrongValueError(f"{text!r}: {error}", node=fields["path"], key=where) from None
+    per_node = fields.get("per_node")
+    if per_node is not None and not isinstance(per_node.value, bool):
+        reason = f"expected true or false, found {per_node.found()}"
+        raise WrongValueError(reason, node=per_node, key=f"{index}.per_node")
+    return Output(path=text, per_node=per_node is not None and per_node.value)
 
 
 def _read_secrets(node: Node) -> tuple[str, ...]:
@@ -153,7 +172,7 @@ def _read_secrets(node: Node) -> tuple[str, ...]:
     return tuple(_source(item) for item in node.items)
 
 
-def _read_item(index: int, item: Node) -> str:
+def _read_item(index: int | str, item: Node) -> str:
     try:
         return _read_text(item)
     except WrongValueError as error:

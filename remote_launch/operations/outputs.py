@@ -36,6 +36,11 @@ def output_globs(fleet: Fleet) -> list[PathGlob]:
     return [parse_glob(text) for text in fleet.inventory.outputs]
 
 
+def per_node_globs(fleet: Fleet) -> list[PathGlob]:
+    """Return those of them that each node writes for itself."""
+    return [parse_glob(text) for text in fleet.inventory.per_node_outputs]
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Files that ``servers`` have and ``others`` lack, or (``others`` empty) that are not the same on all."""
@@ -56,15 +61,20 @@ class Difference:
 
 
 def differences(
-    seen: Mapping[str, Sequence[Found]], clocks: Mapping[str, float | None] | None = None
+    seen: Mapping[str, Sequence[Found]],
+    clocks: Mapping[str, float | None] | None = None,
+    per_node: Sequence[PathGlob] = (),
 ) -> list[Difference]:
     """Given what each server has (and its time of day, told at the same moment), return where they differ;
-    logs and the like don't count. Of lists that were cut off, only the part that all have is compared."""
+    ``per_node``, logs and the like don't count. Of lists that were cut off, only the part that all have is
+    compared."""
     offsets = _offsets(clocks or {})
     groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
     newest: dict[tuple[str, ...], str] = {}
     for index in range(min(map(len, seen.values()), default=0)):
         for path, files in _by_path({name: found[index] for name, found in seen.items()}).items():
+            if any(glob.covers(path) for glob in per_node):
+                continue
             have = tuple(name for name in seen if name in files)
             lack = tuple(name for name in seen if name not in files)
             if lack or not _same(files, offsets):
@@ -89,7 +99,7 @@ def notice(
         except SyncError:
             continue  # it is no reason to start nothing
         clocks[server.name] = epoch_s(answer.get("time"))
-    found = differences(seen, clocks)
+    found = differences(seen, clocks, per_node_globs(fleet))
     if not globs or not found:
         return []
     newest = {difference.newest for difference in found}
@@ -97,7 +107,8 @@ def notice(
     text = (
         f"outputs differ between the nodes: {in_words(found)}. Ranks that each go on from a file of "
         "their own node begin at different epochs, and wait for each other for ever (not if rank 0 reads it "
-        f"for all). rl push-outputs {source} copies them to the others; --clean-outputs removes them first"
+        f"for all). rl push-outputs {source} copies them to the others; --clean-outputs removes them "
+        "first; where each node writes its own: per_node: true in outputs: (docs/inventory.md)"
     )
     return [text]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.errors import SyncError, UsageError, WorkspaceError
 from remote_launch.operations.looking import look
-from remote_launch.operations.outputs import differences, in_words, output_globs
+from remote_launch.operations.outputs import differences, in_words, output_globs, per_node_globs
 from remote_launch.operations.pull import Pulled, plan_pull, pull
 from remote_launch.operations.sync import claim_workdir
 from remote_launch.transport.rsync import rsync_push
@@ -20,6 +20,7 @@ from remote_launch.transport.rsync import rsync_push
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from remote_launch.core.globs import PathGlob
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
@@ -68,7 +69,8 @@ def plan_push(fleet: Fleet, source: str | None, targets: Sequence[str] = ()) -> 
     looks = fleet.map(asked.values(), lambda server: look(fleet, server, globs))
     looks.raise_on_error("nothing was copied")
     seen = looks.values
-    source = source or _only_source({name: one.found for name, one in seen.items()})
+    per_node = per_node_globs(fleet)
+    source = source or _only_source({name: one.found for name, one in seen.items()}, per_node)
     found = seen[source].found
     if not all(one.whole for one in found):
         raise SyncError(
@@ -77,7 +79,9 @@ def plan_push(fleet: Fleet, source: str | None, targets: Sequence[str] = ()) -> 
             hint="name fewer of them in the inventory, or copy them by other means",
         )
     lacking = {
-        server.name: _lacking(found, seen[server.name]) for server in chosen if server.name != source
+        server.name: _lacking(found, seen[server.name], per_node)
+        for server in chosen
+        if server.name != source
     }
     if not lacking:
         raise UsageError(f"{source} has no other server to copy to", hint="rl servers")
@@ -156,8 +160,8 @@ def _send(
     return result
 
 
-def _only_source(seen: Mapping[str, Sequence[Found]]) -> str:
-    found = differences(seen)
+def _only_source(seen: Mapping[str, Sequence[Found]], per_node: Sequence[PathGlob]) -> str:
+    found = differences(seen, per_node=per_node)
     sources = {difference.newest for difference in found if difference.others}
     if not found:
         return next(iter(seen))
@@ -170,9 +174,11 @@ def _full(found: Found, file: File) -> str:
     return posixpath.join(found.folder, file.path)
 
 
-def _lacking(source: Sequence[Found], target: Look) -> tuple[list[File], int]:
+def _lacking(
+    source: Sequence[Found], target: Look, per_node: Sequence[PathGlob]
+) -> tuple[list[File], int]:
     """Return the files that a target lacks or has otherwise, by their paths in the workdir, and how many of
-    the latter are newer there."""
+    the latter are newer there. What each node writes for itself stays where it is."""
     there = {_full(found, file): file for found in target.found for file in found.files}
     files: dict[str, File] = {}
     newer = 0
@@ -180,7 +186,7 @@ def _lacking(source: Sequence[Found], target: Look) -> tuple[list[File], int]:
         for file in found.files:
             path = _full(found, file)
             have = there.get(path)
-            if path in files or (
+            if path in files or any(glob.covers(path) for glob in per_node) or (
                 have and have.size_bytes == file.size_bytes and abs(have.mtime - file.mtime) < _SAME_S
             ):
                 continue

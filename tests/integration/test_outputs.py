@@ -302,6 +302,20 @@ class TestPushOutputs:
         rl("push-outputs", "server-1", "--yes")
         assert newer.read_text() == "epoch 5"
 
+    def test_what_each_node_writes_for_itself_stays(self, rl: Rl) -> None:
+        config = rl.project / ".remote" / "configs.yaml"
+        content = yaml.safe_load(config.read_text())
+        content["outputs"].append({"path": "checkpoints/shards", "per_node": True})
+        config.write_text(yaml.safe_dump(content))
+        write(rl, 1, "checkpoints/last.pt", "epoch 5")
+        write(rl, 1, "checkpoints/shards/rank0.pt")
+        write(rl, 2, "checkpoints/shards/rank1.pt")
+        assert "server-2: 1 file" in rl("push-outputs").stdout
+        work = rl.project.parent / "work" / "server-2" / "checkpoints"
+        assert sorted(path.name for path in work.rglob("*.pt")) == ["last.pt", "rank1.pt"]
+        rl("pull")
+        assert here(rl, 2, "checkpoints/shards/rank1.pt").exists()
+
     def test_a_link_to_another_disk_stays_one(self, rl: Rl, tmp_path: Path) -> None:
         write(rl, 1, "checkpoints/last.pt", "epoch 5")
         (tmp_path / "disk").mkdir()
@@ -340,6 +354,7 @@ def test_a_launch_notices_and_cleans(tmp_path: Path, servers: list[SshdServer]) 
     noticed = rl(*command, "train.py").stderr
     assert "checkpoints/last.pt is on server-1 alone" in noticed
     assert "rl push-outputs server-1" in noticed
+    assert "per_node: true" in noticed
     cleaned = rl(*command, "--clean-outputs", "train.py").stderr
     assert "outputs differ" not in cleaned
     assert "would remove outputs (checkpoints/): 1 file (1 B) on server-1" in cleaned

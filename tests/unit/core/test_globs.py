@@ -64,6 +64,16 @@ def test_what_wildcards_match(text: str, expected: list[str]) -> None:
     assert names == expected
 
 
+@pytest.mark.parametrize(("text", "covered", "others"), [
+    ("ck", ["ck", "ck/a", "ck/a/b"], ["ckx", "x/ck"]),
+    ("ck/r*", ["ck/r1", "ck/r1/a.pt"], ["ck", "ck/a", "r1"]),
+    ("**/*.pt", ["a.pt", "x/a.pt", "x/a.pt/below"], ["x/a.txt"]),
+])
+def test_what_a_path_covers(text: str, covered: list[str], others: list[str]) -> None:
+    glob = parse_glob(text)
+    assert [path for path in (*covered, *others) if glob.covers(path)] == covered
+
+
 @pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
 @pytest.mark.parametrize("text", ["*.pt", "runs", "runs/", "runs/*/last.pt", "runs/**/last.pt", "**/last.pt"])
 def test_rsync_leaves_out_what_is_meant_and_what_is_below(tmp_path: Path, text: str) -> None:

@@ -563,6 +563,29 @@ class TestOutputs:
         )
         assert load(project, "servers: {a: h}\noutputs:\n").outputs == ()
 
+    def test_those_that_each_node_writes_for_itself(self, project: Project) -> None:
+        text = (
+            "servers: {a: h}\noutputs:\n  - ck/\n  - path: ck/shards\n    per_node: true\n  - {path: runs}\n"
+        )
+        inventory = load(project, text)
+        assert inventory.outputs == ("ck/", "ck/shards", "runs")
+        assert inventory.per_node_outputs == ("ck/shards",)
+
+    @pytest.mark.parametrize(("item", "key", "words"), [
+        ("{path: ck, per_nod: true}", "outputs.1.per_nod", "did you mean 'per_node'"),
+        ("{per_node: true}", "outputs.1", "path is missing"),
+        ("{path: ck, per_node: 'yes'}", "outputs.1.per_node", "expected true or false, found the text 'yes'"),
+        ("{path: ../ck, per_node: true}", "outputs.1.path", "'..' is not followed"),
+        ("{path: , per_node: true}", "outputs.1.path", "expected text, found nothing"),
+        ("[ck]", "outputs.1", "expected text, found a list"),
+    ])
+    def test_what_such_an_entry_can_not_be(
+        self, project: Project, item: str, key: str, words: str
+    ) -> None:
+        error = refused(project, f"servers: {{a: h}}\noutputs:\n  - good\n  - {item}\n")
+        assert (error.line, error.key) == (4, key)
+        assert words in str(error)
+
     @pytest.mark.parametrize("text", ["../up", "/abs", "'*'", ".rl/env", ".", "'x[z-a]'"])
     def test_others_are_refused_by_name(self, project: Project, text: str) -> None:
         error = refused(project, f"servers: {{a: h}}\noutputs:\n  - good\n  - {text}\n")

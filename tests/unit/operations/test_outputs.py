@@ -63,6 +63,13 @@ class TestDifferences:
         assert found(servers, a=NOW + 100, b=NOW + 3700) == []
         assert found(servers, a=NOW + 4000, b=NOW + 4000)
 
+    def test_what_each_node_writes_for_itself_does_not_count(self) -> None:
+        globs = [parse_glob("ck/")]
+        servers = {"a": told(last=1, r0=5), "b": told(last=1, r1=5)}
+        seen = {name: checked(SERVERS[name], items, globs) for name, items in servers.items()}
+        assert len(differences(seen)) == 2
+        assert differences(seen, per_node=[parse_glob("ck/r*")]) == []
+
     @pytest.mark.parametrize("name", ["events.out.tfevents.17.host.1", "train.log", "curve.png", "m.jsonl"])
     def test_logs_and_figures_do_not_count(self, name: str) -> None:
         assert found({"a": told(**{name: 10}), "b": told()}) == []
