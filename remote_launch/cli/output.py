@@ -190,21 +190,23 @@ def show_error(error: RemoteLaunchError, *, as_json: bool = False, command: str 
     if several:
         show_failures(failed)
     else:
-        _show_hint(error)
+        _show_hint(error.hint)
 
 
 def show_failures(errors: Iterable[RemoteLaunchError]) -> None:
-    """Show one block a failed server, each with its next step."""
-    for error in errors:
-        first, *rest = clean(error.message, colour=False).splitlines() or [""]
+    """Show one block a failed server, or for several that failed alike, each with its next step."""
+    from remote_launch.cli.alike import fold
+
+    for message, hint in fold(errors):
+        first, *rest = clean(message, colour=False).splitlines() or [""]
         say(f"✗ {first}", style="red")
         for line in rest:
             say(f"    {line}")
-        _show_hint(error)
+        _show_hint(hint)
 
 
-def _show_hint(error: RemoteLaunchError) -> None:
-    for line in clean(error.hint or "", colour=False).splitlines():
+def _show_hint(hint: str | None) -> None:
+    for line in clean(hint or "", colour=False).splitlines():
         say(f"  → {line}")
 
 
