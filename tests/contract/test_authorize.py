@@ -60,7 +60,7 @@ def project(tmp_path: Path, servers: list[PasswordServer], client: Path) -> Rl:
 
 def entry(server: PasswordServer, **changes: Any) -> dict[str, Any]:
     return {
-        "hostname": "127.0.0.1", "port": server.port, "username": USERNAME, "connect_timeout_s": 5,
+        "hostname": "127.0.0.1", "port": server.port, "username": USERNAME, "connect_timeout_s": 30,
         "ssh_config": str(server.ssh_config), **changes,
     }
 
@@ -380,10 +380,17 @@ class TestOnATerminal:
         if not Path("/proc/self/environ").exists():
             pytest.skip("no /proc on this machine")
         seen = Watched(lambda: [os.getpid(), *descendants(os.getpid())])
+        keys = server.authorized
+
+        def look_first() -> set[str]:  # while ssh, which proves the key, waits for the answer
+            seen.look()
+            return keys()
+
+        server.authorized = look_first  # type: ignore[method-assign]
         with seen, self.start(project, "authorize") as terminal:
             terminal.expect("password for .*: ")
             terminal.type(PASSWORD)
-            wait_for(lambda: ("password", True) in server.logins, 20, "the login")
+            wait_for(lambda: ("password", True) in server.logins, 60, "the login")
             assert terminal.end() == 0, terminal.screen
         text = b"\n".join(seen.texts)
         assert b"authorize" in text
@@ -410,9 +417,12 @@ class Watched:
 
     def _watch(self) -> None:
         while not self._end.wait(0.02):
-            for pid in self._pids():
-                for name in ("cmdline", "environ"):
-                    try:
-                        self.texts.add(Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" "))
-                    except OSError:
-                        continue
+            self.look()
+
+    def look(self) -> None:
+        for pid in self._pids():
+            for name in ("cmdline", "environ"):
+                try:
+                    self.texts.add(Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" "))
+                except OSError:
+                    continue

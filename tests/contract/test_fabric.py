@@ -132,7 +132,7 @@ class TestFailures:
             started = time.monotonic()
             with pytest.raises(ConnectTimeoutError, match="did not answer within 1 s"):
                 opened(target).connect()
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 14  # paramiko by itself waits 15 s
 
     def test_a_key_that_the_server_does_not_know(
         self, sshd: SshdServer, opened: Opener, tmp_path: Path
@@ -164,14 +164,14 @@ class TestFailures:
         before = threading.active_count()
         with pytest.raises(AuthenticationError):
             opened(sshd.target("fabric", private_key=make_key(tmp_path / "stranger"))).connect()
-        wait_for(lambda: threading.active_count() <= before, 5, "the threads to end")
+        wait_for(lambda: threading.active_count() <= before, 60, "the threads to end")
 
 
 class TestBreaks:
     def test_a_server_that_dies_and_comes_back(self, own_sshd: SshdServer, opened: Opener) -> None:
         transport = opened(own_sshd.target("fabric"))
         with pytest.raises(ConnectionLostError, match=r"in the middle of a command.*may still be running"):
-            transport.run(Command([], shell="echo x; sleep 60"), on_stdout=lambda _: own_sshd.kill())
+            transport.run(Command([], shell="echo x; sleep 600"), on_stdout=lambda _: own_sshd.kill())
         with pytest.raises(ConnectError):
             transport.connect()
         own_sshd.start()
@@ -204,7 +204,7 @@ class TestLimits:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert len(texts) == len(threads)
         assert max(map(int, texts)) <= MAX_CHANNELS
 
@@ -215,19 +215,19 @@ class TestLimits:
 
         def stream() -> None:
             with contextlib.suppress(KeyboardInterrupt):  # how ``cancel`` ends it
-                command = Command([], shell="echo begun; exec sleep 60")
+                command = Command([], shell="echo begun; exec sleep 600")
                 transport.run(command, on_stdout=lambda _: begun.release())
 
         threads = [threading.Thread(target=stream) for _ in range(MAX_CHANNELS + 2)]
         for thread in threads:
             thread.start()
         for _ in range(MAX_CHANNELS):
-            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=60)
         assert hello(transport) == "hello"
         assert not begun.acquire(blocking=False)
         transport.cancel()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
 
     def test_a_short_timeout_harms_no_other_command(self, sshd: SshdServer, opened: Opener) -> None:
         transport = opened(sshd.target("fabric"))
@@ -240,7 +240,7 @@ class TestLimits:
 
         thread = threading.Thread(target=work)
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         for timeout_s in (0.0001, 0.001, 0.01):
             with contextlib.suppress(Exception):
                 transport.run(Command(["true"]), timeout_s=timeout_s)
@@ -254,13 +254,13 @@ class TestLimits:
             echo = threading.Thread(target=_echo_once, args=(listener,))
             echo.start()
             tunnel = transport.forward(listener.getsockname()[1])
-            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=60) as connection:
                 sender = threading.Thread(target=_send, args=(connection, content))
                 sender.start()
                 with connection.makefile("rb") as file:
                     assert file.read() == content
-                sender.join(10)
-            echo.join(10)
+                sender.join(60)
+            echo.join(60)
             tunnel.close()
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", tunnel.port), timeout=5)

@@ -16,9 +16,10 @@ import pytest
 from remote_launch.errors import ConnectError, UsageError
 from remote_launch.transport import masters, open_transport
 from remote_launch.transport.base import KeptForward, Target
-from remote_launch.transport.forwards import free_port, is_kept, port_is_free, stop_kept
+from remote_launch.transport.forwards import is_kept, port_is_free, stop_kept
 from remote_launch.transport.masters import Master, control_folder
 from tests.support.pages import Pages
+from tests.support.ports import free_port
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class TestForward:
         tunnel = opened(sshd.target(kind)).forward(pages.port, remote_host="localhost")
         assert pages.read(tunnel.port) == pages.text
         tunnel.close()
-        wait_for(lambda: port_is_free(tunnel.port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(tunnel.port), 60, "the port to be free")
 
     def test_bytes_both_ways_and_half_closed(self, sshd: SshdServer, kind: str, opened: Opener) -> None:
         content = os.urandom(1 << 20)
@@ -74,19 +75,19 @@ class TestForward:
             echo = threading.Thread(target=_echo_once, args=(listener,))
             echo.start()
             tunnel = transport.forward(listener.getsockname()[1])
-            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=60) as connection:
                 sender = threading.Thread(target=_send, args=(connection, content))
                 sender.start()
                 with connection.makefile("rb") as file:
                     assert file.read() == content
-                sender.join(10)
-            echo.join(10)
+                sender.join(60)
+            echo.join(60)
             tunnel.close()
 
     def test_nothing_listens_there_yet(self, sshd: SshdServer, kind: str, opened: Opener) -> None:
         port = free_port()
         tunnel = opened(sshd.target(kind)).forward(port)
-        with socket.create_connection(("127.0.0.1", tunnel.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", tunnel.port), timeout=60) as connection:
             assert connection.recv(1) == b""
         with Pages(port) as pages:
             assert pages.read(tunnel.port) == pages.text
@@ -111,7 +112,7 @@ class TestForward:
         tunnel = transport.forward(pages.port)
         assert transport.is_open()
         own_sshd.kill()
-        wait_for(lambda: not transport.is_open(), 10, "the loss to be seen")
+        wait_for(lambda: not transport.is_open(), 60, "the loss to be seen")
         own_sshd.start()
         assert pages.read(tunnel.port) == pages.text
         assert transport.is_open()
@@ -121,8 +122,9 @@ class TestForward:
         transport = opened(sshd.target())
         tunnel = transport.forward(1)
         transport.disconnect()
-        wait_for(lambda: port_is_free(tunnel.port), 5, "the port to be free")
-        assert not list(control_folder().glob(f"f-{os.getpid()}-*"))
+        wait_for(lambda: port_is_free(tunnel.port), 60, "the port to be free")
+        sockets = f"f-{os.getpid()}-*"
+        wait_for(lambda: not list(control_folder().glob(sockets)), 60, "the master to remove its socket")
 
 
 _FORWARD = """
@@ -134,7 +136,7 @@ name, hostname, port, username, key, config, kind, to = sys.argv[1:]
 target = Target(name=name, hostname=hostname, port=int(port), username=username, private_key=Path(key),
                 ssh_config=Path(config), transport=kind)
 print(open_transport(target).forward(int(to)).port, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -148,7 +150,7 @@ def test_a_killed_process_leaves_no_forward(
         port = int(process.stdout.readline())
         assert pages.read(port) == pages.text
         process.kill()
-    wait_for(lambda: port_is_free(port), 5, "the port to be free")
+    wait_for(lambda: port_is_free(port), 60, "the port to be free")
     left = control_folder().glob(f"f-{process.pid}-*")
     tunnel = opened(sshd.target(kind)).forward(pages.port)  # the next one tidies up
     assert kind == "fabric" or not list(left)
@@ -172,12 +174,12 @@ class TestKept:
         shared = Master(sshd.target()).path
         try:
             assert pages.read(port) == pages.text
-            wait_for(lambda: not shared.exists(), 10, "the shared master's time to be over")
+            wait_for(lambda: not shared.exists(), 60, "the shared master's time to be over")
             assert is_kept(kept, port)
             assert pages.read(port) == pages.text
         finally:
             stop_kept(kept)
-        wait_for(lambda: port_is_free(port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
         assert not is_kept(kept, port)
         assert not list(Path(kept.socket).parent.glob(f"{Path(kept.socket).name}*"))
 
@@ -185,7 +187,7 @@ class TestKept:
         port = free_port()
         kept = self.keep(own_sshd, 1, port)
         os.kill(kept.pid, signal.SIGKILL)
-        wait_for(lambda: port_is_free(port), 5, "the port to be free")
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
         assert not is_kept(kept, port)
         with socket.create_server(("127.0.0.1", port)):
             assert not is_kept(kept, port)
@@ -219,7 +221,7 @@ def test_a_control_folder_with_odd_characters(
         assert pages.read(tunnel.port) == pages.text
     finally:
         transport.disconnect()
-    wait_for(lambda: not any(path.is_socket() for path in folder.iterdir()), 5, "the sockets to go")
+    wait_for(lambda: not any(path.is_socket() for path in folder.iterdir()), 60, "the sockets to go")
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()

@@ -116,7 +116,7 @@ def test_connects_again_after_the_connection_was_lost(
 ) -> None:
     transport = opened(server.target())
     with pytest.raises(ConnectionLostError, match="may still be running"):
-        transport.run(Command(["sh", "-c", "echo started; sleep 30"]), on_stdout=lambda _: server.drop())
+        transport.run(Command(["sh", "-c", "echo started; sleep 600"]), on_stdout=lambda _: server.drop())
     assert transport.run(Command(["echo", "again"])).text == "again"
 
 
@@ -166,13 +166,13 @@ def test_the_password_is_in_no_process_while_rsync_runs(
         argv = ["rsync", "-a", f"--rsync-path={remote}", "-e", shlex.join(route.shell)]
         argv += [f"{tmp_path}/file", f"{route.prefix}copy"]
         rsync = subprocess.Popen(argv, env={**os.environ, **route.env})
-        wait_for(lambda: any("bridge" in line for line in _cmdlines(rsync.pid)), 10, "the bridge to start")
+        wait_for(lambda: any("bridge" in line for line in _cmdlines(rsync.pid)), 60, "the bridge to start")
         pids = [os.getpid(), *descendants(os.getpid())]
         seen = [_proc(pid, "cmdline") + _proc(pid, "environ") for pid in pids]
         assert len(seen) >= 3
         with fifo.open("w") as gate:
             gate.write("\n")
-        assert rsync.wait(30) == 0
+        assert rsync.wait(60) == 0
     assert (tmp_path / "copy").read_bytes() == b"x"
     assert not [text for text in seen if PASSWORD.encode() in text]
 
@@ -188,7 +188,7 @@ def test_nothing_is_left_of_a_route_and_a_connection(
     assert not socket_path.parent.exists()
     transport.close()
     wait_for(
-        lambda: {thread for thread in threading.enumerate() if thread.name.startswith("rl-")} <= before, 5,
+        lambda: {thread for thread in threading.enumerate() if thread.name.startswith("rl-")} <= before, 60,
         "threads to end",
     )
 

@@ -31,7 +31,8 @@ from remote_launch.transport import open_transport
 from remote_launch.transport.command import Command
 from remote_launch.transport.masters import Master, control_folder
 from remote_launch.transport.openssh import OpensshTransport
-from tests.support.sshd import SshdServer, descendants, free_port, make_key, sshd_servers, wait_for
+from tests.support.ports import free_port
+from tests.support.sshd import SshdServer, descendants, make_key, sshd_servers, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ class TestNoConnection:
             started = time.monotonic()
             error = failure(sshd, kind, port=silent.getsockname()[1], connect_timeout_s=1)
             assert type(error) is ConnectTimeoutError
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 14  # paramiko by itself waits 15 s, ssh for ever
 
 
 class TestLostConnection:
@@ -124,8 +125,8 @@ class TestLostConnection:
         transport = open_transport(own_sshd.target(kind))
         killer = threading.Thread(target=own_sshd.kill)
         with pytest.raises(ConnectionLostError, match="may still be running"):
-            transport.run(Command([], shell="echo x; sleep 60"), on_stdout=lambda _: killer.start())
-        killer.join(10)
+            transport.run(Command([], shell="echo x; sleep 600"), on_stdout=lambda _: killer.start())
+        killer.join(60)
         with pytest.raises(ConnectError):
             transport.run(Command(["true"]))
         own_sshd.start()
@@ -171,7 +172,7 @@ class TestMasters:
     def test_survives_the_process_and_is_used_by_the_next(
         self, sshd: SshdServer, transport: OpensshTransport
     ) -> None:
-        assert connecting_process(sshd).wait(20) == 0
+        assert connecting_process(sshd).wait(120) == 0
         first = master_pid(transport)
         assert first is not None
         assert transport.run(Command(["true"])).ok
@@ -179,21 +180,22 @@ class TestMasters:
         assert master_pid(transport) == first
 
     def test_many_that_open_it_at_once_open_one(self, sshd: SshdServer, transport: OpensshTransport) -> None:
+        others = set(own_masters())  # of other tests in this process
         processes = [connecting_process(sshd) for _ in range(3)]
         threads = [threading.Thread(target=OpensshTransport(transport.target).connect) for _ in range(3)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(20)
-        assert [process.wait(20) for process in processes] == [0, 0, 0]
-        assert len(own_masters()) == 1
+            thread.join(120)
+        assert [process.wait(120) for process in processes] == [0, 0, 0]
+        assert len(set(own_masters()) - others) == 1
 
     def test_a_stale_socket_is_replaced(self, transport: OpensshTransport) -> None:
         transport.connect()
         first = master_pid(transport)
         assert first is not None
         os.kill(first, signal.SIGKILL)  # leaves the socket behind
-        wait_for(lambda: not Path(f"/proc/{first}").exists(), 5, "the master to be gone")
+        wait_for(lambda: not Path(f"/proc/{first}").exists(), 60, "the master to be gone")
         assert transport._master.path.exists()
         assert transport.run(Command(["true"])).ok
         assert master_pid(transport) not in (first, None)
@@ -219,7 +221,10 @@ class TestMasters:
                     os.kill(pid, signal.SIGCONT)
             transport.disconnect()
 
-    def test_after_a_pause_a_good_master_is_kept(self, transport: OpensshTransport) -> None:
+    def test_after_a_pause_a_good_master_is_kept(
+        self, transport: OpensshTransport, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("remote_launch.transport.masters.CHECK_S", 60)  # good, on whatever machine
         transport.connect()
         first = master_pid(transport)
         os.utime(transport._master._stamp, (1, 1))
@@ -232,7 +237,7 @@ class TestMasters:
         pid = master_pid(transport)
         transport.disconnect()
         assert not transport._master.path.exists()
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 5, "the master to end")
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 60, "the master to end")
 
     def test_more_sessions_than_the_server_allows(self, transport: OpensshTransport) -> None:
         oks: list[bool] = []
@@ -243,7 +248,7 @@ class TestMasters:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert oks == [True] * 12
 
     def test_the_shell_that_waits_is_killed(self, transport: OpensshTransport) -> None:

@@ -96,7 +96,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         yield Site(tmp_path, web)
 
 
-def until(condition: Any, what: str, deadline_s: float = 30) -> None:
+def until(condition: Any, what: str, deadline_s: float = 60) -> None:
     end = time.monotonic() + deadline_s
     while not condition():
         assert time.monotonic() < end, what
@@ -192,7 +192,7 @@ class TestInstall:
             until((site.home / "installer-is-at-it").exists, "the installer runs")
         finally:
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
         (site.home / "installer-hangs").unlink()
         site.prepare()
         assert site.installed() == 2

@@ -105,7 +105,7 @@ def test_watching_without_a_terminal_prints_one_look_after_the_other(cards: Card
         assert watch.stdout is not None
         looks = [json.loads(watch.stdout.readline()) for _ in range(2)]
         watch.send_signal(signal.SIGINT)
-        assert watch.wait(20) == 0
+        assert watch.wait(60) == 0
     assert looks[0]["data"] == looks[1]["data"]
     assert "the driver was updated" in looks[0]["warnings"][0]
 

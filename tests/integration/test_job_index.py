@@ -157,7 +157,7 @@ def test_many_rl_at_once_give_no_key_twice_and_lose_no_job(lab: Lab) -> None:
         )
         for number in range(10)
     ]  # fmt: skip
-    told = [process.communicate(timeout=120) for process in processes]
+    told = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0] * 10, told
     assert sorted(int(out.split()[1]) for out, _ in told) == list(range(1, 11))
     assert {job.job_id for job in lab.registry.all()} == lab.on_servers()

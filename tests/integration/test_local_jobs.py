@@ -71,7 +71,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     made.rl("job-kill", "--yes", "--grace", "0.2", code=None)
 
 
-def wait_for(what: Callable[[], Any], timeout_s: float = 30) -> Any:
+def wait_for(what: Callable[[], Any], timeout_s: float = 60) -> Any:
     """Return the first true answer. Fails the test after the deadline."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
@@ -413,7 +413,7 @@ class TestInterrupt:
         project.rl("job-run", "--server", "a", "--cmd", "echo begun; sleep 600")
         process, _ = begin("job-tail", until="begun")
         process.send_signal(signal.SIGINT)
-        assert "the jobs go on" in process.communicate(timeout=30)[1].decode()
+        assert "the jobs go on" in process.communicate(timeout=60)[1].decode()
         assert process.returncode == 130
         [job] = project.jobs()
         assert job["state"] == "RUNNING"
@@ -424,7 +424,7 @@ class TestInterrupt:
         child = int(printed.strip().rstrip("."))
         assert is_alive(child)
         process.send_signal(number)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 130
         wait_for(lambda: not is_alive(child))
 

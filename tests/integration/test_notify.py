@@ -33,7 +33,7 @@ def rl(tmp_path: Path) -> Rl:
 
 def told(rl: Rl, name: str) -> str:
     path = rl.project.parent / "work" / f"told-{name}"
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline, "the notification did not run"
         time.sleep(0.02)
@@ -44,7 +44,7 @@ def test_the_inventory_s_command_runs_after_each_job(rl: Rl) -> None:
     rl("job-run", "--name", "first", "--cmd", "exit 3")
     assert told(rl, "first") == "FAILED 3"
     [there] = (rl.project.parent / "work" / ".jobs").glob("*/notify.log")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "rl: " not in there.read_text() and time.monotonic() < deadline:
         time.sleep(0.02)
     rl("job-rsync")

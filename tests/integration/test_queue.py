@@ -108,7 +108,7 @@ def test_from_python(rl: Rl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     second = jobs.create("a", "true", queue=True).start()
     assert (str(first.state), str(second.state)) == ("RUNNING", "QUEUED")
     end.touch()
-    assert second.wait(timeout=30) == 0
+    assert second.wait(timeout=60) == 0
 
 
 def test_two_servers_of_one_machine_are_shown_once(rl: Rl, tmp_path: Path) -> None:

@@ -35,5 +35,5 @@ def test_jobs_and_launches_queue_through_chaos(chaos: Chaos) -> None:
         time.sleep(0.05)
         if strikes >= 8:
             break
-    chaos.wait(60)
+    chaos.wait(240)
     assert chaos.check()["jobs"] == 25

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import struct
+import sys
 import termios
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +17,6 @@ from tests.support.cli import Rl, rl_path
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.support.sshd import SshdServer
 
 
@@ -40,7 +40,7 @@ def rl(request: pytest.FixtureRequest, tmp_path: Path, sshd: SshdServer) -> Rl:
         "workdir": str(tmp_path / "work"), "env": {"MY_TOKEN": SECRET, "MINE": "my value"},
         "python": str(tools / "python"),
     }
-    (tools / "python").symlink_to("/usr/bin/python3")
+    (tools / "python").symlink_to(Path(sys.executable).resolve())
     if request.param == "local":
         entry["connection"] = "local"
     else:
@@ -98,7 +98,8 @@ def test_ctrl_c_and_ctrl_z_are_the_shell_s(rl: Rl) -> None:
         screen.expect("second is up")
         screen.press("\x1a")
         screen.expect("Stopped")
-        screen.type("while kill -9 %1 2>&1; do sleep 0.1; done; echo gone $((40 + 2))")  # until it has seen the end
+        # Until the shell has seen the end; else it asks at "exit" what is to become of the stopped job.
+        screen.type("while kill -9 %1 2>&1; do sleep 0.1; done; echo gone $((40 + 2))")
         screen.expect("gone 42")
         screen.type("exit 5")
         assert screen.end() == 5
@@ -123,8 +124,8 @@ def test_a_job_s_shell_outlives_the_job(rl: Rl) -> None:
         ready(screen)
         screen.type("echo lr=$LR dir=$(basename $RL_JOB_DIR) here=$(basename $PWD) id=${RL_JOB_ID:-none}")
         screen.expect(f"lr=0.1 dir={job['job_id']} here={job['job_id']} id=none")
-        screen.type("cat job.out")
-        screen.expect("up")
+        screen.type("until grep -x 'u''p' job.out; do sleep 0.1; done")  # it may not have begun
+        screen.expect("(?m)^up$")
         [killed] = rl.json("job-kill", str(job["key"]), "--grace", "1")["data"]
         assert (killed["outcome"], killed["left_over"]) == ("killed", 0)
         screen.type("echo still $((40 + 2))")

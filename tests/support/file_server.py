@@ -37,7 +37,7 @@ class FileServer:
 
     def stop(self) -> None:
         self._server.shutdown()
-        self._thread.join(10)
+        self._thread.join(60)
         self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -26,10 +26,10 @@ class Pages:
     def __exit__(self, *exc: object) -> None:
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     @staticmethod
-    def read(port: int, *, timeout_s: float = 10) -> str:
+    def read(port: int, *, timeout_s: float = 60) -> str:
         """Return the page at a port of this machine, past any proxy of the environment."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(f"http://127.0.0.1:{port}/", timeout=timeout_s) as answer:

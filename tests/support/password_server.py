@@ -47,7 +47,7 @@ class PasswordServer:
         fields: dict[str, Any] = {
             "name": "pw", "hostname": "127.0.0.1", "port": self.port, "username": USERNAME,
             "password": PASSWORD, "ssh_config": self.ssh_config, "transport": "fabric",
-            "connect_timeout_s": 5,
+            "connect_timeout_s": 30,
         }
         return Target(**{**fields, **changes})
 
@@ -61,8 +61,8 @@ class PasswordServer:
     def __exit__(self, *_: object) -> None:
         self._closed = True
         with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        self._thread.join(10)
+            socket.create_connection(("127.0.0.1", self.port), timeout=60).close()
+        self._thread.join(60)
         self._listener.close()
         for session in self._sessions:
             session.end()
@@ -105,13 +105,13 @@ class _Session(paramiko.ServerInterface):
     def end(self) -> None:
         self.transport.close()
         self.transport.packetizer.complete_handshake()
-        self.transport.join(10)
+        self.transport.join(60)
         for process in self.processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # its children may outlive it
-            process.wait(10)
+            process.wait(60)
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
 
     def get_allowed_auths(self, username: str) -> str:
         return self.server.methods

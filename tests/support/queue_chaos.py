@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from remote_launch.core.jobs import GangSpec, JobSpec, QueueSpec, new_id, now
+from remote_launch.core.job_specs import GangSpec, JobSpec, QueueSpec
+from remote_launch.core.jobs import new_id, now
 from remote_launch.operations.fleet import Fleet
 from remote_launch.operations.kill import kill_jobs
 from remote_launch.operations.refresh import refresh
@@ -22,7 +23,8 @@ from remote_launch.operations.start import record_of, start_jobs
 from remote_launch.operations.sync import plan_sync, sync
 from remote_launch.remote import procs
 from remote_launch.remote.jobdir import read_or_empty
-from tests.support.served import free_port, words_of
+from tests.support.ports import free_port
+from tests.support.served import words_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,22 +7,22 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.jobs import GangSpec, JobSpec
+from remote_launch.core.job_specs import GangSpec, JobSpec
 from remote_launch.core.programs import pack
 from remote_launch.remote import procs
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 # An older one shows that the programs run on it.
 PYTHON = os.environ.get("RL_TEST_SERVER_PYTHON", sys.executable)
 
@@ -42,12 +42,6 @@ def words_of(pid: int) -> bytes:
     """Return a process's command line."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         return file.read()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 class Served:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.transport.base import Target
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-READY_S = 15.0
+READY_S = 60.0  # of a machine with much else to do
 
 
 class SshdServer:
@@ -64,7 +65,7 @@ class SshdServer:
             "private_key": self.key,
             "ssh_config": self.ssh_config,
             "transport": transport,
-            "connect_timeout_s": 5,
+            "connect_timeout_s": 30,
         }
         return Target(**{**fields, **changes})
 
@@ -115,7 +116,7 @@ class SshdServer:
         """End the daemon; sessions that are open go on."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(READY_S)
             self._process = None
 
     def kill(self) -> None:
@@ -125,7 +126,7 @@ class SshdServer:
             return
         family = descendants(self._process.pid)
         self._process.kill()
-        self._process.wait(10)
+        self._process.wait(READY_S)
         self._process = None
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
@@ -206,14 +207,6 @@ def make_key(path: Path) -> Path:
     return path
 
 
-def free_port(address: str) -> int:
-    """Return a TCP port of ``address`` that is free now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def end_masters(folder: Path) -> None:
     """End every ssh ControlMaster whose socket lies in ``folder``."""
     for file in folder.iterdir():
@@ -221,7 +214,7 @@ def end_masters(folder: Path) -> None:
             subprocess.run(
                 ["ssh", "-F", "none", "-S", str(file), "-O", "exit", "master"],
                 capture_output=True,
-                timeout=10,
+                timeout=READY_S,
             )
 
 

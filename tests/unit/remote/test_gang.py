@@ -18,7 +18,8 @@ from remote_launch.remote.coordinator import Coordinator
 from remote_launch.remote.gang import choose_cause, lost
 from remote_launch.remote.link import Link, LinkError
 from remote_launch.remote.restarts import Restarts
-from tests.support.served import Launch, free_port, until
+from tests.support.ports import free_port
+from tests.support.served import Launch, until
 
 if TYPE_CHECKING:
     from tests.support.served import Served

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.remote import reach
-from tests.support.served import Served, free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+
+    from tests.support.served import Served
 
 TOKEN = "t" * 32
 
