@@ -1,5 +1,7 @@
 """Servers over the ssh program and its ControlMaster: everything in ``~/.ssh/config`` works, for commands,
-rsync and tunnels alike."""
+rsync and tunnels alike.
+
+What only tunnels and errors need is imported there: every command would start 2 ms later."""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ from remote_launch.errors import ConnectError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
 from remote_launch.transport.command import quote_path, read_exit, stop_command
-from remote_launch.transport.forwards import SocketForward, add_forward, keep_forward
 from remote_launch.transport.masters import Master, missing_ssh, options
 from remote_launch.transport.outcome import overflow_error, timeout_error
 from remote_launch.transport.process import (
@@ -23,7 +24,6 @@ from remote_launch.transport.process import (
     become,
     run_process,
 )
-from remote_launch.transport.ssh_errors import connect_error, lost_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Forward, KeptForward, Target
     from remote_launch.transport.command import Command
 
-_STOP_TIMEOUT_S = 6.0  # the sweep itself takes 2 s at most, then KILLs
+_STOP_TIMEOUT_S = 10.0  # the sweep takes 2 s at most, then KILLs; a busy server is slower
 _SSH_FAILED = 255  # ssh's own exit code, and a possible one of the command
 # What ssh logs at debug level 2, over a master and without one.
 _EXIT_STATUS = re.compile(r"Received exit status from master (\d+)|debug1: Exit status (-?\d+)")
@@ -131,6 +131,8 @@ class OpensshTransport:
         command's code."""
         if 0 <= ended.returncode != _SSH_FAILED:
             return ended.returncode
+        from remote_launch.transport.ssh_errors import connect_error, lost_error
+
         said = log.read_text("utf-8", "replace")
         statuses = [
             int(status) for match in _EXIT_STATUS.finditer(said) for status in match.groups() if status
@@ -166,12 +168,16 @@ class OpensshTransport:
 
     def forward(self, remote_port: int, *, local_port: int = 0, remote_host: str = "127.0.0.1") -> Forward:
         """See ``base.Transport.forward``."""
+        from remote_launch.transport.forwards import SocketForward
+
         forward = SocketForward(self._master, self.connect, (remote_host, remote_port), local_port)
         self._forwards.append(forward)
         return forward
 
     def keep_forward(self, remote_port: int, *, local_port: int, remote_host: str, owner: str) -> KeptForward:
         """See ``base.Transport.keep_forward``."""
+        from remote_launch.transport.forwards import keep_forward
+
         try:
             return keep_forward(self.target, (remote_host, remote_port), local_port, owner)
         except FileNotFoundError:
@@ -180,6 +186,8 @@ class OpensshTransport:
     def reverse_forward(self, local_port: int, *, remote_port: int = 0) -> Forward:
         """See ``base.Transport.reverse_forward``."""
         import random
+
+        from remote_launch.transport.forwards import add_forward
 
         self.connect()
         # With port 0 the server would choose, but the master takes equal requests for one: whoever closes
