@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +19,7 @@ from remote_launch.cli.options import (
     servers_option,
     tags_option,
 )
+from remote_launch.cli.times import Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,24 +29,8 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
     from remote_launch.operations.remove import Removal
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])\Z")
 _ROWS = 50  # of a table that a person reads before saying yes
 _ENDED = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
-
-
-class Age(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """A time span: 30d, 12h, 2w. A bare number would leave the unit to be guessed."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        match = _AGE.match(str(value).strip().lower())
-        if match is None:
-            self.fail(f"{value!r}: expected a number and one of s, m, h, d, w, as in 30d", param, ctx)
-        return float(match[1]) * _UNITS_S[match[2]]
 
 
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
@@ -110,7 +94,7 @@ def job_rm(
     ),
 )
 @click.option(
-    "--older", "older_s", type=Age(), metavar="AGE", help="Jobs that ended longer ago: 30d, 12h, 2w."
+    "--older", "older_s", type=Span(), metavar="AGE", help="Jobs that ended longer ago: 30d, 12h, 2w."
 )
 @click.option(
     "--keep",

@@ -16,7 +16,7 @@ from remote_launch.cli.options import (
     load_fleet,
     tags_option,
 )
-from remote_launch.cli.times import AgeType
+from remote_launch.cli.times import Since
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 @click.option(
     "--since",
     "since_age_s",
-    type=AgeType(),
+    type=Since(),
     metavar="TIME",
     help="Begin with what was written since: 30s, 10m, 2h, 1d ago, or a time as 2026-11-21T10:00.",
 )

@@ -137,6 +137,17 @@ class TestEveryModule:
         )
 
 
+def test_no_class_has_a_base_that_only_new_versions_of_click_can_subscript() -> None:
+    """``click.ParamType[float]`` is fine for a type checker, and a TypeError with click 8.1."""
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            bases = node.bases if isinstance(node, ast.ClassDef) else []
+            subscripted = [ast.unparse(base) for base in bases if isinstance(base, ast.Subscript)]
+            assert not [base for base in subscripted if base.startswith("click.")], (
+                f"{name_of(path)}: {subscripted}: subscript it below TYPE_CHECKING alone"
+            )
+
+
 def test_the_walk_sees_the_package() -> None:
     names = {name_of(path) for path in MODULES}
     assert {

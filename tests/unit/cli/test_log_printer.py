@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 import types
 from typing import Any
 
-import click
 import pytest
 
 from remote_launch.cli import bars as bars_module
 from remote_launch.cli import log_printer, output
 from remote_launch.cli.bars import Bars, Row, columns_of, cut_to_columns
 from remote_launch.cli.log_printer import Printer
-from remote_launch.cli.times import AgeType
 from remote_launch.core.jobs import JobRecord
 from remote_launch.operations.log_events import LogLine, Notice, Rest, Unfinished
 
@@ -212,28 +209,6 @@ class TestBars:
     )  # fmt: skip
     def test_cutting(self, text: str, columns: int, cut: str) -> None:
         assert cut_to_columns(text, columns) == cut
-
-
-class TestAges:
-    @pytest.mark.parametrize(
-        ("word", "age_s"), [("30s", 30), ("10m", 600), ("1.5h", 5400), ("1d", 86400), ("2w", 14 * 86400)]
-    )
-    def test_ages(self, word: str, age_s: float) -> None:
-        assert AgeType().convert(word, None, None) == age_s
-
-    def test_times(self) -> None:
-        at = dt.datetime.now().astimezone() - dt.timedelta(hours=1)
-        for word in (at.isoformat(), at.replace(tzinfo=None).isoformat(), at.isoformat(sep=" ")):
-            assert AgeType().convert(word, None, None) == pytest.approx(3600, abs=5)
-        utc = at.astimezone(dt.timezone.utc).replace(tzinfo=None).isoformat() + "Z"
-        assert AgeType().convert(utc, None, None) == pytest.approx(3600, abs=5)
-
-    @pytest.mark.parametrize(
-        "word", ["", "10", "m", "-5m", "yesterday", "2999-01-01", "10:00", "1e3s", "0001-01-01", "nan"]
-    )
-    def test_what_is_none(self, word: str) -> None:
-        with pytest.raises(click.BadParameter):
-            AgeType().convert(word, None, None)
 
 
 def test_halves_of_characters_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
