@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from remote_launch.core.inventory import Server
-    from remote_launch.core.jobs import JobRecord, JobSpec, JobState
+    from remote_launch.core.job_specs import JobSpec
+    from remote_launch.core.jobs import JobRecord, JobState
     from remote_launch.operations.fleet import Fleet
 
 _TAIL_LINES = 20

@@ -12,7 +12,8 @@ from remote_launch.cli import output
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from remote_launch.core.jobs import JobRecord, JobSpec
+    from remote_launch.core.job_specs import JobSpec
+    from remote_launch.core.jobs import JobRecord
     from remote_launch.core.torchrun import Script
     from remote_launch.operations.launch import LaunchPlan
 

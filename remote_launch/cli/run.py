@@ -26,7 +26,7 @@ from remote_launch.cli.plans import show_job_plan
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from remote_launch.core.jobs import JobSpec
+    from remote_launch.core.job_specs import JobSpec
     from remote_launch.operations.fleet import Fleet
 
 _WORDS = {"allow_interspersed_args": False}  # from the command's name on, all words are the command's

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from remote_launch.core.cards import CardChoice
     from remote_launch.core.gpus import GpuWish
     from remote_launch.core.inventory import Server
-    from remote_launch.core.jobs import JobSpec
+    from remote_launch.core.job_specs import JobSpec
     from remote_launch.operations.fleet import Fleet
 
 _RETRY_S = 20.0

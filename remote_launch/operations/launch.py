@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments import environment_path, environment_python
 from remote_launch.core.gpus import read_wish
-from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, new_id, now
+from remote_launch.core.job_specs import GangSpec, JobSpec
+from remote_launch.core.jobs import JobRecord, new_id, now
 from remote_launch.core.topology import (
     Node,
     Topology,

@@ -6,7 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.jobs import QueueSpec, now
+from remote_launch.core.job_specs import QueueSpec
+from remote_launch.core.jobs import now
 from remote_launch.errors import UsageError
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, text
 from remote_launch.operations.verbs import call

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import AuthenticationError, ConnectTimeoutError, MissingProgramError, UsageError
-from remote_launch.transport.ssh_errors import connect_error, place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -191,7 +190,9 @@ class Master:
         limit_s = 2 * self.target.connect_timeout_s + 10
         # A file, not a pipe: the master in the background would hold a pipe open, and reading it would
         # never end.
-        import tempfile  # 4 ms that a master which is there already saves
+        import tempfile  # 4 ms that a master which is there already saves, and 1 ms more
+
+        from remote_launch.transport.ssh_errors import connect_error, place
 
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(

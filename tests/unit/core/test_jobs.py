@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from remote_launch.core.jobs import GangSpec, JobRecord, JobSpec, JobState, iso, new_id
+from remote_launch.core.job_specs import GangSpec, JobSpec
+from remote_launch.core.jobs import JobRecord, JobState, iso, new_id
 
 SECRET, TOKEN = "hunter2-very-secret", "0123456789abcdef-token"
 

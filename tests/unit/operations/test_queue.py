@@ -9,7 +9,8 @@ import pytest
 from remote_launch.core.cards import CardChoice
 from remote_launch.core.gpus import GpuWish
 from remote_launch.core.inventory import Server
-from remote_launch.core.jobs import JobRecord, JobState, QueueSpec
+from remote_launch.core.job_specs import QueueSpec
+from remote_launch.core.jobs import JobRecord, JobState
 from remote_launch.errors import UsageError
 from remote_launch.operations.queue import (
     Queue,
