@@ -47,6 +47,7 @@ _NUMBER = r"[\d,.]+"
 _NOT_THERE = re.compile(
     r"(link_stat|change_dir|chdir|file has vanished).*(No such file or directory \(2\)|vanished)"
 )
+_SENDER_GONE = re.compile(r"rsync: \[(?i:receiver|generator)\] write error: Broken pipe \(32\)")
 _PROGRESS = re.compile(rb"\s*([\d,.]+)\s+(\d+)%")
 
 
@@ -122,7 +123,10 @@ def parse_progress(chunk: bytes) -> tuple[int, int] | None:
 def only_missing(stderr: str) -> bool:
     """True when nothing but files that aren't there (yet) was wrong."""
     complaints = [
-        line for line in stderr.splitlines() if line.strip() and not line.startswith("rsync error:")
+        line
+        for line in stderr.splitlines()
+        # A sender that has nothing to send may be gone before this side's last word reaches it.
+        if line.strip() and not line.startswith("rsync error:") and not _SENDER_GONE.match(line)
     ]
     return bool(complaints) and all(_NOT_THERE.search(line) for line in complaints)
 
