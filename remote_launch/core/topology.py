@@ -123,8 +123,8 @@ def order_servers(names: Sequence[str], master: str | None) -> list[str]:
 def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
     """Given torchrun's --nproc-per-node (a number, gpu, cpu or auto), return the number of ranks for one
     server."""
-    word = str(wanted).strip().lower()
-    if word.isdecimal() and int(word) > 0:
+    word = check_nproc(wanted)
+    if word.isdecimal():
         return int(word)
     if word == "cpu":
         return facts.cpus
@@ -135,8 +135,14 @@ def resolve_nproc(wanted: str | int, facts: NodeFacts) -> int:
                 hint="give a number, or --nproc-per-node cpu; rl servers --gpus shows the cards",
             )
         return facts.gpus
-    if word == "auto":
-        return facts.gpus or facts.cpus
+    return facts.gpus or facts.cpus
+
+
+def check_nproc(wanted: str | int) -> str:
+    """Return torchrun's --nproc-per-node as one of its words. Raises TopologyError where it is none."""
+    word = str(wanted).strip().lower()
+    if word in {"gpu", "cpu", "auto"} or (word.isdecimal() and int(word) > 0):
+        return word
     raise TopologyError(
         f"--nproc-per-node {wanted!r}: expected a number from 1, gpu, cpu or auto",
         hint="one rank a GPU is the usual choice: gpu",

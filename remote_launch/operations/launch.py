@@ -14,6 +14,7 @@ from remote_launch.core.jobs import JobRecord, new_id, now
 from remote_launch.core.topology import (
     Node,
     Topology,
+    check_nproc,
     lay_out,
     lay_out_spares,
     order_servers,
@@ -118,14 +119,12 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         )
     by_name = {server.name: server for server in selected}
     wish = read_wish(request.gpus, request.gpus_per_node, names, take_busy=request.busy_gpus or request.queue)
-    answers = fleet.map(
-        [by_name[name] for name in names], lambda server: ask_node(fleet, server, request.script)
-    )
+    ordered = [by_name[name] for name in names]
+    nproc = [_nproc(server, request, wish) for server in ordered]
+    answers = fleet.map(ordered, lambda server: ask_node(fleet, server, request.script))
     answers.raise_on_error("nothing was started")
     facts = [node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
-    ordered = [by_name[name] for name in names]
-    nproc = [_nproc(server, request, wish) for server in ordered]
     planes = rank_addresses(ordered, facts, answers.values, user)
     cards = choose_for_launch(ordered, answers.values, wish, dict(zip(names, nproc, strict=True)), user)
     if request.queue:
@@ -225,7 +224,7 @@ def _nproc(server: Server, request: LaunchRequest, wish: GpuWish) -> str | int:
             f"{server.name}: how many ranks a server?",
             hint="--nproc-per-node N (or gpu, cpu, auto), or nproc_per_node: in the inventory",
         )
-    return wanted
+    return check_nproc(wanted)
 
 
 def _user_port(request: LaunchRequest, env: Mapping[str, str]) -> int | None:

@@ -70,10 +70,7 @@ def ask_node(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
             f"{server.name}: the project has not been sent there yet ({server.workdir})", hint="rl prepare"
         )
     if not answer.get("python"):
-        raise TopologyError(
-            f"{server.name}: there is no environment there yet ({environment_python(server)})",
-            hint="rl prepare",
-        )
+        raise _no_python(server)
     if answer.get("torch") is False:
         raise TopologyError(
             f"{server.name}: torch is not installed in {answer['python']}",
@@ -84,6 +81,16 @@ def ask_node(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
             f"{server.name}: {script.name} is not there", hint=_why_not_there(fleet, script.name)
         )
     return answer
+
+
+def _no_python(server: Server) -> TopologyError:
+    python = environment_python(server)
+    if server.environment.manager == "none":  # no prepare will make it
+        return TopologyError(
+            f"{server.name}: there is no {python} there, which manager: none is to use",
+            hint="environment.python in the inventory names it; a server may have its own",
+        )
+    return TopologyError(f"{server.name}: there is no environment there yet ({python})", hint="rl prepare")
 
 
 def _why_not_there(fleet: Fleet, name: str) -> str:

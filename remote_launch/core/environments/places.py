@@ -23,8 +23,8 @@ def environment_python(server: Server) -> str:
     prefix = environment_prefix(server)
     if prefix is not None:
         return f"{prefix}/bin/python"
-    wanted = server.environment.python
-    return wanted if wanted and "/" in wanted else server.python or "python3"
+    wanted = wanted_python(server)
+    return wanted if "/" in wanted else server.python or wanted or "python3"
 
 
 def environment_path(server: Server) -> tuple[str, ...]:

@@ -72,6 +72,12 @@ class TestPlaces:
         assert environment_python(server("none")) == "python3"
         assert environment_path(server("none")) == ()
 
+    def test_none_takes_no_other_version_than_the_one_wanted(self) -> None:
+        assert environment_python(server("none", python="3.11")) == "python3.11"
+        assert environment_python(server("none", python="python3.11")) == "python3.11"
+        own = {"python": "/opt/py/bin/python3"}
+        assert environment_python(server("none", of_server=own, python="3.11")) == "/opt/py/bin/python3"
+
 
 class TestRecipe:
     @pytest.mark.parametrize("manager", MANAGERS)

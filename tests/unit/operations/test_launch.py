@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.inventory import Inventory, Server, Sync
+from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.launch_defaults import LaunchDefaults
 from remote_launch.core.project import Project
 from remote_launch.core.torchrun import Script
-from remote_launch.errors import RemoteLaunchError, TopologyError
+from remote_launch.errors import RemoteLaunchError, ServersFailedError, TopologyError
 from remote_launch.operations import launch
 from remote_launch.operations import preflight as module
 from remote_launch.operations.fleet import Fleet
@@ -49,9 +49,20 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: str) -> Any:
     )
 
     def make(
-        asked: dict[str, Any] | None = None, defaults: LaunchDefaults | None = None, **told: Any
+        asked: dict[str, Any] | None = None,
+        defaults: LaunchDefaults | None = None,
+        environment: Environment | None = None,
+        **told: Any,
     ) -> LaunchPlan:
         here = dataclasses.replace(inventory, launch=defaults or LaunchDefaults())
+        if environment:
+            here = dataclasses.replace(
+                here,
+                servers={
+                    name: dataclasses.replace(server, environment=environment)
+                    for name, server in here.servers.items()
+                },
+            )
         monkeypatch.setattr(module, "call", lambda *_, **__: {**ANSWER, **told})
         request = LaunchRequest(script=Script(name="train.py"), **(asked or {}))
         return plan_launch(Fleet(project, here), request)
@@ -145,6 +156,25 @@ def test_a_port_that_is_none_is_not_taken(plan: Any) -> None:
     with pytest.raises(TopologyError, match="no free port"):
         plan(ports=[70000, 0, -1, "80", True, 20001])
     assert plan(ports=[70000, 20001, 20002]).topology.master_port == 20001
+
+
+@pytest.mark.parametrize("word", ["two", "0", "-1", "2.5", ""])
+def test_a_number_of_ranks_that_is_none_is_refused_before_a_server_is_asked(plan: Any, word: str) -> None:
+    with pytest.raises(TopologyError, match="expected a number from 1, gpu, cpu or auto") as caught:
+        plan({"nproc_per_node": word}, torch=False)  # what the servers would say comes second
+    assert caught.value.exit_code == 2
+
+
+def test_an_interpreter_of_the_inventory_that_is_not_there_is_not_for_prepare_to_make(
+    plan: Any,
+) -> None:
+    none = Environment(manager="none", python="/opt/py/bin/python")
+    with pytest.raises(ServersFailedError) as caught:
+        plan(environment=none, python=None)
+    error = caught.value.outcomes["a"]
+    assert isinstance(error, TopologyError)
+    assert error.message == "a: there is no /opt/py/bin/python there, which manager: none is to use"
+    assert "environment.python" in (error.hint or "")
 
 
 @pytest.mark.parametrize("address", ["fe80::1%eth0", "::1", "gpu-a.lan", "192.168.0.7"])
