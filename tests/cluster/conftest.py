@@ -1,8 +1,14 @@
-"""Docker hosts for the tests in this folder, through pytest-docker. Skipped where docker can't run."""
+"""Docker hosts for the tests in this folder, through pytest-docker. Skipped where docker can't run.
+
+Two processes may run the tests, each with hosts of its own (``pytest -n 2 --dist loadgroup``, as scripts/test
+does; it has started docker's daemon before): those that train, and the others.
+"""
 
 from __future__ import annotations
 
 import os
+import socket
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -22,9 +28,11 @@ from tests.support.docker_image import (
     compose_command,
     running_daemon,
 )
+from tests.support.sshd import end_masters
+from tests.support.stand_in_cards import card_row, process_row, program
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from pytest_docker.plugin import Services
@@ -34,10 +42,27 @@ class WriteInventory(Protocol):
     def __call__(self, folder: Path, hosts: list[DockerHost], **keys: Any) -> Path: ...
 
 
+class GiveCards(Protocol):
+    def __call__(self, host: DockerHost, count: int, *, first_is_busy: bool = False) -> None: ...
+
+
+NVIDIA_SMI = "/usr/local/bin/nvidia-smi"
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in item.path.parts:
             item.add_marker(pytest.mark.cluster)
+            if not item.get_closest_marker("xdist_group"):
+                item.add_marker(pytest.mark.xdist_group("no training"))
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_place)  # groups are given out in this order: the longest first
+
+
+def _place(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group")
+    return {"training": 0, "no training": 1}.get(group.args[0], 2) if group else 2
 
 
 @pytest.fixture(scope="session")
@@ -99,10 +124,36 @@ def cluster(
 
 
 @pytest.fixture
-def docker_host_factory(cluster: Cluster) -> Iterator[Callable[[int], list[DockerHost]]]:
+def docker_host_factory(
+    cluster: Cluster, control_folder: Path
+) -> Iterator[Callable[[int], list[DockerHost]]]:
     """Given a count (1 to 4), return that many healthy hosts. After the test every fault is undone."""
-    yield cluster.hosts
-    cluster.heal()
+    given: list[DockerHost] = []
+
+    def give(count: int) -> list[DockerHost]:
+        given[:] = cluster.hosts(max(count, len(given)))
+        return given[:count]
+
+    yield give
+    take_back(cluster, given, control_folder)
+
+
+def take_back(cluster: Cluster, hosts: Sequence[DockerHost], control_folder: Path) -> None:
+    """End rl's connections, then heal the hosts. In this order: a master whose connection breaks removes its
+    socket when it notices, which may then be the next test's."""
+    end_masters(control_folder)
+    deadline = time.monotonic() + 60
+    for file in [file for file in control_folder.iterdir() if file.is_socket()]:
+        while _is_listened_to(file):
+            assert time.monotonic() < deadline, f"the master of {file} has not ended"
+            time.sleep(0.02)
+        file.unlink(missing_ok=True)
+    cluster.heal(hosts)
+
+
+def _is_listened_to(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture
@@ -112,14 +163,41 @@ def hosts(docker_host_factory: Callable[[int], list[DockerHost]]) -> list[Docker
 
 
 @pytest.fixture
-def shared_home_hosts(cluster: Cluster) -> Iterator[list[DockerHost]]:
+def shared_home_hosts(cluster: Cluster, control_folder: Path) -> Iterator[list[DockerHost]]:
     """shared-0 and shared-1: two machines with one /home/trainer, as in a lab with NFS. Healed after the
     test."""
-    yield cluster.shared_home_hosts()
-    cluster.heal()
+    hosts = cluster.shared_home_hosts()
+    yield hosts
+    take_back(cluster, hosts, control_folder)
 
 
 @pytest.fixture
 def inventory() -> WriteInventory:
     """``inventory(folder, hosts, **keys)`` writes ``folder/.remote/configs.yaml`` and returns ``folder``."""
     return write_inventory
+
+
+@pytest.fixture
+def give_cards() -> Iterator[GiveCards]:
+    """``give_cards(host, count)`` puts a stand-in's cards into a host, instead of those that it has; root may
+    run something on the first of them."""
+    changed: list[DockerHost] = []
+    busy: list[tuple[DockerHost, str]] = []
+
+    def give(host: DockerHost, count: int, *, first_is_busy: bool = False) -> None:
+        changed.append(host)
+        processes = []
+        if first_is_busy:
+            pid = host.exec("sleep 3600 >/dev/null 2>&1 & echo $!").strip()
+            busy.append((host, pid))
+            processes = [process_row(0, int(pid), 8800)]
+        rows = [card_row(index, used_mb=9000 if processes and index == 0 else 4) for index in range(count)]
+        # Moved into its place: rl may look at any moment.
+        host.write(f"{NVIDIA_SMI}.new", program(rows, processes), user="root")
+        host.exec(f"chmod 755 {NVIDIA_SMI}.new && mv {NVIDIA_SMI}.new {NVIDIA_SMI}")
+
+    yield give
+    for host in changed:
+        host.exec(f"rm -f {NVIDIA_SMI}")
+    for host, pid in busy:
+        host.exec(f"kill {pid}")

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.support.docker_hosts import DockerHost
 
 HOME = "/home/trainer"
+SPEED = {"ssh", "latency", "bandwidth"}  # how fast things go: that is also a matter of what else runs here
 PYTHON = f"{HOME}/python-of-rl"
 # A python whose programs are told a time that is an hour late (containers have the machine's clock). It is
 # called with -I -S ARCHIVE VERB.
@@ -59,9 +60,7 @@ def install_torch(host: DockerHost, version: str) -> None:
 @pytest.fixture
 def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Iterator[Rl]:
     """host-0, and host-1 with its own python and its workdir on the small disk."""
-    own = {"manager": "none", "python": f"{HOME}/fake-env/bin/python"}
-    second = {"python": PYTHON, "workdir": "/small/doctor", "connect_timeout_s": 2}
-    inventory(tmp_path, hosts, name="doctor", environment=own, servers={"host-1": second})
+    write(tmp_path, hosts, inventory)
     hosts[1].exec("chmod 1777 /small")
     hosts[1].write(PYTHON, "#!/bin/sh\nexec /usr/bin/python3 \"$@\"\n")
     hosts[1].exec(f"chmod 755 {PYTHON}")
@@ -72,6 +71,12 @@ def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> It
         hosts[1].exec(mend, check=False)
     for host in hosts:
         host.exec(f"rm -rf {HOME}/fake-env {HOME}/doctor {PYTHON}")
+
+
+def write(folder: Path, hosts: list[DockerHost], inventory: WriteInventory, **more: Any) -> None:
+    own = {"manager": "none", "python": f"{HOME}/fake-env/bin/python"}
+    second = {"python": PYTHON, "workdir": "/small/doctor", **more}
+    inventory(folder, hosts, name="doctor", environment=own, servers={"host-1": second})
 
 
 def levels(rl: Rl, *words: str, code: int) -> dict[str, dict[str, str]]:
@@ -88,6 +93,8 @@ def levels(rl: Rl, *words: str, code: int) -> dict[str, dict[str, str]]:
 def test_faults_made_for_real_are_found_where_they_are(rl: Rl, hosts: list[DockerHost]) -> None:
     healthy = levels(rl, "--no-allreduce", code=1)  # the small disk
     assert healthy["host-1"].pop("disk") == "error"
+    for found in healthy.values():
+        assert all(found.pop(check) in ("ok", "note", "warning") for check in SPEED)
     assert set(healthy["host-0"].values()) | set(healthy["host-1"].values()) <= {"ok", "warning"}
     assert {check for check, level in healthy["host-1"].items() if level != "ok"} == {"environment"}
     for make, _ in FAULTS.values():
@@ -95,6 +102,7 @@ def test_faults_made_for_real_are_found_where_they_are(rl: Rl, hosts: list[Docke
     hosts[1].write(PYTHON, LATE)
     install_torch(hosts[1], "2.12.1+cpu")
     ill = levels(rl, "--no-network", code=1)
+    assert {found.pop("ssh") for found in ill.values()} <= {"ok", "note"}
     assert {check: level for check, level in ill["host-1"].items() if level != "ok"} == {
         "login-shell": "error", "clock": "warning", "shm": "error", "disk": "error", "limits": "error",
         "hostname": "note", "rsync": "error", "environment": "warning", "equal": "error",
@@ -104,7 +112,10 @@ def test_faults_made_for_real_are_found_where_they_are(rl: Rl, hosts: list[Docke
     assert {check for check, level in ill["host-0"].items() if level != "ok"} == {"equal"}
 
 
-def test_a_server_that_hangs_hides_nothing_of_the_others(rl: Rl, hosts: list[DockerHost]) -> None:
+def test_a_server_that_hangs_hides_nothing_of_the_others(
+    rl: Rl, hosts: list[DockerHost], inventory: WriteInventory
+) -> None:
+    write(rl.project, hosts, inventory, connect_timeout_s=2)
     hosts[1].pause()
     try:
         found = levels(rl, "--no-allreduce", code=3)

@@ -46,16 +46,16 @@ def test_a_stopped_prepare_leaves_nothing_running_and_the_next_waits_for_nobody(
         [rl_path(), "prepare"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        wait_for(lambda: any("sleep 601" in line for line in processes(hosts[0])), 120, "the package's build")
+        wait_for(lambda: any("sleep 601" in line for line in processes(hosts[0])), 240, "the package's build")
         process.send_signal(stop)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     finally:
         process.kill()
         process.communicate()
     assert stop is signal.SIGKILL or "the next rl prepare goes on from there" in said
-    wait_for(lambda: not processes(hosts[0]), 15, "the end of the remote commands")
+    wait_for(lambda: not processes(hosts[0]), 120, "the end of the remote commands")
     (tmp_path / "requirements.txt").write_text("# none\n")
-    again = Rl(tmp_path)("prepare", timeout_s=120)
+    again = Rl(tmp_path)("prepare")
     assert "waiting" not in again.stderr
     assert "create environment" not in again.stderr  # that was done before
 

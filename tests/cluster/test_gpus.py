@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.test_main_path import ENVIRONMENTS, make_project
-from tests.support.stand_in_cards import card_row, process_row, program
+from tests.support.training import make_project
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.cluster.conftest import WriteInventory
+    from tests.cluster.conftest import GiveCards
     from tests.support.docker_hosts import DockerHost
 
-PLACE = "/usr/local/bin/nvidia-smi"
+pytestmark = pytest.mark.xdist_group("training")
+
 # Every rank tells the others who it is, and rank 0 what all have told.
 WHO = """
 import json, os
@@ -33,25 +32,11 @@ dist.destroy_process_group()
 """
 
 
-@pytest.fixture
-def cards(hosts: list[DockerHost]) -> Iterator[list[DockerHost]]:
+def test_one_rank_and_three(tmp_path: Path, hosts: list[DockerHost], give_cards: GiveCards) -> None:
     """host-0 has one card; host-1 has four, on the first of which root runs something."""
-    pid = hosts[1].exec("sleep 600 >/dev/null 2>&1 & echo $!").strip()
-    try:
-        hosts[0].write(PLACE, program([card_row(0)]), user="root")
-        rows = [card_row(index, used_mb=9000 if index == 0 else 4) for index in range(4)]
-        hosts[1].write(PLACE, program(rows, [process_row(0, int(pid), 8800)]), user="root")
-        for host in hosts:
-            host.exec(f"chmod 755 {PLACE}")
-        yield hosts
-    finally:
-        for host in hosts:
-            host.exec(f"rm -f {PLACE}")
-        hosts[1].exec(f"kill {pid}")
-
-
-def test_one_rank_and_three(tmp_path: Path, cards: list[DockerHost], inventory: WriteInventory) -> None:
-    rl = make_project(tmp_path / "project", cards, inventory, "train-uv", ENVIRONMENTS["uv"])
+    give_cards(hosts[0], 1)
+    give_cards(hosts[1], 4, first_is_busy=True)
+    rl = make_project(tmp_path / "project", hosts)
     (rl.project / "who.py").write_text(WHO)
     shown = rl.json("servers", "--gpus")["data"][1]["cards"]
     assert "root (sleep, pid" in shown[0]["busy"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 LISTEN = """
 import socket
 server = socket.create_server(("0.0.0.0", 0))
-server.settimeout(20)
+server.settimeout(120)
 print(server.getsockname()[1], flush=True)
 connection, peer = server.accept()
 print(peer[0], connection.recv(100).decode(), flush=True)
 """
-SAY = 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 10).sendall(b"hello")'
+SAY = 'import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 60).sendall(b"hello")'
 
 
 def test_each_host_is_a_machine_of_its_own(hosts: list[DockerHost]) -> None:
@@ -104,10 +103,8 @@ def test_a_killed_host_comes_back_as_it_was(hosts: list[DockerHost]) -> None:
 def test_a_frozen_host_says_nothing(hosts: list[DockerHost]) -> None:
     host = hosts[1]
     host.pause()
-    started = time.monotonic()
     with pytest.raises(TimeoutError), socket.create_connection((host.address, 22), timeout=1) as connection:
         connection.recv(4)
-    assert time.monotonic() - started < 5
     host.heal()
     assert host.ssh("true").returncode == 0
 
@@ -117,7 +114,7 @@ def test_a_cable_can_be_pulled_and_plugged_in(hosts: list[DockerHost]) -> None:
     second.disconnect()
     assert first.ssh("timeout 2 bash -c ': < /dev/tcp/host-1/22'", check=False).returncode != 0
     second.heal()
-    first.ssh("timeout 5 bash -c ': < /dev/tcp/host-1/22'")
+    first.ssh("timeout 60 bash -c ': < /dev/tcp/host-1/22'")
     assert second.ssh("hostname -I").stdout.split() == [second.address]
 
 
@@ -127,7 +124,7 @@ def test_a_blocked_peer_is_not_heard(hosts: list[DockerHost]) -> None:
     assert second.ssh(f"timeout 2 bash -c ': < /dev/tcp/{first.address}/22'", check=False).returncode == 124
     assert first.ssh("true").returncode == 0
     first.unblock()
-    second.ssh(f"timeout 5 bash -c ': < /dev/tcp/{first.address}/22'")
+    second.ssh(f"timeout 60 bash -c ': < /dev/tcp/{first.address}/22'")
 
 
 def test_more_hosts_when_asked(docker_host_factory: Callable[[int], list[DockerHost]]) -> None:

@@ -5,57 +5,34 @@ from __future__ import annotations
 
 import textwrap
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.cli import Rl, copy_sample
+from tests.support.faults import marked
+from tests.support.training import PATIENT, make_project
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cluster.conftest import WriteInventory
+    from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
-ENVIRONMENTS = {
-    "uv": {"manager": "uv"},
-    "venv": {"manager": "venv"},
-}
-REQUIREMENTS = "torch==2.13.0\nnumpy\nscikit-learn\n"
-
-
-def make_project(
-    folder: Path,
-    hosts: list[DockerHost],
-    inventory: WriteInventory,
-    name: str,
-    environment: dict[str, Any],
-    **keys: Any,
-) -> Rl:
-    """The sample as a project of these hosts. The workdir, and with it the environment, is the name's:
-    projects of one name share it."""
-    copy_sample(folder)
-    (folder / "requirements.txt").write_text(REQUIREMENTS)
-    inventory(folder, hosts, name=name, environment=environment, **keys)
-    rl = Rl(folder)
-    rl("prepare", timeout_s=500)
-    return rl
+pytestmark = pytest.mark.xdist_group("training")
 
 
 @pytest.fixture
-def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Rl:
+def rl(tmp_path: Path, hosts: list[DockerHost]) -> Rl:
     """A prepared project. The hosts live as long as the session, so only the first test waits for torch."""
-    return make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+    return make_project(tmp_path / "project", hosts)
 
 
 @pytest.mark.parametrize("manager", ["uv", "venv"])
-def test_trains_on_both_hosts(
-    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, manager: str
-) -> None:
-    rl = make_project(tmp_path / "project", hosts, inventory, f"train-{manager}", ENVIRONMENTS[manager])
+def test_trains_on_both_hosts(tmp_path: Path, hosts: list[DockerHost], manager: str) -> None:
+    rl = make_project(tmp_path / "project", hosts, f"train-{manager}", manager)
     launched = rl.json("torch-launch", "--nproc-per-node", "2", "train.py", "--epochs", "4")["data"]
     assert [job["server"] for job in launched["jobs"]] == ["host-0", "host-1"]
-    rl("job-wait", timeout_s=300)
+    rl("job-wait")
 
     # Hosts that other tests trained on before know other jobs too, and those are adopted: only this launch is
     # meant.
@@ -76,6 +53,7 @@ def test_an_exit_code_on_one_rank_is_the_launchs(rl: Rl) -> None:
         "torch-launch",
         "--nproc-per-node",
         "2",
+        PATIENT,
         "train.py",
         "--epochs",
         "50",
@@ -84,7 +62,7 @@ def test_an_exit_code_on_one_rank_is_the_launchs(rl: Rl) -> None:
         "--fail-code",
         "37",
     )
-    rl("job-wait", code=37, timeout_s=120)
+    rl("job-wait", code=37)
     jobs = rl.json("job-list", "--all")["data"]
     assert [job["state"] for job in jobs] == ["FAILED", "FAILED"]
     assert jobs[1]["exit_code"] == 37
@@ -115,7 +93,7 @@ while True:
 def test_kill_leaves_nothing_on_any_host(rl: Rl, hosts: list[DockerHost]) -> None:
     (rl.project / "spawner.py").write_text(textwrap.dedent(SPAWNER))
     rl("torch-launch", "--rsync", "--nproc-per-node", "2", "spawner.py")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while rl("job-tail", "--all-ranks", "--no-follow", "--lines", "-1").stdout.count("ready") < 4:
         assert time.monotonic() < deadline, rl("job-tail", "--all-ranks", "--no-follow", "--launcher").stdout
     jobs = rl.json("job-list", "--rsync", "--tag", "spawner.py")["data"]
@@ -132,21 +110,14 @@ def test_kill_leaves_nothing_on_any_host(rl: Rl, hosts: list[DockerHost]) -> Non
     } == {"KILLED"}
 
 
-def marked(host: DockerHost, job_id: str) -> int:
-    """How many processes on the host carry the job's id in their environment. Only their own user may read
-    it."""
-    return int(
-        host.exec(f"grep -lsz '^RL_JOB_ID={job_id}$' /proc/[0-9]*/environ | wc -l", user=host.username)
-    )
-
-
-def test_by_password_over_fabric(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> None:
+def test_by_password_over_fabric(tmp_path: Path, hosts: list[DockerHost]) -> None:
     entries = {
         host.name: {"transport": "fabric", "password": host.password, "private_key": None} for host in hosts
     }
-    rl = make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"], servers=entries)
+    rl = make_project(tmp_path / "project", hosts, servers=entries)
+    rl("prepare")
     rl("torch-launch", "--nproc-per-node", "2", "--tag", "fabric", "train.py", "--epochs", "1")
-    rl("job-wait", timeout_s=300)
+    rl("job-wait")
     jobs = rl.json("job-list", "--all", "--rsync", "--tag", "fabric")
     assert [(job["state"], job["exit_code"]) for job in jobs["data"]] == [("SUCCEEDED", 0)] * 2
     kept = [
@@ -179,7 +150,7 @@ def test_the_ranks_meet_where_the_own_name_is_loopback(rl: Rl, hosts: list[Docke
                 f" echo '127.0.1.1 {name}' >> /tmp/hosts; cat /tmp/hosts > /etc/hosts"
             )
         rl("torch-launch", "--nproc-per-node", "1", "train.py", "--epochs", "1")
-        rl("job-wait", timeout_s=120)
+        rl("job-wait")
     finally:
         for host, content in zip(hosts, before, strict=True):
             host.exec(f"cat > /etc/hosts <<'END'\n{content}\nEND")

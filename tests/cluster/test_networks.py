@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cluster.test_main_path import ENVIRONMENTS, make_project
 from tests.support.docker_hosts import SESSION_LABEL, free_subnet
 from tests.support.docker_image import docker
+from tests.support.training import make_project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.cluster.conftest import WriteInventory
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
+pytestmark = pytest.mark.xdist_group("training")
 
 SCRIPT = """
 import torch, torch.distributed as dist
@@ -71,8 +71,8 @@ def second(hosts: list[DockerHost], request: pytest.FixtureRequest) -> Iterator[
 
 
 @pytest.fixture
-def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Rl:
-    return make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+def rl(tmp_path: Path, hosts: list[DockerHost]) -> Rl:
+    return make_project(tmp_path / "project", hosts)
 
 
 def test_a_launch_takes_the_network_that_is_open(rl: Rl, hosts: list[DockerHost], second: Second) -> None:
@@ -82,7 +82,7 @@ def test_a_launch_takes_the_network_that_is_open(rl: Rl, hosts: list[DockerHost]
     assert "another network was taken" in started.stderr
     assert any(f"{host.address}:" in started.stderr for host in hosts), "what was closed is said"
     assert second.addresses[0] in started.stdout, "where they meet"
-    rl("job-wait", timeout_s=120)
+    rl("job-wait")
     jobs = rl.json("job-list", "--all", "--rsync")["data"][:2]
     assert [job["exit_code"] for job in jobs] == [0, 0]
     for job, host, address in zip(jobs, hosts, second.addresses, strict=True):
@@ -93,13 +93,11 @@ def test_a_launch_takes_the_network_that_is_open(rl: Rl, hosts: list[DockerHost]
 
 @pytest.mark.parametrize("second", [4], indirect=True)
 def test_an_address_of_the_inventory_is_kept(
-    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory, second: Second
+    tmp_path: Path, hosts: list[DockerHost], second: Second
 ) -> None:
     def project(addresses: list[str]) -> Rl:
         entries = {host.name: {"address": address} for host, address in zip(hosts, addresses, strict=True)}
-        return make_project(
-            tmp_path / addresses[0], hosts, inventory, "train-uv", ENVIRONMENTS["uv"], servers=entries
-        )
+        return make_project(tmp_path / addresses[0], hosts, servers=entries)
 
     second.close_the_first()
     launch = ("torch-launch", "--dry-run", "--nproc-per-node", "1", "train.py")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from tests.cluster.test_main_path import ENVIRONMENTS, make_project
+import pytest
+
+from tests.support.training import make_project
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.cluster.conftest import WriteInventory
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
+
+pytestmark = pytest.mark.xdist_group("training")
 
 WORK = "/home/trainer/train-uv"
 # As many a tutorial has it: every rank looks for a file of its own, rank 0 alone writes one.
@@ -28,13 +31,8 @@ if os.environ["RANK"] == "0":
 """
 
 
-def test_a_snapshot_on_one_node_alone(
-    tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory
-) -> None:
-    folder = tmp_path / "project"
-    rl = make_project(
-        folder, hosts, inventory, "train-uv", ENVIRONMENTS["uv"], outputs=["snapshots/"]
-    )
+def test_a_snapshot_on_one_node_alone(tmp_path: Path, hosts: list[DockerHost]) -> None:
+    rl = make_project(tmp_path / "project", hosts, outputs=["snapshots/"])
     (rl.project / "from_snapshot.py").write_text(textwrap.dedent(SCRIPT))
     rl("rsync")
     first, second = hosts
@@ -63,6 +61,6 @@ def begins(rl: Rl, *launch: str) -> list[str]:
     """Launch (or take the last launch); return the epoch that each rank began at."""
     if launch:
         rl(*launch)
-    rl("job-wait", timeout_s=120)
+    rl("job-wait")
     shown = rl("job-tail", "--all-ranks", "--no-follow", "--lines", "-1").stdout
     return [line.split()[-1] for line in shown.splitlines() if "begins at epoch" in line]

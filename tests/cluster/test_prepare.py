@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import urllib.parse
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,7 @@ class Prepared:
         (self.root / name).write_text(content)
 
     def prepare(self, *words: str, code: int = 0) -> dict[str, dict[str, Any]]:
-        envelope = self.rl.json("prepare", *words, code=code, timeout_s=500)
+        envelope = self.rl.json("prepare", *words, code=code, timeout_s=1200)
         self.errors = envelope["errors"]
         return {row["server"]: row for row in envelope["data"]}
 
@@ -109,12 +110,13 @@ def test_a_host_without_internet_gets_its_packages_from_here(
 def test_a_host_that_is_down_hides_no_other(
     tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory
 ) -> None:
-    keys = {"environment": {"manager": "uv"}, "defaults": {"connect_timeout_s": 3}}
+    keys = {"environment": {"manager": "uv"}, "servers": {"host-1": {"connect_timeout_s": 3}}}
     project = Prepared(tmp_path, hosts, inventory, name="down", **keys)
     hosts[1].kill()
     assert list(project.prepare(code=3)) == ["host-0"]
     assert [error["server"] for error in project.errors] == ["host-1"]
     hosts[1].start()
+    inventory(tmp_path, hosts, name="down", environment={"manager": "uv"})
     rows = project.prepare()
     assert rows["host-0"]["unchanged"]
     assert done(rows["host-1"])
@@ -184,8 +186,8 @@ class HalfWay(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def half_way(tmp_path: Path) -> Iterator[tuple[Path, int]]:
-    """A folder of wheels over http at every address of this machine, and its port."""
+def half_way(tmp_path: Path, hosts: list[DockerHost]) -> Iterator[tuple[Path, str]]:
+    """A folder of wheels over http, for the hosts alone, and its address."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     broken: set[str] = set()
@@ -193,11 +195,12 @@ def half_way(tmp_path: Path) -> Iterator[tuple[Path, int]]:
     def handler(*words: Any) -> HalfWay:
         return HalfWay(*words, directory=str(folder), broken=broken)
 
-    with http.server.ThreadingHTTPServer(("0.0.0.0", 0), handler) as server:
+    gateway = hosts[0].exec("ip route show default").split()[2]
+    with http.server.ThreadingHTTPServer((gateway, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield folder, server.server_address[1]
+            yield folder, f"http://{gateway}:{server.server_address[1]}/"
         finally:
             server.shutdown()
             thread.join()
@@ -208,16 +211,16 @@ def test_a_connection_that_drops_half_way_is_tried_again(
     tmp_path: Path,
     hosts: list[DockerHost],
     inventory: WriteInventory,
-    half_way: tuple[Path, int],
+    half_way: tuple[Path, str],
     manager: str,
 ) -> None:
     from tests.support.wheels import make_wheel
 
-    folder, port = half_way
+    folder, url = half_way
     make_wheel(folder, "halfway", padding_bytes=2_000_000)
-    gateway = hosts[0].exec("ip route show default").split()[2]
-    environment = {"manager": manager, "find_links": f"http://{gateway}:{port}/"}
-    keys = {"environment": environment, "defaults": {"env": {"PIP_TRUSTED_HOST": gateway}}}  # plain http
+    environment = {"manager": manager, "find_links": url}
+    trusted = {"PIP_TRUSTED_HOST": urllib.parse.urlsplit(url).hostname}  # plain http
+    keys = {"environment": environment, "defaults": {"env": trusted}}
     project = Prepared(tmp_path / "p", hosts[:1], inventory, name=f"half-{manager}", **keys)
     project.write("requirements.txt", "halfway\n")
     project.prepare()

@@ -9,36 +9,38 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cluster.test_main_path import ENVIRONMENTS, make_project, marked
+from tests.support.faults import marked
+from tests.support.training import PATIENT, make_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tests.cluster.conftest import WriteInventory
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
-DEADLINE_S = 120.0
+pytestmark = pytest.mark.xdist_group("training")
+
+DEADLINE_S = 240.0
 
 
-def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> Any:
+def until(condition: Callable[[], Any], what: str) -> Any:
     """Poll until the condition gives something true, and return that."""
-    end = time.monotonic() + deadline_s
+    end = time.monotonic() + DEADLINE_S
     while time.monotonic() < end:
         found = condition()
         if found:
             return found
         time.sleep(0.1)
-    raise AssertionError(f"not within {deadline_s:g} s: {what}")
+    raise AssertionError(f"not within {DEADLINE_S:g} s: {what}")
 
 
 class Training:
-    """A launch of the sample over some hosts."""
+    """A launch of the sample over some hosts. The epochs must last until the fault is made."""
 
-    def __init__(self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 40) -> None:
+    def __init__(self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 60) -> None:
         self.rl, self.hosts = rl, hosts
-        words = ["torch-launch", *options, "train.py", "--epochs", str(epochs)]
+        words = ["torch-launch", *options, PATIENT, "train.py", "--epochs", str(epochs)]
         self.jobs = rl.json(*words)["data"]["jobs"]
         until(lambda: "epoch   3" in self.output(0), "three epochs")
 
@@ -103,8 +105,8 @@ class Training:
 
 
 @pytest.fixture
-def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> Rl:
-    return make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+def rl(tmp_path: Path, hosts: list[DockerHost]) -> Rl:
+    return make_project(tmp_path / "project", hosts)
 
 
 def test_training_goes_on_after_kill_9_of_a_worker(rl: Rl, hosts: list[DockerHost]) -> None:
@@ -113,7 +115,7 @@ def test_training_goes_on_after_kill_9_of_a_worker(rl: Rl, hosts: list[DockerHos
     fault_at = time.time()
     hosts[1].exec(f"kill -9 {pid}")
     print(f"\nkill -9 of a worker: {training.goes_on(fault_at)}")
-    rl("job-wait", timeout_s=200)
+    rl("job-wait")
     assert training.states() == ["SUCCEEDED"] * 2
     assert training.left() == [0, 0]
     assert "resuming from epoch" in training.output(1)
@@ -155,20 +157,20 @@ def test_a_node_that_was_cut_off_takes_part_again(rl: Rl, hosts: list[DockerHost
     hosts[1].connect()
     back_at = time.time()
     print(f"\nnode cut off: node 0 stopped {stopped_s:.1f} s; since it is back: {training.goes_on(back_at)}")
-    rl("job-wait", timeout_s=200)
+    rl("job-wait")
     assert training.states() == ["SUCCEEDED"] * 2
     assert training.read(0, "exit.json")["attempts"][0]["cause"]["lost"] is True
 
 
 def test_a_spare_takes_the_place_of_a_killed_host(
-    tmp_path: Path, docker_host_factory: Callable[[int], list[DockerHost]], inventory: WriteInventory
+    tmp_path: Path, docker_host_factory: Callable[[int], list[DockerHost]]
 ) -> None:
     hosts = docker_host_factory(3)
-    rl = make_project(tmp_path / "project", hosts, inventory, "train-uv", ENVIRONMENTS["uv"])
+    rl = make_project(tmp_path / "project", hosts)
     training = Training(rl, hosts, "--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
     fault_at = time.time()
     hosts[1].kill()
     print(f"\ndocker kill of a node, with a spare: {training.goes_on(fault_at, (0,))}")
-    rl("job-wait", timeout_s=200)
+    rl("job-wait")
     assert training.read(0, "exit.json")["replaced"] == {"host-1": "host-2"}
     assert [training.read(node, "exit.json")["state"] for node in (0, 2)] == ["SUCCEEDED"] * 2

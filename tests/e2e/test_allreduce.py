@@ -62,6 +62,6 @@ def test_nothing_of_it_stays_when_rl_is_killed(rl: Rl) -> None:
     with subprocess.Popen(
         [rl_path(), "doctor", *ONLY], cwd=rl.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as doctor:
-        wait_for(lambda: len(ranks(folder)) >= 2, 30, "the ranks to start")
+        wait_for(lambda: len(ranks(folder)) >= 2, 120, "the ranks to start")
         doctor.send_signal(signal.SIGKILL)
-    wait_for(lambda: not ranks(folder), 30, "them to end with rl")
+    wait_for(lambda: not ranks(folder), 120, "them to end with rl")

@@ -139,7 +139,7 @@ def test_the_sample_trains_through_python(rl: Rl) -> None:
         env=rl.env,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SUCCEEDED, exit code 0" in done.stdout
@@ -153,7 +153,7 @@ def test_one_rank_alone_fails_with_its_own_code_and_words(rl: Rl) -> None:
         "import os, sys\nprint('about to fail', file=sys.stderr)\nsys.exit(41 * int(os.environ['RANK']))\n"
     )
     rl("torch-launch", "--rsync", "--nproc-per-node", "1", "bad.py")
-    rl("job-wait", code=41, timeout_s=60)
+    rl("job-wait", code=41)
     shown = rl("job-show").stdout
     assert "rank 1 on two exited with 41" in shown
     assert "about to fail" in shown

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     [built] = folder.glob("*.whl")
@@ -42,7 +42,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A virtual environment with the wheel; what it depends on is the tests' own: nothing is fetched."""
     venv = tmp_path_factory.mktemp("venv")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True, timeout=600)
     python = venv / "bin/python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
     site = Path(
@@ -65,7 +65,7 @@ def bin_folder(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             str(wheel),
         ],
         check=True,
-        timeout=120,
+        timeout=600,
     )
     return venv / "bin"
 
@@ -117,7 +117,7 @@ class TestInstalled:
     def run(self, bin_folder: Path, folder: Path, *words: str) -> str:
         env = {"PATH": f"{bin_folder}:/usr/bin:/bin", "HOME": str(folder)}
         done = subprocess.run(
-            [bin_folder / "rl", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=120
+            [bin_folder / "rl", *words], cwd=folder, env=env, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -28,7 +28,7 @@ class Rl:
         self.env = {**os.environ, **(env or {})}
 
     def __call__(
-        self, *words: str, code: int | None = 0, stdin: str = "", timeout_s: float = 240
+        self, *words: str, code: int | None = 0, stdin: str = "", timeout_s: float = 600
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [rl_path(), *words],
@@ -43,7 +43,7 @@ class Rl:
         assert code is None or done.returncode == code, said
         return done
 
-    def json(self, *words: str, code: int | None = 0, timeout_s: float = 240) -> dict[str, Any]:
+    def json(self, *words: str, code: int | None = 0, timeout_s: float = 600) -> dict[str, Any]:
         """Return the envelope that a command prints with ``--json``."""
         envelope = json.loads(self(words[0], "--json", *words[1:], code=code, timeout_s=timeout_s).stdout)
         assert isinstance(envelope, dict)

@@ -6,6 +6,7 @@ packages. ``DockerHost`` is one server: run commands in it behind ssh's back, br
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
@@ -32,7 +33,7 @@ USER = "trainer"
 MAX_HOSTS = 4
 SHARED_HOME = ("shared-0", "shared-1")  # two machines, one /home/trainer
 SERVICES = (*(f"host-{number}" for number in range(MAX_HOSTS)), *SHARED_HOME)
-READY_S = 30
+PATIENCE_S = 240  # with what takes a moment on a machine that does nothing else
 _UNLIMIT = "for i in /sys/class/net/eth*; do tc qdisc del dev ${i##*/} root 2>/dev/null; done; true"
 
 
@@ -50,7 +51,9 @@ class DockerHost:
     ssh_config: Path  # knows every host of the session by name and by address
     known_hosts: Path  # their host keys
 
-    def exec(self, command: str, *, user: str = "root", check: bool = True, timeout_s: float = 60) -> str:
+    def exec(
+        self, command: str, *, user: str = "root", check: bool = True, timeout_s: float = PATIENCE_S
+    ) -> str:
         """Run a shell command in the host by docker, return its stdout without the last newline."""
         argv = ["exec", "-u", user, self.container, "sh", "-c", command]
         done = docker(*argv, check=check, timeout_s=timeout_s)
@@ -62,7 +65,7 @@ class DockerHost:
         docker("exec", "-i", "-u", user, self.container, "sh", "-c", script, stdin=content)
 
     def ssh(
-        self, command: str, *, check: bool = True, timeout_s: float = 60, connect_timeout_s: int = 10
+        self, command: str, *, check: bool = True, timeout_s: float = PATIENCE_S, connect_timeout_s: int = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run a command over a plain ssh connection (no master), as a person would."""
         options = ["-o", "ControlPath=none", "-o", f"ConnectTimeout={connect_timeout_s}"]
@@ -141,7 +144,8 @@ class DockerHost:
         return self.exec(f"ip -o -4 addr show | awk '$4 ~ /^{self.address}[/]/ {{print $2}}'")
 
     def heal(self) -> None:
-        """Undo every fault above and end what the user still runs. Cheap on a healthy host."""
+        """Undo every fault above and end what the user still runs: it is gone when this returns. Cheap on a
+        healthy host."""
         form = "{{.State.Status}} {{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
         status, *networks = docker("inspect", "-f", form, self.container).stdout.split()
         if status == "paused":
@@ -150,10 +154,8 @@ class DockerHost:
             docker("start", self.container)
         if self.network not in networks:
             self.connect()
-        self.exec(
-            f"iptables -w -F INPUT; iptables -w -F OUTPUT; {_UNLIMIT}; "
-            f"p=$(ps -u {self.username} -o pid=) && kill -KILL $p 2>/dev/null; true"
-        )
+        end = f"while p=$(ps -u {self.username} -o pid=); do kill -KILL $p 2>/dev/null; sleep 0.05; done"
+        self.exec(f"iptables -w -F INPUT; iptables -w -F OUTPUT; {_UNLIMIT}; {end}")
         wait_for_sshd(self.address)
 
 
@@ -192,9 +194,10 @@ class Cluster:
             self._write_ssh_files()
         return [self._hosts[name] for name in names]
 
-    def heal(self) -> None:
-        for host in self._hosts.values():
-            host.heal()
+    def heal(self, hosts: Sequence[DockerHost] | None = None) -> None:
+        """Heal some hosts, or all, at the same time."""
+        with concurrent.futures.ThreadPoolExecutor(len(SERVICES)) as pool:
+            list(pool.map(DockerHost.heal, self._hosts.values() if hosts is None else hosts))
 
     def _set_up(self, name: str) -> DockerHost:
         project = f"label=com.docker.compose.project={self._project}"
@@ -261,23 +264,25 @@ def write_override(path: Path, *, image: str, subnet: str, volumes: Sequence[str
 
 
 def free_subnet() -> str:
-    """Return a /24 that neither this machine's routes nor docker's networks use."""
+    """Return a /24 that neither this machine's routes nor docker's networks use. Two workers of one test run,
+    which look at the same time, have a half of them each."""
     used = set()
     for line in Path("/proc/net/route").read_text().splitlines()[1:]:
         address = int(line.split()[1], 16)
         used.add((address & 255, address >> 8 & 255, address >> 16 & 255))
-    for number in range(os.getpid() % 200, 256):
+    half = 128 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2)
+    for number in range(half + os.getpid() % 100, half + 128):
         if (10, 77, number) not in used:
             return f"10.77.{number}.0/24"
     raise DockerUnavailableError("no free network for the hosts")
 
 
-def wait_for_sshd(address: str, *, timeout_s: float = READY_S) -> None:
+def wait_for_sshd(address: str, *, timeout_s: float = PATIENCE_S) -> None:
     """Return once sshd has said its banner. Raises DockerUnavailableError when that takes too long."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            with socket.create_connection((address, 22), timeout=2) as connection:
+            with socket.create_connection((address, 22), timeout=10) as connection:
                 if connection.recv(4) == b"SSH-":
                     return
         except OSError as error:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tests.support.docker_hosts import USER, wait_for_sshd
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
@@ -37,7 +37,7 @@ import ctypes, json, os, sys, time
 import torch
 import torch.distributed as dist
 
-steps, out = int(sys.argv[1]), sys.argv[2]
+steps, out, patience_s = int(sys.argv[1]), sys.argv[2], float((sys.argv[3:] or [0])[0])
 attempt = int(os.environ.get("RL_ATTEMPT") or os.environ["TORCHELASTIC_RESTART_COUNT"])
 os.makedirs(out, exist_ok=True)
 dist.init_process_group("gloo")
@@ -66,6 +66,14 @@ def fail(kind):
         kept.append(b"x" * (32 << 20))
 
 
+def add_up():
+    try:
+        dist.all_reduce(torch.ones(1000))
+    except RuntimeError:  # a peer is gone
+        time.sleep(patience_s)
+        raise
+
+
 done = torch.zeros(1, dtype=torch.int64)
 if rank == 0 and os.path.exists(checkpoint):
     done[0] = int(open(checkpoint).read())
@@ -73,7 +81,7 @@ dist.broadcast(done, 0)
 for step in range(int(done), steps):
     if os.path.exists(wanted):
         fail(open(wanted).read())
-    dist.all_reduce(torch.ones(1000))
+    add_up()
     time.sleep(0.2)
     if rank == 0:
         put("checkpoint", str(step + 1))
@@ -133,6 +141,14 @@ def restart_sshd(host: DockerHost) -> None:
     wait_for_sshd(host.address)
 
 
+def marked(host: DockerHost, job_id: str) -> int:
+    """How many processes on the host carry the job's id in their environment. Only their own user may read
+    it."""
+    return int(
+        host.exec(f"grep -lsz '^RL_JOB_ID={job_id}$' /proc/[0-9]*/environ | wc -l", user=host.username)
+    )
+
+
 def worker(host: DockerHost, rank: int) -> Process:
     (found,) = (process for process in training(host) if process.environ().get("RANK") == str(rank))
     return found
@@ -150,13 +166,30 @@ def supervisor(host: DockerHost) -> Process:
     return found
 
 
+@contextlib.contextmanager
+def frozen(host: DockerHost) -> Iterator[None]:
+    """Freeze every process of a host, as ``pause`` does, for the length of a ``with``; at once, where docker
+    takes its time on a busy machine."""
+    if Path("/sys/fs/cgroup/cgroup.controllers").exists():  # version 2
+        file, freeze, thaw = _cgroup(host.container) / "cgroup.freeze", "1", "0"
+    else:
+        file = _cgroup(host.container, "freezer.state") / "freezer.state"
+        freeze, thaw = "FROZEN", "THAWED"
+    file.write_text(freeze)
+    try:
+        yield
+    finally:
+        file.write_text(thaw)
+
+
 @functools.cache
-def _cgroup(container: str) -> Path:
+def _cgroup(container: str, having: str = "cgroup.procs") -> Path:
     folder = Path("/sys/fs/cgroup")
     for pattern in ("docker/{}*", "*/docker/{}*", "system.slice/docker-{}*", "*/system.slice/docker-{}*"):
         for path in folder.glob(pattern.format(container)):
-            return path
-    raise AssertionError(f"no cgroup of container {container} in {folder}")
+            if (path / having).exists():
+                return path
+    raise AssertionError(f"no cgroup of container {container} with {having} in {folder}")
 
 
 def _uid(status: str) -> str:
@@ -195,7 +228,7 @@ class Launch:
                 found.append(Step(at=at, attempt=attempt, number=number))
         return found
 
-    def wait_for_steps(self, count: int, *, timeout_s: float = 90) -> None:
+    def wait_for_steps(self, count: int, *, timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
         while len(self.progress()) < count:
             assert time.monotonic() < deadline, f"not {count} steps after {timeout_s} s"
@@ -207,7 +240,7 @@ class Launch:
         wanted = f"{self.out}/wanted"
         put = f"printf {kind} > {wanted} && mv {wanted} {self.out}/fault.{rank}"
         host.exec(f"mkdir -p {self.out} && {put}", user=USER)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not (said := host.exec(f"cat {self.out}/failed 2>/dev/null || true")):
             assert time.monotonic() < deadline, "the rank did not fail"
             time.sleep(0.05)
@@ -222,12 +255,19 @@ class Launch:
         return found
 
 
-def start(rl: Rl, hosts: Sequence[DockerHost], *options: str, steps: int = 100_000) -> Launch:
-    """Launch the script on the hosts and wait until it trains."""
+def start(
+    rl: Rl, hosts: Sequence[DockerHost], *options: str, steps: int = 100_000, patience_s: int = 0
+) -> Launch:
+    """Launch the script on the hosts and wait until it trains.
+
+    A rank fails ``patience_s`` after its peer is gone: where that is long, it is certain who fails first, and
+    it is rl alone that stops the others.
+    """
     out = f"/home/{USER}/out/{uuid.uuid4().hex[:8]}"
     servers = [word for host in hosts for word in ("--server", host.name)]
     launched = rl.json(
-        "torch-launch", *servers, "--nproc-per-node", str(NPROC), *options, SCRIPT, str(steps), out
+        "torch-launch", *servers, "--nproc-per-node", str(NPROC), *options, SCRIPT, str(steps), out,
+        str(patience_s),
     )["data"]
     launch = Launch(hosts=hosts, out=out, launch_id=launched["launch_id"], jobs=launched["jobs"])
     launch.wait_for_steps(5)
