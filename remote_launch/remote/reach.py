@@ -10,8 +10,9 @@ A connection, by the token of this try (which is never sent):
     connector -> listener    {"server": name, "mode": …, "nonce": nc, "mac": HMAC(token, hello|ns|nc|…)}
     listener -> connector    {"mac": HMAC(token, "welcome"|nc|ns|name)}
 
-then, by its mode: nothing (reach), bytes echoed one by one (ping), or as much as goes in BULK_S (bulk), whose
-receiver says how much came. The connector closes first: the listener's port is free at once.
+then, by its mode: nothing (reach), bytes echoed one by one (ping), or as much as goes in a moment (bulk),
+whose receiver says how much came (see ``gauge``). The connector closes first: the listener's port is free at
+once.
 """
 
 from __future__ import annotations
@@ -19,14 +20,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import hmac
-import json
 import os
 import select
 import socket
-import struct
 import threading
 import time
 
+from .gauge import ANSWER_S, NO_LINGER, JsonLines, echo, give_bulk, mtu, ping, take_bulk
 from .jobdir import Refusal
 from .link import sign
 
@@ -35,17 +35,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIMIT_S = 60.0  # the most that a request may ask for
-HANDSHAKE_S = 4.0  # on a machine that is busy
-PINGS = 10
-BULK_S, BULK_BYTES = 0.1, 8 << 20
-STALL_S = 3.0  # after that, what was sent is not on its way any more
 _RETRY_S = 0.02
-_LINE_LIMIT = 4096
-_CHUNK = b"\0" * 65536
 _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM)
 _MODES = ("reach", "ping", "bulk")
-_IP_MTU, _IPV6_MTU = 14, 24  # linux/in.h, in6.h; the socket module doesn't name them
-_NO_LINGER = struct.pack("ii", 1, 0)
 
 
 def reach(request: dict[str, Any]) -> dict[str, Any]:
@@ -130,11 +122,11 @@ class _Attempt:
     def _serve(self, sock: socket.socket, port: int) -> None:
         # A port that was tried must be free at once: nothing of ours may linger on it.
         with sock, contextlib.suppress(OSError, ValueError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
-            line = _Lines(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
+            line = JsonLines(sock)
             nonce = os.urandom(16).hex()
             line.put({"server": self.name, "nonce": nonce})
-            hello = line.get(HANDSHAKE_S)
+            hello = line.get(ANSWER_S)
             other, mode, theirs = (str(hello.get(key)) for key in ("server", "mode", "nonce"))
             expected = sign(self.token, "hello", nonce, theirs, other, self.name, mode)
             if not hmac.compare_digest(str(hello.get("mac")).encode(), expected.encode()):
@@ -142,9 +134,9 @@ class _Attempt:
             line.put({"mac": sign(self.token, "welcome", theirs, nonce, self.name)})
             try:
                 if mode == "bulk":
-                    _take_bulk(sock, line)
+                    take_bulk(sock, line)
                 else:
-                    _echo(sock)
+                    echo(sock)
             finally:
                 with self._change:
                     self.heard.add((other, port))
@@ -207,9 +199,9 @@ class _Attempt:
         """Greet the listener, and measure. Writes "outcome" and figures into ``link``."""
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            line = _Lines(sock)
+            line = JsonLines(sock)
             nonce = os.urandom(16).hex()
-            patience_s = min(HANDSHAKE_S, max(1.0, self.deadline - time.monotonic()))
+            patience_s = min(ANSWER_S, max(1.0, self.deadline - time.monotonic()))
             hello = line.get(patience_s)
             theirs, name = str(hello.get("nonce")), str(hello.get("server"))
             if name != link["to"]:
@@ -229,12 +221,12 @@ class _Attempt:
         link["outcome"], link["said"] = "reached", ""
         try:
             if link["mode"] == "ping":
-                link["rtt_ms"] = _ping(sock)
+                link["rtt_ms"] = ping(sock)
             elif link["mode"] == "bulk":
-                link.update(_give_bulk(sock, line))
+                link.update(give_bulk(sock, line))
         except (OSError, ValueError) as error:
             link["stalled"], link["said"] = True, str(error)[:200]
-        link["mtu"] = _mtu(sock)
+        link["mtu"] = mtu(sock)
 
 
 def _outcome(error: OSError) -> tuple[str, str]:
@@ -246,101 +238,3 @@ def _outcome(error: OSError) -> tuple[str, str]:
     if error.errno == errno.ECONNREFUSED:
         return "refused", said
     return ("no_route" if error.errno in _NO_ROUTE else "failed"), said
-
-
-class _Lines:
-    """A connection's lines of JSON, read no further than asked."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._in = b""
-
-    def put(self, message: dict[str, Any]) -> None:
-        self._sock.sendall(json.dumps(message).encode() + b"\n")
-
-    def get(self, limit_s: float) -> dict[str, Any]:
-        """Return the next line. Raises OSError (socket.timeout), ValueError."""
-        deadline = time.monotonic() + limit_s
-        while b"\n" not in self._in:
-            self._sock.settimeout(max(0.001, deadline - time.monotonic()))
-            data = self._sock.recv(_LINE_LIMIT)
-            if not data or len(self._in) > _LINE_LIMIT:
-                raise ValueError("closed by the other side")
-            self._in += data
-        line, _, self._in = self._in.partition(b"\n")
-        try:
-            message = json.loads(line)
-        except RecursionError:
-            message = None
-        if not isinstance(message, dict):
-            raise ValueError("not an object")
-        return message
-
-
-def _echo(sock: socket.socket) -> None:
-    """Send back what comes, until the other side closes."""
-    sock.settimeout(HANDSHAKE_S)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    for data in iter(lambda: sock.recv(64), b""):
-        sock.sendall(data)
-
-
-def _ping(sock: socket.socket) -> float:
-    """Return the shortest round trip of one byte, in ms: the longer ones tell of busy machines."""
-    sock.settimeout(HANDSHAKE_S)
-    best = float("inf")
-    for _ in range(PINGS):
-        started = time.monotonic()
-        sock.sendall(b".")
-        if not sock.recv(1):
-            raise ValueError("closed by the other side")
-        best = min(best, time.monotonic() - started)
-    return round(best * 1000, 3)
-
-
-def _take_bulk(sock: socket.socket, line: _Lines) -> None:
-    """Count what comes in BULK_S from the first byte on, and say it; then wait for the other side to
-    close."""
-    sock.settimeout(STALL_S)
-    count = len(sock.recv(len(_CHUNK)))
-    started = time.monotonic()
-    first, seconds = count, 0.0
-    while count and count < BULK_BYTES and seconds < BULK_S:
-        more = len(sock.recv(len(_CHUNK)))
-        count += more
-        seconds = time.monotonic() - started
-        if not more:
-            return
-    line.put({"bytes": count - first, "seconds": seconds})
-    for _ in iter(lambda: sock.recv(len(_CHUNK)), b""):
-        pass
-
-
-def _give_bulk(sock: socket.socket, line: _Lines) -> dict[str, Any]:
-    """Send until the other side says how much it got. Raises OSError, ValueError when it never does."""
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)  # what is still unsent is for nobody
-    left = BULK_BYTES + len(_CHUNK)
-    deadline = time.monotonic() + STALL_S
-    while True:
-        rest_s = deadline - time.monotonic()
-        readable, writable, _ = select.select([sock], [sock] if left > 0 else [], [], max(0.0, rest_s))
-        if readable:
-            told = line.get(HANDSHAKE_S)
-            seconds = max(float(told["seconds"]), 1e-5)
-            return {"bytes_per_s": round(int(told["bytes"]) / seconds)}
-        if writable:
-            with contextlib.suppress(BlockingIOError):
-                left -= sock.send(_CHUNK)
-        if rest_s <= 0:
-            raise ValueError("what was sent did not arrive")
-
-
-def _mtu(sock: socket.socket) -> int | None:
-    """Return the largest packet of the connection's path, as far as the kernel knows."""
-    try:
-        if sock.family == socket.AF_INET6 and not sock.getpeername()[0].startswith("::ffff:"):
-            return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
-        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
-    except OSError:
-        return None
