@@ -1,5 +1,5 @@
-"""What a connection between two servers is worth: its round trip, its bandwidth, the size of its packets. Both
-ends measure together: ``ping`` and ``echo``, ``give_bulk`` and ``take_bulk``."""
+"""What a connection between two servers is worth: its round trip, its bandwidth, the size of its packets.
+Both ends measure together: ``ping`` and ``echo``, ``give_bulk`` and ``take_bulk``."""
 
 from __future__ import annotations
 
