@@ -35,6 +35,7 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
         "the download broke off each time: rl prepare again, or with offline: true, so that this machine"
         " downloads; a proxy goes into env: (HTTPS_PROXY), a mirror is index_url"
     )
+    malformed = f"a line of {file} is no requirement: correct it (as torch>=2.2), then rl prepare again"
     cut_off = "the connection broke off: attempt"  # rl's own words
     reach = (
         "the server can't reach the package index: offline: true has this machine download; a proxy goes into"
@@ -46,6 +47,8 @@ def install_hints(file: str, *, offline: bool, project: bool = False) -> Hints:
         (changed, "DO NOT MATCH THE HASHES"),
         (changed, "Hash mismatch"),
         (mixed, "In --require-hashes mode"),
+        (malformed, "Invalid requirement: "),
+        (malformed, "Couldn't parse requirement"),
         (login, "401 Error"),
         (login, "401 Client Error"),
         (login, "403 Client Error"),

@@ -137,18 +137,11 @@ def fingerprint_of(*parts: object) -> str:
 
 def hint_for(step: Step, output: str) -> str | None:
     """Given a failed step and its output, return the next step for the user, where one is known."""
-    return next((hint for words, hint in (*step.hints, *HINTS) if words in output), None)
+    return next((hint for words, hint in (*DISK_HINTS, *step.hints, *HINTS) if words in output), None)
 
 
-HINTS: Hints = (
-    (
-        "ensurepip is not",
-        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
-    ),
-    (
-        "No module named venv",
-        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
-    ),
+# Whatever else it says: a build that fails on a full disk is no fault of the package.
+DISK_HINTS: Hints = (
     (
         "No space left on device",
         "the disk is full there: rl servers --check shows it; workdir: in the inventory names another",
@@ -160,6 +153,17 @@ HINTS: Hints = (
     (
         "Read-only file system",
         "that folder can't be written there: workdir: and environment.prefix: in the inventory name others",
+    ),
+)
+
+HINTS: Hints = (
+    (
+        "ensurepip is not",
+        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
+    ),
+    (
+        "No module named venv",
+        "python3 there lacks venv: ask for the package python3-venv, or set environment.manager: uv",
     ),
     (
         "no such python",

@@ -12,6 +12,14 @@ if TYPE_CHECKING:
 
 # $1 the environment's folder, $2 the python asked for ("" for any).
 _SCRIPT = 'exec "$UV" venv --allow-existing ${2:+--python "$2"} "$1"'
+# uv's own Pythons come from GitHub, which offline: true does not bring.
+_HINTS = (
+    (
+        "python-build-standalone",
+        "that server has no such Python, and uv could not download it from GitHub: environment.python may name"
+        " a version or a path that is there; UV_PYTHON_INSTALL_MIRROR in env: names a mirror",
+    ),
+)
 
 
 def steps(server: Server) -> tuple[Step, ...]:
@@ -20,4 +28,8 @@ def steps(server: Server) -> tuple[Step, ...]:
     args = (prefix, server.python or server.environment.python or "")
     alone = {"UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"} if server.environment.offline else {}
     env = {**server.env, **alone}
-    return (Step(name="create environment (uv)", script=_SCRIPT, args=args, env=env, needs=("uv",)),)
+    return (
+        Step(
+            name="create environment (uv)", script=_SCRIPT, args=args, env=env, needs=("uv",), hints=_HINTS
+        ),
+    )

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.environments import (
-    Recipe,
-    Step,
-    environment_path,
-    environment_python,
-    hint_for,
-    recipe_for,
-)
+from remote_launch.core.environments.places import environment_path, environment_python
+from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.environments.sources import Source
-from remote_launch.core.environments.steps import fingerprint_of
+from remote_launch.core.environments.steps import Recipe, Step, fingerprint_of, hint_for
 from remote_launch.core.inventory import Environment, Server
 
 if TYPE_CHECKING:
@@ -234,6 +228,13 @@ class TestPython:
     def test_uv_downloads_none_for_a_server_without_internet(self) -> None:
         [step] = recipe("uv", offline=True).environment.steps
         assert step.env == {"UV_OFFLINE": "1", "UV_PYTHON_DOWNLOADS": "never"}
+
+    def test_a_python_that_uv_can_not_download_is_no_matter_of_offline_packages(self) -> None:
+        [step] = recipe("uv", python="3.8").environment.steps
+        url = "https://github.com/astral-sh/python-build-standalone/releases/download/1/cpython.tar.gz"
+        hint = str(hint_for(step, f"cause: Failed to download `{url}`\ncause: dns error"))
+        assert "environment.python" in hint
+        assert "offline" not in hint
 
     @pytest.mark.parametrize(
         ("manager", "wanted", "own"),

@@ -368,6 +368,9 @@ class TestHints:
             ("cause: error sending request for url (https://pypi.org/simple/six/)", "offline: true"),
             ("the connection broke off: attempt 3 of 3\nDO NOT MATCH THE HASHES", "broke off each time"),
             ("Failed to parse `uv.lock`, which uses an unsupported schema version", "newer uv"),
+            ("ERROR: Invalid requirement: 'six=1.0' (from line 1 of reqs.txt)", "no requirement"),
+            ("error: Couldn't parse requirement in `reqs.txt` at position 0", "no requirement"),
+            ("error: [Errno 28] No space left on device\nerror: subprocess-exited-with-error", "disk is full"),
         ],
     )
     def test_say_what_to_do_about_the_file(self, output: str, words: str) -> None:
