@@ -303,9 +303,9 @@ def remove_leftovers(*, of_pid: int | None = None) -> None:
     for kind, listing in listings.items():
         for found in docker(*listing, "--filter", f"label={SESSION_LABEL}").stdout.split():
             labels = "{{json .Config.Labels}}" if kind == "container" else "{{json .Labels}}"
-            pid = json.loads(docker(kind, "inspect", "-f", labels, found).stdout)[SESSION_LABEL]
-            if int(pid) == of_pid if of_pid is not None else not Path(f"/proc/{pid}").exists():
-                with contextlib.suppress(DockerError):  # it may be on its way out already
+            with contextlib.suppress(DockerError):  # it may be on its way out, or another session removes it
+                pid = json.loads(docker(kind, "inspect", "-f", labels, found).stdout)[SESSION_LABEL]
+                if int(pid) == of_pid if of_pid is not None else not Path(f"/proc/{pid}").exists():
                     if kind == "container":
                         docker("unpause", found, check=False)
                     docker(kind, "rm", *(["-f", "-v"] if kind == "container" else []), found)
