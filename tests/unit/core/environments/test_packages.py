@@ -370,7 +370,7 @@ class TestHints:
             ("Failed to parse `uv.lock`, which uses an unsupported schema version", "newer uv"),
             ("ERROR: Invalid requirement: 'six=1.0' (from line 1 of reqs.txt)", "no requirement"),
             ("error: Couldn't parse requirement in `reqs.txt` at position 0", "no requirement"),
-            ("error: [Errno 28] No space left on device\nerror: subprocess-exited-with-error", "disk is full"),
+            ("[Errno 28] No space left on device\nerror: subprocess-exited-with-error", "disk is full"),
         ],
     )
     def test_say_what_to_do_about_the_file(self, output: str, words: str) -> None:
