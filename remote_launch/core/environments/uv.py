@@ -16,8 +16,8 @@ _SCRIPT = 'exec "$UV" venv --allow-existing ${2:+--python "$2"} "$1"'
 _HINTS = (
     (
         "python-build-standalone",
-        ("environment.python asks for one that is not on that server, and uv can't get it from GitHub; another"
-        " version, a path, or a mirror (UV_PYTHON_INSTALL_MIRROR in env:)"),
+        "environment.python asks for one that is not there, and uv can't get it from GitHub: name another"
+        + " version, a path, or a mirror (UV_PYTHON_INSTALL_MIRROR in env:)",
     ),
 )
 
