@@ -13,13 +13,11 @@ if TYPE_CHECKING:
 # $1 the environment's folder, $2 the python asked for ("" for any).
 _SCRIPT = 'exec "$UV" venv --allow-existing ${2:+--python "$2"} "$1"'
 # uv's own Pythons come from GitHub, which offline: true does not bring.
-_HINTS = (
-    (
-        "python-build-standalone",
-        "environment.python asks for one that is not there, and uv can't get it from GitHub: name another"
-        + " version, a path, or a mirror (UV_PYTHON_INSTALL_MIRROR in env:)",
-    ),
+_NOT_FETCHED = (
+    "environment.python asks for one that is not there, and uv can't download it: name another version,"
+    " or a mirror (UV_PYTHON_INSTALL_MIRROR in env:)"
 )
+_HINTS = (("python-build-standalone", _NOT_FETCHED),)
 
 
 def steps(server: Server) -> tuple[Step, ...]:
