@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_launch.api import Jobs, _Project
+from remote_launch.api import Jobs
+from remote_launch.api.project import CurrentProject
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,7 +19,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Jobs:
     (tmp_path / ".remote/configs.yaml").write_text("servers:\n  a: {connection: local}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RL_PROJECT", raising=False)
-    return Jobs(_Project())
+    return Jobs(CurrentProject())
 
 
 def test_a_tag_that_is_no_list_is_one_tag(jobs: Jobs) -> None:

@@ -1,30 +1,27 @@
-"""The Python API: thin facades over the operations. ``JOBS`` and ``SERVERS`` find the project (from the
-current folder, or $RL_PROJECT) at first use, not at import.
-
-    job = JOBS.create("gpu-a", "python train.py", {"LR": "0.1"}, ["tag1"]).start()
-    job.wait(timeout=600)
-    print(job.state, job.exit_code, job.tail())
-"""
+"""Jobs, from Python: made, found, waited for, stopped, removed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_launch.errors import JobStateError, ServersFailedError
+from remote_launch.errors import JobStateError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from remote_launch.core.inventory import Server
+    from remote_launch.api.project import CurrentProject
     from remote_launch.core.job_specs import JobSpec
     from remote_launch.core.jobs import JobRecord, JobState
     from remote_launch.operations.fleet import Fleet
 
-_TAIL_LINES = 20
+TAIL_LINES = 20
 
 
 class Job:
-    """A job: made by ``JOBS.create`` (then ``start`` it), or found by ``JOBS.filter`` and ``JOBS[key]``."""
+    """A job: made by ``JOBS.create`` (then ``start`` it), or found by ``JOBS.filter`` and ``JOBS[key]``.
+
+    ``state``, ``exit_code`` and ``reason`` ask the job's server, one round trip each, until the job has
+    ended; the other properties ask nobody."""
 
     def __init__(self, fleet: Fleet, record: JobRecord, spec: JobSpec | None = None) -> None:
         self._fleet = fleet
@@ -36,33 +33,38 @@ class Job:
 
     @property
     def key(self) -> int:
-        """The short name that the command line takes; 0 before the start."""
+        """The short name that the command line takes (1, 2, 3 …); 0 before the start."""
         return self._record.key
 
     @property
     def job_id(self) -> str:
+        """The name that is never given twice: 32 hex digits."""
         return self._record.job_id
 
     @property
     def server(self) -> str:
+        """The name of its server in the inventory."""
         return self._record.server
 
     @property
     def command(self) -> str:
+        """What it runs, as a person would type it; passwords in URLs are hidden."""
         return self._record.command
 
     @property
     def tags(self) -> list[str]:
+        """Its tags; a job that was given none has labml_remote's, "custom" and "no-tags"."""
         return list(self._record.tags)
 
     @property
     def node_rank(self) -> int | None:
+        """The number of its node in its launch, from 0; None for a job alone."""
         return self._record.node_rank
 
     @property
     def state(self) -> JobState:
-        """The state now: asks the server while the job hasn't ended. A server that can't be reached leaves
-        the last state."""
+        """The state now: CREATED, QUEUED, RUNNING, SUCCEEDED, FAILED, KILLED or LOST (``state.is_terminal``
+        is True for the last four). A server that can't be reached leaves the last state."""
         return self._refreshed().state
 
     @property
@@ -76,7 +78,10 @@ class Job:
         return self._refreshed().reason
 
     def start(self) -> Job:
-        """Start it on its server; return self. Raises what the server answered; a job starts once."""
+        """Start it on its server; return self. It goes on when this process, or this computer, is gone.
+
+        Raises what the server answered, ConnectError where it can't be reached, and JobStateError for a job
+        that was started before: a job starts once."""
         from remote_launch.operations.start import start_job
 
         if self._spec is None:
@@ -86,8 +91,10 @@ class Job:
         return self
 
     def wait(self, timeout: float | None = None) -> int | None:
-        """Wait until it has ended; return its exit code. Raises JobStateError after ``timeout`` seconds; the
-        job goes on."""
+        """Wait until it has ended; return its exit code, None when a signal ended it.
+
+        Raises JobStateError after ``timeout`` seconds (None: no end), or where what it came to can't be
+        known; the job goes on."""
         from remote_launch.operations.wait import wait_jobs
 
         self._require_started()
@@ -95,14 +102,17 @@ class Job:
         self._record = records[0]
         return self._record.exit_code
 
-    def tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of its output (of all its ranks here)."""
+    def tail(self, lines: int = TAIL_LINES) -> str:
+        """Return the last lines of its output (of all its ranks here). Raises what keeps its server from
+        telling."""
         self._require_started()
-        return _tail(self._fleet, [self._record], lines)
+        return tail_of(self._fleet, [self._record], lines)
 
     def kill(self, signal: str = "TERM", grace_s: float = 15.0) -> JobState:
-        """Stop it with all its processes (and the other nodes of its launch); return its state. Raises where
-        it can't be said to have ended."""
+        """Stop it with all its processes, and the other nodes of its launch; return its state.
+
+        It gets ``signal`` ("TERM", "INT"), and KILL ``grace_s`` seconds later. Raises JobStateError, or the
+        server's own error, where it can't be said to have ended; UsageError for an unknown signal."""
         from remote_launch.operations.kill import kill_jobs, signal_name
 
         self._require_started()
@@ -113,8 +123,8 @@ class Job:
         return self._record.state
 
     def remove(self) -> None:
-        """Remove it once it has ended (with the other nodes of its launch): on its server, here, from the
-        list. Raises JobStateError where it stays, and says why."""
+        """Remove it once it has ended, with the other nodes of its launch: its folder on the server, its logs
+        here, its row in the list. Raises JobStateError where it stays, and says why."""
         self._require_started()
         _remove(self._fleet, [self._record])
 
@@ -130,63 +140,15 @@ class Job:
         return self._record
 
 
-class Launch:
-    """One script on several servers: its ``jobs`` by node rank."""
+class Jobs:
+    """The jobs of the project: ``JOBS.create`` makes one, ``JOBS.filter`` and ``JOBS[key]`` find them, and
+    iterating over ``JOBS`` gives them all, by key."""
 
-    def __init__(self, fleet: Fleet, launch_id: str, records: Sequence[JobRecord]) -> None:
-        self._fleet = fleet
-        self.launch_id = launch_id
-        self.jobs = [Job(fleet, record) for record in records]
+    def __init__(self, project: CurrentProject) -> None:
+        self._project = project
 
     def __repr__(self) -> str:
-        return f"<Launch of {len(self.jobs)} jobs {[job.key for job in self.jobs]}>"
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait until every node has ended; return 0, or the exit code of what failed first (128+n for a
-        signal)."""
-        from remote_launch.operations.wait import wait_jobs
-
-        records, verdict = wait_jobs(self._fleet, self._records(), timeout_s=timeout)
-        self.jobs = [Job(self._fleet, record) for record in records]
-        return verdict.exit_code
-
-    def tail(self, lines: int = _TAIL_LINES) -> str:
-        """Return the last lines of rank 0."""
-        return _tail(self._fleet, self._records()[:1], lines, ranks=(0,))
-
-    def kill(self) -> None:
-        """Stop every node with all its processes. Raises ServersFailedError where one can't be said to have
-        ended."""
-        from remote_launch.operations.kill import kill_jobs
-
-        running = [record for record in self._records() if not record.state.is_terminal]
-        failures = {one.job.server: one.failure for one in kill_jobs(self._fleet, running)}
-        if any(failures.values()):
-            raise ServersFailedError(failures, "not stopped for certain")
-
-    def _records(self) -> list[JobRecord]:
-        return self._fleet.registry.launch(self.launch_id)
-
-
-class _Project:
-    """The fleet of the project that is current, made at first use."""
-
-    def __init__(self) -> None:
-        self._fleet: Fleet | None = None
-
-    def fleet(self) -> Fleet:
-        from remote_launch.operations.fleet import Fleet
-
-        if self._fleet is None:
-            self._fleet = Fleet.load()
-        return self._fleet
-
-
-class Jobs:
-    """The jobs of the project: iterate, index by key or id, filter, create."""
-
-    def __init__(self, project: _Project) -> None:
-        self._project = project
+        return "<the jobs of the current project>"
 
     def create(
         self,
@@ -199,14 +161,26 @@ class Jobs:
         stall_timeout_s: float | None = None, notify: str | None = None,
         queue: bool = False, slots: int | None = None, gpus: int | None = None,
     ) -> Job:
-        """Return a job, not yet started. ``command`` is a text for the shell, or a list of words; the rest as
-        for ``rl job-run``. With ``queue``, ``slots`` or ``gpus`` it waits on its server until these are free.
-        Raises UnknownServerError."""
+        """Return a job, not yet started: ``JOBS.create("gpu-a", ["python", "prep.py"]).start()``.
+
+        - ``command``: a text for the shell, or a list of words; it runs in the project's folder on the
+          server, with the project's environment.
+        - ``env_vars``: variables for it, beside those of the inventory. What is a secret by its name
+          (``*_TOKEN``, ``*_KEY`` …) is masked wherever the job is shown.
+        - ``tags``: words to find it by.
+        - ``max_restarts``, ``restart_window_s``: after a failure it is started again, so many times (within
+          so many seconds); ``stall_timeout_s``: it is stopped after so many seconds without output;
+          ``notify``: a shell command that the server runs after its end. None is as the inventory has it; 0,
+          or "", none.
+        - ``queue``, ``slots``, ``gpus``: it waits on its server until a slot, so many slots, or so many cards
+          are free.
+
+        Raises UnknownServerError, and UsageError for what makes no sense."""
         from remote_launch.operations.start import job_spec, record_of
 
         fleet = self._project.fleet()
         spec = job_spec(
-            fleet, server, command, env=env_vars, tags=_tags(tags),
+            fleet, server, command, env=env_vars, tags=as_tags(tags),
             max_restarts=max_restarts, restart_window_s=restart_window_s,
             stall_timeout_s=stall_timeout_s, notify=notify,
             queue=queue, slots=slots, gpus=gpus,
@@ -221,12 +195,12 @@ class Jobs:
         running: bool = False,
         state: str | None = None,
     ) -> list[Job]:
-        """Return the jobs that carry all ``tags``; on ``server``; not ended; in ``state`` ("FAILED"), as far
-        as is known."""
+        """Return the jobs that carry all ``tags``, are on ``server``, have not ended (``running``) and are in
+        ``state`` ("FAILED"), as far as is known here: no server is asked. Nothing given: all jobs."""
         from remote_launch.core.registry import select_by_tags
 
         registry = self._project.fleet().registry
-        tags = _tags(tags)
+        tags = as_tags(tags)
         records = select_by_tags(registry.unfinished(), tags) if running else registry.tagged(tags)
         return [
             Job(self._project.fleet(), record)
@@ -240,6 +214,7 @@ class Jobs:
         _remove(self._project.fleet(), [job._record for job in jobs])
 
     def __getitem__(self, key: str | int) -> Job:
+        """Return a job by its key, its id or the beginning of that. Raises UnknownJobError."""
         fleet = self._project.fleet()
         return Job(fleet, fleet.registry.get(str(key)))
 
@@ -248,68 +223,6 @@ class Jobs:
 
     def __len__(self) -> int:
         return len(self._project.fleet().registry.ids())
-
-
-class Servers:
-    """The servers of the inventory: iterate over their names in order, index for an entry."""
-
-    def __init__(self, project: _Project) -> None:
-        self._project = project
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._project.fleet().inventory.servers)
-
-    def __getitem__(self, name: str) -> Server:
-        return self._project.fleet().server(str(name))
-
-    def __len__(self) -> int:
-        return len(self._project.fleet().inventory.servers)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._project.fleet().inventory.servers
-
-
-def launch(
-    script: str,
-    args: Sequence[str] = (),
-    *,
-    nproc_per_node: str | int | None = None,
-    servers: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    tags: Sequence[str] = (),
-    module: bool = False,
-    master: str | None = None, master_port: int | None = None,
-    grace_s: float = 15.0,
-    nnodes: int | None = None, spares: int | None = None,
-    max_restarts: int | None = None, restart_window_s: float | None = None,
-    stall_timeout_s: float | None = None, notify: str | None = None,
-    gpus: Sequence[str] = (), gpus_per_node: int | None = None, busy_gpus: bool = False,
-    queue: bool = False, slots: int | None = None, check: bool = True,
-) -> Launch:
-    """Run ``script`` under torchrun on all servers (or those named); return at once with the launch.
-
-    The arguments are those of ``rl torch-launch``. Raises what keeps a node from taking part.
-    """
-    from remote_launch.core.torchrun import Script
-    from remote_launch.operations.launch import LaunchRequest, plan_launch, start_launch
-
-    fleet = _PROJECT.fleet()
-    request = LaunchRequest(
-        script=Script(name=script, args=tuple(args), module=module),
-        servers=servers,
-        nproc_per_node=nproc_per_node,
-        env=env or {},
-        tags=_tags(tags),
-        master=master, master_port=master_port,
-        grace_s=grace_s,
-        nnodes=nnodes, spares=spares,
-        max_restarts=max_restarts, restart_window_s=restart_window_s,
-        stall_timeout_s=stall_timeout_s, notify=notify,
-        gpus=gpus, gpus_per_node=gpus_per_node, busy_gpus=busy_gpus,
-        queue=queue or slots is not None, slots=slots, check=check,
-    )
-    plan = plan_launch(fleet, request)
-    return Launch(fleet, plan.launch_id, start_launch(fleet, plan))
 
 
 def _remove(fleet: Fleet, records: Sequence[JobRecord]) -> None:
@@ -326,9 +239,10 @@ def _remove(fleet: Fleet, records: Sequence[JobRecord]) -> None:
         raise JobStateError(f"not removed: {why}", hint="a job that runs: job.kill(); rl job-list shows them")
 
 
-def _tail(
+def tail_of(
     fleet: Fleet, records: Sequence[JobRecord], lines: int, *, ranks: tuple[int, ...] | None = None
 ) -> str:
+    """Return the last ``lines`` of the output of jobs: of all their ranks, or of those of ``ranks``."""
     from remote_launch.operations.follow import Follower, LogLine, Notice, Selection
 
     shown = []
@@ -341,11 +255,6 @@ def _tail(
     return "\n".join(shown[-lines:])
 
 
-_PROJECT = _Project()
-JOBS = Jobs(_PROJECT)
-SERVERS = Servers(_PROJECT)
-
-
-def _tags(tags: Sequence[str]) -> Sequence[str]:
+def as_tags(tags: Sequence[str]) -> Sequence[str]:
     """Given tags, return them; a text is one tag, not a list of letters."""
     return [tags] if isinstance(tags, str) else tags
