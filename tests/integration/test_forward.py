@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from remote_launch.transport.forwards import free_port, port_is_free
+from remote_launch.transport.forwards import port_is_free
 from tests.support.cli import Rl, rl_path
 from tests.support.pages import Pages
+from tests.support.ports import free_port
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def project(folder: Path, sshd: SshdServer, **entry: Any) -> Rl:
     """A project on server a, and b, which is this machine."""
     (folder / ".remote").mkdir(parents=True)
     servers = {
-        "a": {"hostname": sshd.name, "ssh_config": str(sshd.ssh_config), "connect_timeout_s": 3, **entry},
+        "a": {"hostname": sshd.name, "ssh_config": str(sshd.ssh_config), "connect_timeout_s": 30, **entry},
         "b": {"connection": "local"},
     }
     content = {"name": "project", "servers": servers, "environment": {"manager": "none"}}
@@ -137,8 +138,8 @@ class TestForeground:
         assert rl.json("forward", "--list")["data"] == []
 
     def test_taken_here_and_on_another_address_there(self, forward: Any) -> None:
-        with socket.create_server(("127.0.0.9", 0)) as elsewhere, socket.socket() as taken:
-            port = elsewhere.getsockname()[1]
+        port = free_port()
+        with socket.create_server(("127.0.0.9", port)) as elsewhere, socket.socket() as taken:
             taken.bind(("127.0.0.1", port))  # taken, and nobody listens
             running = forward("a", str(port))
             local = running.port()
@@ -147,8 +148,8 @@ class TestForeground:
             running.expect("something listens, but on 127.0.0.9 only: --to 127.0.0.9 leads there")
             running.end()
             running = forward("a", f":{port}", "--to", "127.0.0.9")
-            with socket.create_connection(("127.0.0.1", running.port()), timeout=10):
-                elsewhere.settimeout(10)
+            with socket.create_connection(("127.0.0.1", running.port()), timeout=60):
+                elsewhere.settimeout(60)
                 elsewhere.accept()[0].close()
             running.end()
 

@@ -68,7 +68,7 @@ def rl(tmp_path: Path, server: SshdServer) -> Rl:
     (project / "ranks.py").write_text(RANKS)
     entry = {
         "hostname": server.name, "ssh_config": str(server.ssh_config), "workdir": str(tmp_path / "work"),
-        "connect_timeout_s": 3,
+        "connect_timeout_s": 30,
     }  # fmt: skip
     content = {"name": "project", "servers": {"gpu": entry}, "environment": {"manager": "none"}}
     (project / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
@@ -133,15 +133,13 @@ class TestTail:
         os.utime(folder / "job.out", (at - 250, at - 250))
         assert rl("job-tail", "--no-follow", "--since", "4m").stdout == ""
 
-    def test_five_gigabytes_are_tailed_at_once(self, rl: Rl) -> None:
+    def test_what_nobody_could_read_through_is_tailed_at_once(self, rl: Rl) -> None:
         folder = run(rl, "true")
         with (folder / "job.out").open("wb") as file:
-            file.seek(5 << 30)
+            file.seek(1 << 40)  # with holes; to read it would take minutes
             file.write(b"\nlast\n")
         try:
-            began = time.monotonic()
-            assert rl("job-tail", "--no-follow", "-n", "1").stdout == "last\n"
-            assert time.monotonic() - began < 5  # a person's 0.5 s; this machine may be busy
+            assert rl("job-tail", "--no-follow", "-n", "1", timeout_s=60).stdout == "last\n"
         finally:
             (folder / "job.out").unlink()
 
@@ -150,19 +148,20 @@ class TestOnATerminal:
     def test_a_bar_is_redrawn_in_place_and_is_one_line_in_the_end(self, rl: Rl) -> None:
         script = (
             "import sys, time\n"
-            "for n in range(1, 101):\n"
-            "    sys.stderr.write(f'\\r{n}% of it'); sys.stderr.flush(); time.sleep(0.02)\n"
+            "for n in range(1, 1001):\n"
+            "    sys.stderr.write(f'\\r{n // 10}% of it'); sys.stderr.flush(); time.sleep(0.002)\n"
             "print('\\nall done', file=sys.stderr)\n"
         )
         (rl.project / "bar.py").write_text(script)
         rl("rsync")
+        began = time.monotonic()
         rl("job-run", "--", "python3", "bar.py")
         with Terminal([rl_path(), "job-tail"], cwd=rl.project, env={**rl.env, "TERM": "xterm"}) as terminal:
             terminal.expect(r"\d+% of it")
             assert terminal.end() == 0
             shown = terminal.screen.replace("\x1b[J", "")
         assert "100% of it\nall done\n" in shown
-        assert shown.count("% of it") < 30
+        assert shown.count("% of it") < 10 + 10 * (time.monotonic() - began)  # ten times a second, of 500
         assert shown.count("% of it\n") == 1
 
 
@@ -172,7 +171,7 @@ class TestSync:
         there = rl.project.parent / "work"
         [job] = rl.json("job-list")["data"]
         here = rl.project / ".remote" / "jobs" / str(job["job_id"])
-        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 20, "the first line")
+        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 60, "the first line")
         assert (here / "job.out").read_text() == "one\n"
         assert not (here / "exit.json").exists()
         (here / "job.out").write_text("ONE\n")  # what is here isn't looked at again: it could be 5 GB
@@ -186,7 +185,7 @@ class TestSync:
         rl("job-run", "--", "sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.05; done")
         [job] = rl.json("job-list")["data"]
         here = rl.project / ".remote" / "jobs" / str(job["job_id"])
-        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 20, "the first line")
+        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 60, "the first line")
         (rl.project.parent / "work" / "go").touch()
         rl("job-wait")
         rl("job-rsync")
@@ -199,7 +198,7 @@ class TestSync:
         rl("job-run", "--", "sh", "-c", script)
         [job] = rl.json("job-list")["data"]
         there = rl.project.parent / "work" / ".jobs" / str(job["job_id"])
-        wait_for((there / "logs.dropped").exists, 20, "a shorter log")
+        wait_for((there / "logs.dropped").exists, 60, "a shorter log")
         (rl.project.parent / "work" / "go").touch()
         rl("job-wait")
         rl("job-rsync")

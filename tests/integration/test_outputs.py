@@ -19,17 +19,17 @@ from remote_launch.errors import WorkspaceError
 from remote_launch.operations.clean_outputs import measure_outputs, remove_outputs
 from remote_launch.operations.fleet import Fleet
 from tests.support.cli import Rl, rl_path
-from tests.support.sshd import SshdServer, sshd_servers
+from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BIG_MB = 24
 SLOW_RSYNC = """#!/bin/sh
-# 8 MB/s while the file "slow" is there.
+# 0.5 MB/s while the file "slow" is there.
 [ "$2" = --sender ] && [ -e %s ] || exec %s "$@"
 shift
-exec %s --server --bwlimit=8192 "$@"
+exec %s --server --bwlimit=512 "$@"
 """
 SHELL = """#!/bin/sh
 PATH=%s:$PATH exec sh -c "$SSH_ORIGINAL_COMMAND"
@@ -72,7 +72,7 @@ def make_project(tmp_path: Path, servers: list[SshdServer], **keys: Any) -> Rl:
     (project / "train.py").write_text("print(1)\n")
     entries = {
         server.name: {
-            "hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 5,
+            "hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 30,
             "workdir": str(tmp_path / "work" / server.name), "nproc_per_node": 1, **keys,
         }
         for server in servers
@@ -199,15 +199,13 @@ class TestPull:
         def coming() -> bool:
             return any(path.stat().st_size > 1 << 20 for path in folder.glob(".big.pt.*"))
 
-        deadline = time.monotonic() + 30
-        while not coming():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
+        wait_for(lambda: coming() or process.poll() is not None, 60, "the file to come")
+        assert process.poll() is None, process.communicate()
         if how == "Ctrl-C":
             process.send_signal(signal.SIGINT)
         else:
             servers[0].kill()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         if how == "Ctrl-C":
             assert process.returncode == 130
             assert "goes on from there" in said

@@ -65,7 +65,7 @@ class Slow:
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: len(self.pids()) >= 2 or process.poll() is not None, 60, "the package's build")
+        wait_for(lambda: len(self.pids()) >= 2 or process.poll() is not None, 120, "the package's build")
         assert process.poll() is None, process.communicate()
         return process
 
@@ -87,15 +87,22 @@ class Slow:
                 found.append(f"{name} {words}")
         return found
 
-    def ends(self, within_s: float) -> None:
-        wait_for(lambda: not self.running(), within_s, f"the end of {self.running()}")
+    def ends(self) -> None:
+        wait_for(lambda: not self.running(), 60, f"the end of {self.running()}")
+
+    def ends_at_once(self) -> None:
+        """What is only left alone ends too, but seconds later. Counted in looks, which take longer on a busy
+        machine, as all does."""
+        for _ in range(20):
+            if not self.running():
+                return
+            time.sleep(0.02)
+        pytest.fail(f"runs on: {self.running()}")
 
     def goes_on(self) -> None:
         """The next prepare waits for nobody, and makes the environment that is there no second time."""
         (self.rl.project / "requirements.txt").write_text("# none\n")
-        begun = time.monotonic()
-        done = self.rl("prepare", timeout_s=60)
-        assert time.monotonic() - begun < 30
+        done = self.rl("prepare")
         assert "waiting" not in done.stderr
         assert "create environment" not in done.stderr
         assert "install packages (pip): done" in done.stderr
@@ -107,7 +114,7 @@ def slow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Slow]:
     entry: dict[str, Any] = {"connection": "local"}
     if request.param == "ssh":
         server = request.getfixturevalue("sshd")
-        entry = {"hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 5}
+        entry = {"hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 30}
     made = Slow(tmp_path, entry)
     yield made
     for pid in made.pids():
@@ -118,16 +125,16 @@ def slow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Slow]:
 def test_ctrl_c_stops_the_server_too_and_the_next_goes_on(slow: Slow) -> None:
     process = slow.begin()
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the next rl prepare goes on from there" in said
-    slow.ends(0.5)  # at once: what is only left alone ends too, but seconds later
+    slow.ends_at_once()
     slow.goes_on()
 
 
 def test_a_killed_rl_leaves_nothing_running_and_no_lock(slow: Slow) -> None:
     process = slow.begin()
     process.kill()
-    process.communicate(timeout=20)
-    slow.ends(15)
+    process.communicate(timeout=60)
+    slow.ends()
     slow.goes_on()

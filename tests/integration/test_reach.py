@@ -73,11 +73,11 @@ def test_open_ways_are_measured(project: Callable[..., Rl], servers: list[SshdSe
     with Fleet.load(str(rl.project)) as fleet:
         addresses = {server.name: server.address for server in servers}
         findings = check_pairs(fleet, fleet.select(), addresses)
-    assert [(found.check, found.level) for found in findings if found.check != "latency"] == [
-        ("reach", "ok"), ("bandwidth", "ok")
-    ]
-    assert findings[0].detail == "6 ways tried"
-    assert len(findings[-1].data["bytes_per_s"]) == 6
+    assert [found.check for found in findings if found.check != "latency"] == ["reach", "bandwidth"]
+    assert (findings[0].level, findings[0].detail) == ("ok", "6 ways tried")
+    rates = findings[-1].data["bytes_per_s"]  # how good they are depends on what else this machine does
+    assert len(rates) == 6
+    assert min(rates.values()) > 0
 
 
 def test_a_launch_is_refused_for_versions_that_differ(project: Callable[..., Rl]) -> None:
@@ -97,10 +97,10 @@ def test_an_address_of_no_network_of_theirs_is_refused_and_nothing_stays(
     rl = project({0: {"address": NOWHERE}})
     argv = [rl_path(), "torch-launch", "--nproc-per-node", "1", "train.py"]
     with subprocess.Popen(argv, cwd=rl.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as launch:
-        wait_for(lambda: len(trying(tmp_path)) == 3, 20, "the servers to try")
+        wait_for(lambda: trying(tmp_path), 60, "a server to try")
         launch.send_signal(signal.SIGKILL)
-    wait_for(lambda: not trying(tmp_path), 20, "them to end with the connection")
-    done = subprocess.run(argv, cwd=rl.project, capture_output=True, text=True, timeout=60, check=False)
+    wait_for(lambda: not trying(tmp_path), 60, "them to end with the connection")
+    done = subprocess.run(argv, cwd=rl.project, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert f"server-2, server-3 can't reach server-1 at [{NOWHERE}]:" in done.stderr
     assert "address:" in done.stderr

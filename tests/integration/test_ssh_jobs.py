@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from tests.support.cli import Rl, rl_path
+from tests.support.served import is_over
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
@@ -122,15 +123,11 @@ def test_an_rl_that_is_killed_leaves_its_job_known(rl: Rl, servers: list[SshdSer
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
         process.wait()
+    servers[0].restart()  # what is still on its way to a start ends with it
     workdir = rl.project.parent / "work" / servers[0].name
-    rl("job-list", "--rsync", "--server", servers[0].name)
-
-    def settled() -> bool:
-        jobs = rl.json("job-list", "--rsync", "--all", "--server", servers[0].name)["data"]
-        return not [job for job in jobs if job["state"] == "RUNNING"]
-
-    wait_for(settled, 20, "the jobs to end")
-    jobs = {job["job_id"]: job["state"] for job in rl.json("job-list", "--all")["data"]}
+    # Of a start that broke in the middle it takes a minute to say so.
+    wait_for(lambda: all(map(is_over, workdir.glob(".jobs/*"))), 180, "the jobs to end")
+    jobs = {job["job_id"]: job["state"] for job in rl.json("job-list", "--rsync", "--all")["data"]}
     ran = (workdir / "ran").read_text().split() if (workdir / "ran").exists() else []
     assert len(ran) == len(set(ran)), "no job ran twice"
     assert set(ran) <= set(jobs), "every job that ran is known"

@@ -6,6 +6,19 @@ import os
 from pathlib import Path
 
 
+def marked(variable: str) -> list[int]:
+    """Return the processes that were started with a variable, "NAME=value", in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            environ = (entry / "environ").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if os.fsencode(variable) in environ.split(b"\0"):
+            found.append(int(entry.name))
+    return found
+
+
 def pids_of(folder: Path, *words: str) -> list[str]:
     """Return the processes whose command line has all of the words, and one that begins with the folder."""
     wanted = set(map(os.fsencode, words))

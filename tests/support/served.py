@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.job_specs import GangSpec, JobSpec
 from remote_launch.core.programs import pack
 from remote_launch.remote import procs
+from remote_launch.remote.jobdir import JobDir
+from remote_launch.remote.states import TERMINAL, state_of
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ def words_of(pid: int) -> bytes:
     """Return a process's command line."""
     with open(f"/proc/{pid}/cmdline", "rb") as file:
         return file.read()
+
+
+def is_over(folder: Path) -> bool:
+    """Whether a job, given its folder on the server, has ended, or its start was broken off."""
+    return state_of(JobDir(str(folder)))["state"] in TERMINAL
 
 
 class Served:
