@@ -10,7 +10,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import environment_path, environment_python
+from remote_launch.core.environments.places import environment_path, environment_python
 from remote_launch.core.findings import Finding
 from remote_launch.core.programs import archive_name
 from remote_launch.core.ways import gbits

@@ -7,7 +7,7 @@ import threading
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import recipe_for
+from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.programs import archive_name
 from remote_launch.errors import WorkspaceError
 from remote_launch.operations.provision import who

@@ -8,7 +8,7 @@ import functools
 import time
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import environment_python
+from remote_launch.core.environments.places import environment_python
 from remote_launch.core.findings import Finding, worst
 from remote_launch.errors import (
     CommandTimeoutError,
@@ -34,7 +34,7 @@ from remote_launch.transport.command import Command
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from remote_launch.core.environments import Recipe
+    from remote_launch.core.environments.steps import Recipe
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
     from remote_launch.transport.base import Transport

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from remote_launch.core.environments import Recipe, Step
-    from remote_launch.core.environments.steps import Download
+    from remote_launch.core.environments.steps import Download, Recipe, Step
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
+import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import environment_path, environment_python
+from remote_launch.core.environments.places import environment_path, environment_python
 from remote_launch.core.gpus import read_wish
 from remote_launch.core.job_specs import GangSpec, JobSpec
 from remote_launch.core.jobs import JobRecord, new_id, now
@@ -144,7 +144,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         gang = GangSpec(
             address=topology.master_addr,
             port=topology.gang_port,
-            token=secrets.token_hex(32),
+            token=os.urandom(32).hex(),
             nnodes=topology.nnodes,
             servers=tuple(names),
             spares=len(names) - nnodes,

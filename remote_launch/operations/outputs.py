@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.globs import parse_glob
 from remote_launch.errors import SyncError
-from remote_launch.operations.looking import checked
 from remote_launch.operations.told import epoch_s
 
 if TYPE_CHECKING:
@@ -91,6 +90,10 @@ def notice(
 ) -> list[str]:
     """Given what the servers of a launch have answered, return a warning where their outputs differ."""
     globs = output_globs(fleet)
+    if not globs:
+        return []
+    from remote_launch.operations.looking import checked
+
     seen, clocks = {}, {}
     for server in servers:
         answer = answers[server.name]
@@ -100,7 +103,7 @@ def notice(
             continue  # it is no reason to start nothing
         clocks[server.name] = epoch_s(answer.get("time"))
     found = differences(seen, clocks, per_node_globs(fleet))
-    if not globs or not found:
+    if not found:
         return []
     newest = {difference.newest for difference in found}
     source = newest.pop() if len(newest) == 1 else "SERVER"

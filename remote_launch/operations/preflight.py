@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import environment_python
+from remote_launch.core.environments.places import environment_python
 from remote_launch.core.topology import NodeFacts
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
 from remote_launch.operations import told

@@ -12,8 +12,8 @@ import uuid
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import Recipe, recipe_for
 from remote_launch.core.environments.conda import find_conda_file
+from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.downloads import Downloads
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from remote_launch.core.environments.sources import Source
+    from remote_launch.core.environments.steps import Recipe
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet

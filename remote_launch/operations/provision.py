@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from remote_launch.core.environments import Recipe, Step, hint_for
+from remote_launch.core.environments.steps import Recipe, Step, hint_for
 from remote_launch.errors import ConnectionLostError, PrepareError, last_lines
 from remote_launch.operations.told import epoch_s, mapping, number, signal_name, text
 from remote_launch.operations.verbs import refusal, stream

@@ -7,7 +7,7 @@ tries. What failed is tried a second time before it is called closed: on busy ma
 from __future__ import annotations
 
 import dataclasses
-import secrets
+import os
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.findings import Finding
@@ -72,7 +72,7 @@ def try_ways(
     """Have every server listen on its doors' ports and connect to all others' doors (``only``: these pairs).
     A try that says nothing of the way (its port was taken, a server could not be asked) is left out."""
     names = [server.name for server in servers]
-    token = secrets.token_hex(32)
+    token = os.urandom(32).hex()
     pairs = [
         (names[place], names[(place + shift) % len(names)])
         for shift in range(1, len(names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remote_launch.core.environments import environment_path
+from remote_launch.core.environments.places import environment_path
 from remote_launch.transport.command import Command, quote, quote_path
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments import environment_path, environment_python
+from remote_launch.core.environments.places import environment_path, environment_python
 from remote_launch.core.job_specs import JobSpec
 from remote_launch.core.jobs import JobRecord, JobState, new_id, now
 from remote_launch.errors import (

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.environments import Step, hint_for, recipe_for
 from remote_launch.core.environments.conda import DEFAULT_PYTHON, CondaFile, find_conda_file, steps
 from remote_launch.core.environments.conda_file import spec_name
+from remote_launch.core.environments.recipes import recipe_for
+from remote_launch.core.environments.steps import Step, hint_for
 from remote_launch.core.inventory import Environment, Server
 from remote_launch.errors import ConfigError
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.core.environments import recipe_for
+from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.errors import PrepareError
