@@ -46,17 +46,31 @@ def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
 
 
 def _add_line(rows: output.Rows, fleet: Fleet, server: str, line: Line) -> None:
+    waits = {job.job_id for job in line.waiting}
     for slot in line.slots:
         name = f"{_NOUNS[line.kind]} {slot.name}"
         if slot.holder is not None:
-            rows.add_row(server, name, output.Cell("taken", "cyan"), *_job_cells(fleet, slot.holder))
+            # The first in the line keeps what it has got already.
+            kept = slot.holder.job_id in waits
+            state = output.Cell("kept", "yellow") if kept else output.Cell("taken", "cyan")
+            rows.add_row(server, name, state, *_job_cells(fleet, slot.holder))
         elif slot.used_by:
             rows.add_row(server, name, output.Cell("in use", "magenta"), "", "", slot.used_by)
         else:
             rows.add_row(server, name, output.Cell("free", "green"), "", "", "")
     for place, job in enumerate(line.waiting, 1):
-        state = output.Cell(f"waits for {output.plural(job.need, _NOUNS[line.kind])}", "yellow")
+        state = output.Cell(f"waits for {_wish(job, line)}", "yellow")
         rows.add_row(server, f"{place}.", state, *_job_cells(fleet, job))
+
+
+def _wish(job: InQueue, line: Line) -> str:
+    """Return what a job waits for: "2 cards", "cards 0, 2", "1 of cards 0, 2"."""
+    noun = _NOUNS[line.kind]
+    there = [slot.name for slot in line.slots]
+    if not job.may_have or not set(there) - set(job.may_have):
+        return output.plural(job.need, noun)
+    which = f"{noun}{'' if len(job.may_have) == 1 else 's'} {', '.join(job.may_have)}"
+    return which if job.need == len(job.may_have) else f"{job.need} of {which}"
 
 
 def _job_cells(fleet: Fleet, job: InQueue) -> list[str]:

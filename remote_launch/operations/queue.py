@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.job_specs import QueueSpec
 from remote_launch.core.jobs import now
 from remote_launch.errors import UsageError
-from remote_launch.operations.told import epoch_s, mapping, mappings, number, text
+from remote_launch.operations.told import epoch_s, mapping, mappings, number, text, texts
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class InQueue:
     workdir: str
     need: int
     since: float | None  # on this computer's clock
+    may_have: tuple[str, ...] = ()  # the slots or cards that it can begin on; empty: an older rl's, any
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -147,4 +148,5 @@ def _job(note: Mapping[str, Any], offset_s: float) -> InQueue:
         workdir=text(note.get("workdir")) or "",
         need=number(note.get("need")) or 1,
         since=None if since is None else since + offset_s,
+        may_have=tuple(texts(note.get("may_have"))),
     )

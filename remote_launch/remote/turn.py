@@ -100,7 +100,7 @@ class Turn:
         self._taken_at: float | None = None
         self._note = {name: spec.get(name) for name in ("job_id", "launch_id", "server", "workdir")}
         self._note["command"] = str(spec.get("command") or "")[:500]
-        self._note.update(need=self.need, since=time.time())
+        self._note.update(need=self.need, since=time.time(), may_have=slots.usable)
         self._machine = machine_of(slots.folder)
         self._log = log
         self._ticket: Ticket | None = None
@@ -238,8 +238,13 @@ class Turn:
         if self._ticket is None and not self._goes_along:
             return "waits for the launch's other nodes to get theirs first"
         usable = self.slots.usable
+        which = _plural(len(usable), noun)
+        if usable != self.slots.names:  # it is no use to it that others are free
+            which = f"{which.partition(' ')[2]} {', '.join(usable)}"
+        named = self.need == len(usable) < len(self.slots.names)
+        wish = which if named else f"{self.need} of {which}"
         busy = [f"; {noun} {name} is used by {self._busy[name]}" for name in usable if name in self._busy]
-        return f"next, waits for {self.need} of {_plural(len(usable), noun)}{''.join(busy)}"
+        return f"next, waits for {wish}{''.join(busy)}"
 
     def record(self) -> dict[str, Any]:
         """Return what started.json has of it while it waits."""

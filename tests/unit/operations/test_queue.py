@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from remote_launch.cli.queue import _wish
 from remote_launch.core.cards import CardChoice
 from remote_launch.core.gpus import GpuWish
 from remote_launch.core.inventory import Server
@@ -13,7 +14,10 @@ from remote_launch.core.job_specs import QueueSpec
 from remote_launch.core.jobs import JobRecord, JobState
 from remote_launch.errors import UsageError
 from remote_launch.operations.queue import (
+    InQueue,
+    Line,
     Queue,
+    Slot,
     _line,
     launch_queue,
     left_to_queue,
@@ -70,7 +74,7 @@ def test_an_answer_is_taken_with_care() -> None:
         {
             "kind": 7,
             "slots": [{"name": "0", "holder": {"job_id": 3, "since": "x"}}, "rubbish", {"used_by": ["x"]}],
-            "waiting": [{"command": "a", "need": 2, "since": 100.0}, None],
+            "waiting": [{"command": "a", "need": 2, "since": 100.0, "may_have": ["0", 7]}, None],
         },
         10.0,
     )
@@ -79,6 +83,22 @@ def test_an_answer_is_taken_with_care() -> None:
     assert line.slots[0].holder is not None
     assert line.slots[0].holder.since is None
     assert [(job.command, job.need, job.since) for job in line.waiting] == [("a", 2, 110.0)]
+    assert line.waiting[0].may_have == ("0",)
+
+
+@pytest.mark.parametrize(("need", "may_have", "words"), [
+    (2, (), "2 cards"),
+    (1, ("0", "1", "2"), "1 card"),
+    (1, ("1",), "card 1"),
+    (2, ("0", "2"), "cards 0, 2"),
+    (1, ("0", "2"), "1 of cards 0, 2"),
+])
+def test_what_a_job_waits_for_is_named_where_not_all_will_do(
+    need: int, may_have: tuple[str, ...], words: str
+) -> None:
+    job = InQueue(job_id="j", command="c", workdir="w", need=need, since=None, may_have=may_have)
+    line = Line(kind="gpu", slots=tuple(Slot(name=name) for name in "012"), waiting=(job,))
+    assert _wish(job, line) == words
 
 
 def test_servers_that_are_one_machine_have_one_queue() -> None:

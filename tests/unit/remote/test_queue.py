@@ -355,6 +355,11 @@ class TestCards:
 
     def test_the_cards_that_the_environment_names_are_those_it_may_have(self, carded: Served) -> None:
         assert slots_of(carded, self.queue(carded, CUDA_VISIBLE_DEVICES="1,2")).startswith("1 1 ")
+        waiting = self.queue(carded, 2, CUDA_VISIBLE_DEVICES="1,2")
+        until(lambda: state(carded, waiting) == ("QUEUED", "next, waits for cards 1, 2"), "it names them")
+        told = carded.call("queue", slots=None, slots_dir=str(carded.workdir / "slots"))
+        assert [note["may_have"] for note in told["lines"][0]["waiting"]] == [["1", "2"]]
+        carded.kill(waiting)
         spec = carded.spec("true", env={"CUDA_VISIBLE_DEVICES": "1"})
         spec["queue"] = {"need": 2, "kind": None, "slots": None}
         error = carded.call("start", spec=spec)["error"]
