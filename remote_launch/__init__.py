@@ -27,7 +27,13 @@ __version__ = "0.1.0"
 __all__ = ["JOBS", "SERVERS", "Job", "JobState", "Launch", "RemoteLaunchError", "__version__", "launch"]
 
 
+def __dir__() -> list[str]:
+    """So that ``help(remote_launch)`` and completion know the names before they are loaded."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
+    """Load a public name at its first use."""
     if name in __all__:
         from remote_launch import api
 

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import pydoc
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.api import Jobs
+import remote_launch
+from remote_launch import api
+from remote_launch.api import Job, Jobs, Launch, Servers, launch
 from remote_launch.api.project import CurrentProject
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def test_help_shows_the_public_names_and_needs_no_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RL_PROJECT", raising=False)
+    shown = pydoc.render_doc(remote_launch, renderer=pydoc.plaintext)
+    for name in ("class Job(", "class JobState(", "class Launch(", "launch(script", "JOBS =", "SERVERS ="):
+        assert name in shown
+    assert set(remote_launch.__all__) <= set(dir(remote_launch))
+
+
+@pytest.mark.parametrize("thing", [Job, Jobs, Launch, Servers, launch, remote_launch, api])
+def test_all_that_is_public_says_what_it_is(thing: Any) -> None:
+    assert inspect.getdoc(thing)
+    members = vars(thing).items() if inspect.isclass(thing) else []
+    public = [value for name, value in members if not name.startswith("_") and callable(value)]
+    public += [value for name, value in members if not name.startswith("_") and isinstance(value, property)]
+    assert [value for value in public if not inspect.getdoc(value)] == []
 
 
 @pytest.fixture
