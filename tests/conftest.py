@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FOREIGN = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "RSYNC_RSH", "XDG_RUNTIME_DIR", "RL_COMMAND_ID")
+
+
+def pytest_configure() -> None:
+    """A run in the background (``&``, nohup) ignores these signals, and so would all that it starts. A handler
+    that does nothing is not inherited."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)
