@@ -27,6 +27,7 @@ WAITING = "waiting"
 _NAME_LIMIT = 24
 _STEP_LIMIT = 26
 _TIME_WIDTH = 7
+_ECHO = 2  # columns of the "^C" that a terminal adds: wrapped, it would move the rows that are to go
 # What is looked at first when the terminal has fewer lines than there are servers.
 _ORDER = ("working", "waiting", "failed", "connecting", "ready")
 
@@ -189,7 +190,7 @@ def _row(name: str, step: _Step, now: float, widths: tuple[int, int], width: int
         no_wrap=True, overflow="ellipsis",
     )  # fmt: skip
     line.rstrip()
-    line.truncate(width, overflow="ellipsis")
+    line.truncate(max(1, width - _ECHO), overflow="ellipsis")
     return line
 
 
