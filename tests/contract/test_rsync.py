@@ -69,6 +69,33 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
+# Gives what is there at most 1 MB a second, so that there is time to do something meanwhile.
+SLOW_RSYNC = """#!/bin/sh
+[ "$1" = --server ] && exec {real} "$@"
+exec {real} --bwlimit=1000 "$@"
+"""
+
+
+@pytest.fixture
+def big_source(tmp_path: Path) -> Path:
+    """A folder that takes 20 s to send with ``slow_rsync``."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "random").write_bytes(os.urandom(20_000_000))
+    return source
+
+
+@pytest.fixture
+def slow_rsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """This machine's rsync is slow, until ``undo``."""
+    program = tmp_path / "bin" / "rsync"
+    program.parent.mkdir()
+    program.write_text(SLOW_RSYNC.format(real=shutil.which("rsync")))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    return monkeypatch
+
+
 def tree(folder: Path) -> dict[str, bytes | str]:
     return {
         str(path.relative_to(folder)): f"-> {path.readlink()}" if path.is_symlink() else path.read_bytes()
@@ -166,32 +193,29 @@ class TestPush:
             rsync_push(transport, tmp_path / "none", str(tmp_path / "there"))
         assert "No such file or directory" in caught.value.tail
 
-    def test_cancel(self, transport: Transport, tmp_path: Path) -> None:
-        source = tmp_path / "source"
-        source.mkdir()
-        (source / "random").write_bytes(os.urandom(60_000_000))
-
+    def test_cancel(
+        self, transport: Transport, big_source: Path, slow_rsync: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         def stop(*_: int) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            rsync_push(transport, source, str(tmp_path / "there"), on_progress=stop)
-        whole = tmp_path / "there" / "random"
-        assert not whole.exists() or whole.stat().st_size == 60_000_000
-        rsync_push(transport, source, str(tmp_path / "there"))
-        assert tree(tmp_path / "there") == tree(source)
+            rsync_push(transport, big_source, str(tmp_path / "there"), on_progress=stop)
+        assert not (tmp_path / "there" / "random").exists()
+        slow_rsync.undo()
+        rsync_push(transport, big_source, str(tmp_path / "there"))
+        assert tree(tmp_path / "there") == tree(big_source)
 
-    def test_cancel_from_another_thread(self, transport: Transport, tmp_path: Path) -> None:
+    def test_cancel_from_another_thread(
+        self, transport: Transport, big_source: Path, slow_rsync: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         """Ctrl-C reaches the main thread; the rsyncs of many servers run in others."""
-        source = tmp_path / "source"
-        source.mkdir()
-        (source / "random").write_bytes(os.urandom(60_000_000))
         ends: list[str] = []
 
         def push() -> None:
             try:
                 rsync_push(
-                    transport, source, str(tmp_path / "there"), on_progress=lambda *_: transport.cancel()
+                    transport, big_source, str(tmp_path / "there"), on_progress=lambda *_: transport.cancel()
                 )
             except KeyboardInterrupt:
                 ends.append("interrupted")
@@ -291,7 +315,7 @@ class TestTrouble:
             unmount = ["umount", str(small)]
             wait_for(
                 lambda: not subprocess.run(unmount, capture_output=True).returncode,
-                10,
+                60,
                 "the rsync there to let go",
             )
 
@@ -304,10 +328,9 @@ class TestTrouble:
             transport.close()
 
     @pytest.mark.parametrize("kind", ["openssh", "fabric"])
-    def test_the_server_dies_in_the_middle(self, kind: str, tmp_path: Path) -> None:
-        source = tmp_path / "source"
-        source.mkdir()
-        (source / "random").write_bytes(os.urandom(100_000_000))
+    def test_the_server_dies_in_the_middle(
+        self, kind: str, big_source: Path, slow_rsync: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         killers: list[threading.Thread] = []
         with sshd_servers(tmp_path, 1) as (server,):
             transport = open_transport(server.target(kind))
@@ -318,7 +341,7 @@ class TestTrouble:
                     killers[0].start()
 
             with pytest.raises((ConnectionLostError, ConnectError, SyncError)):
-                rsync_push(transport, source, str(tmp_path / "there"), on_progress=kill)
-            killers[0].join(10)
+                rsync_push(transport, big_source, str(tmp_path / "there"), on_progress=kill)
+            killers[0].join(60)
             transport.close()
         assert not (tmp_path / "there" / "random").exists()
