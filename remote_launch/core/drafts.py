@@ -30,10 +30,6 @@ class ServerDraft:
     private_key: str | None = None  # relative to the project, or "~/…"
     ssh_config: str | None = None
 
-    @property
-    def is_local(self) -> bool:
-        return self.hostname is None
-
 
 def parse_server(text: str) -> ServerDraft:
     """Given ``[name=][user@]host[:port]``, return its draft; the name is by default the host's.

@@ -38,7 +38,6 @@ class EnvironmentReport:
     versions: dict[str, str | None]
     packages: int | None
     made_at: float | None
-    made_by: str | None  # the server that made it: another one where homes are shared
     size_bytes: int | None = None
     linked_bytes: int | None = None  # of it, what a cache has too
     shared_with: tuple[str, ...] = ()
@@ -104,7 +103,6 @@ def _report(server: Server, recipe: Recipe, answer: dict[str, Any]) -> Environme
         versions={name: text(versions.get(name)) for name in ("python", "torch", "cuda")},
         packages=number(answer.get("packages")),
         made_at=epoch_s(answer.get("made_at")),
-        made_by=text(answer.get("made_by")),
         size_bytes=number(size.get("size_bytes")),
         linked_bytes=number(size.get("linked_bytes")),
         home=text(answer.get("home")),

@@ -3,12 +3,12 @@ but each other.
 
 They are packed (``core/programs.py``) into one zip archive named by its content's hash,
 ``<workdir>/.rl/bin/rl-<hash>.pyz``, and run as ``python3 rl-<hash>.pyz <verb>``. A verb reads one JSON object
-on stdin and prints one JSON object as one line on stdout (``follow`` prints frames). Every request but
-``start``'s names "workdir" and may name "jobs_folder" (".jobs") and "server", what the
-inventory calls the server. A refusal is ``{"error": {"type": …,
-"message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError, MissingProgramError,
-PortTakenError, SlotsError, StartError, StartUnderWayError or ServerError; a bug is a traceback on stderr and
-exit code 1.
+on stdin and prints one JSON object as one line on stdout (``follow``, ``fetch`` and the run of a ``prepare``
+print frames). A request that is about a workdir names it as "workdir" (a start has it in its spec) and may
+name "jobs_folder" (".jobs") and "server", what the inventory calls the server. A refusal is ``{"error":
+{"type": …, "message": …, "hint": …}}`` with exit code 0, type being RequestError, WorkspaceError,
+MissingProgramError, PortTakenError, SlotsError, StartError, StartUnderWayError or ServerError; a bug is a
+traceback on stderr and exit code 1.
 
 verb            does
 --------------  ----------------------------------------------------------------------------------------------

@@ -223,8 +223,7 @@ class _Job:
         put({"end": True, "job": self._job.job_id, **fields})
 
     def _list(self, now: float) -> None:
-        """Open the files that have come since the last look. At the first look a file starts at its last
-        lines; a later one at 0."""
+        """Open the files that have come since the last look, of those that are wanted."""
         self._listed_at = now
         if self._spec is None:
             try:

@@ -25,8 +25,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class Refusal(Exception):  # noqa: N818 - a refusal is an answer to the caller, not an error of ours
-    """A request that can't be met. ``type`` is one of RequestError, WorkspaceError, MissingProgramError,
-    PortTakenError, StartError."""
+    """A request that can't be met. ``kind`` is one of those in the package's docstring, as "RequestError"."""
 
     def __init__(self, kind: str, message: str, hint: str | None = None) -> None:
         super().__init__(message)

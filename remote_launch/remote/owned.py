@@ -35,7 +35,6 @@ def describe(request: dict[str, Any], root: str) -> dict[str, Any]:
         "state": prefix.state(), "why": prefix.foreign, "interpreter": interpreter,
         "parts": [_state(part, mark, python) for part, mark in zip(parts, marks)],  # noqa: B905 - Python 3.8
         "made_at": number(marks[0], "made_at") if marks else None,
-        "made_by": text(marks[0], "server") if marks else None,
         "versions": environment.versions(python), "packages": _packages(interpreter), "size": size,
         "home": home.known_id(root),
     }

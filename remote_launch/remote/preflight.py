@@ -25,8 +25,8 @@ PORTS_LIMIT = 64
 
 
 def preflight(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend"}, return what the
-    package's docstring lists.
+    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend", "outputs"}, say what
+    there is of it, and what a launch must know beside: see the last lines for the answer.
 
     "script_exists" is None for a module that isn't in the workdir (it may be installed); "torch" is None when
     it can't be known. "probe_port" is one as gloo and NCCL take them: of the kernel's own choice.
@@ -75,12 +75,6 @@ def _script_exists(request: dict[str, Any], base: str) -> bool | None:
             os.path.join(path, "__main__.py")
         ) else None
     return None
-
-
-def has_torch(python: str) -> bool | None:
-    """Say whether an interpreter has torch; None when that can't be known."""
-    found: bool | None = about_torch(python)["torch"]
-    return found
 
 
 def about_torch(python: str) -> dict[str, Any]:

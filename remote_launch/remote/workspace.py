@@ -21,8 +21,8 @@ _ADOPT = f"{_ELSEWHERE}; or, if it is meant: rl rsync --adopt (files of the same
 
 
 def workspace(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"op": "check" | "begin" | "commit", …}, return the answer that the package's docstring lists.
-    Raises Refusal."""
+    """Given {"op": "check" | "begin" | "commit", "project_id", …}, return what ``check``,
+    ``Manifest.begin`` or ``Manifest.commit`` does. Raises Refusal."""
     root = workdir(request)
     op = request.get("op")
     if op == "check":

@@ -14,13 +14,12 @@ import tempfile
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import MissingProgramError, SyncError, last_lines
-from remote_launch.transport.rsync_report import unescape
+from remote_launch.transport.rsync_report import PARTIAL, VANISHED, unescape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-PARTIAL, VANISHED = 23, 24
 _LINK_OUT = re.compile(rb'ignoring unsafe symlink "(.*)" -> ".*"')  # said with -v; not by every rsync
 
 

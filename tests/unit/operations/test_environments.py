@@ -41,7 +41,7 @@ def test_an_environment_whose_interpreter_is_gone_is_broken() -> None:
 def report(server: str, home: str | None) -> Outcome[EnvironmentReport]:
     found = EnvironmentReport(
         server=server, manager="uv", prefix="~/p", python="p", state="up_to_date", versions={}, packages=1,
-        made_at=None, made_by=None, home=home,
+        made_at=None, home=home,
     )  # fmt: skip
     return Outcome(server, found)
 

@@ -74,7 +74,7 @@ class TestParseServer:
 
 def test_local_servers() -> None:
     drafts = local_servers(2)
-    assert [(draft.name, draft.is_local) for draft in drafts] == [("local-1", True), ("local-2", True)]
+    assert [(draft.name, draft.hostname) for draft in drafts] == [("local-1", None), ("local-2", None)]
     with pytest.raises(UsageError):
         local_servers(0)
 

@@ -73,7 +73,7 @@ def test_torch_is_found_without_importing_it(
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    assert preflight.has_torch(str(tmp_path / "bin" / "python")) is expected
+    assert preflight.about_torch(str(tmp_path / "bin" / "python"))["torch"] is expected
 
 
 @pytest.mark.parametrize("line", ["__version__ = '2.5.1+cu121'", "__version__: str = '2.5.1+cu121'"])
