@@ -16,6 +16,7 @@ from remote_launch.errors import ConnectError, ConnectionLostError, MissingProgr
 from remote_launch.transport import open_transport
 from remote_launch.transport.base import Target
 from remote_launch.transport.rsync import rsync_pull, rsync_push
+from tests.support.processes import at_work_in
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
 
 if TYPE_CHECKING:
@@ -202,6 +203,7 @@ class TestPush:
         with pytest.raises(KeyboardInterrupt):
             rsync_push(transport, big_source, str(tmp_path / "there"), on_progress=stop)
         assert not (tmp_path / "there" / "random").exists()
+        wait_for(lambda: not at_work_in(tmp_path / "there"), 60, "the rsync there to put aside what it has")
         slow_rsync.undo()
         rsync_push(transport, big_source, str(tmp_path / "there"))
         assert tree(tmp_path / "there") == tree(big_source)

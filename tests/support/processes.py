@@ -19,6 +19,18 @@ def marked(variable: str) -> list[int]:
     return found
 
 
+def at_work_in(folder: Path) -> list[int]:
+    """Return the processes whose working directory is the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.readlink(entry / "cwd") == str(folder):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def pids_of(folder: Path, *words: str) -> list[str]:
     """Return the processes whose command line has all of the words, and one that begins with the folder."""
     wanted = set(map(os.fsencode, words))
