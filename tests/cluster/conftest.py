@@ -1,7 +1,7 @@
 """Docker hosts for the tests in this folder, through pytest-docker. Skipped where docker can't run.
 
-Two processes may run the tests, each with hosts of its own (``pytest -n 2 --dist loadgroup``, as scripts/test
-does; it has started docker's daemon before): those that train, and the others.
+Each process that runs tests has hosts of its own. scripts/test, which has started docker's daemon before,
+runs those of the folder ``training`` beside the others.
 """
 
 from __future__ import annotations
@@ -49,20 +49,10 @@ class GiveCards(Protocol):
 NVIDIA_SMI = "/usr/local/bin/nvidia-smi"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "cluster" in item.path.parts:
             item.add_marker(pytest.mark.cluster)
-            if not item.get_closest_marker("xdist_group"):
-                item.add_marker(pytest.mark.xdist_group("no training"))
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=_place)  # groups are given out in this order: the longest first
-
-
-def _place(item: pytest.Item) -> int:
-    group = item.get_closest_marker("xdist_group")
-    return {"training": 0, "no training": 1}.get(group.args[0], 2) if group else 2
 
 
 @pytest.fixture(scope="session")

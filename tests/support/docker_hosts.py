@@ -264,14 +264,13 @@ def write_override(path: Path, *, image: str, subnet: str, volumes: Sequence[str
 
 
 def free_subnet() -> str:
-    """Return a /24 that neither this machine's routes nor docker's networks use. Two workers of one test run,
-    which look at the same time, have a half of them each."""
+    """Return a /24 that neither this machine's routes nor docker's networks use. Sessions that begin at the
+    same time look at different places."""
     used = set()
     for line in Path("/proc/net/route").read_text().splitlines()[1:]:
         address = int(line.split()[1], 16)
         used.add((address & 255, address >> 8 & 255, address >> 16 & 255))
-    half = 128 * (int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2)
-    for number in range(half + os.getpid() % 100, half + 128):
+    for number in ((os.getpid() * 67 + step) % 256 for step in range(256)):
         if (10, 77, number) not in used:
             return f"10.77.{number}.0/24"
     raise DockerUnavailableError("no free network for the hosts")

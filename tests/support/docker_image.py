@@ -30,8 +30,9 @@ HOST_FOLDER = Path(__file__).resolve().parents[1] / "cluster" / "host"
 CA_BUNDLES = tuple(
     map(Path, ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"))
 )
-DAEMON_START_S = 60
-DAEMON_STOP_S = 30
+DAEMON_START_S = 180
+DAEMON_STOP_S = 60
+DOWNLOADS = 3  # tries of a step that fetches packages
 
 
 class DockerUnavailableError(Exception):
@@ -61,7 +62,7 @@ def daemon_answers() -> bool:
     if shutil.which("docker") is None:
         return False
     try:
-        return docker("version", "--format", "{{.Server.Version}}", timeout_s=20, check=False).returncode == 0
+        return docker("version", "--format", "{{.Server.Version}}", timeout_s=60, check=False).returncode == 0
     except subprocess.TimeoutExpired:
         return False
 
@@ -88,13 +89,16 @@ def start_daemon(folder: Path) -> subprocess.Popen[bytes] | None:
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )
     deadline = time.monotonic() + DAEMON_START_S
-    while not daemon_answers():
-        if daemon.poll() is not None or time.monotonic() > deadline:
-            said = log.read_text(errors="replace").splitlines()[-5:]
-            if daemon.poll() is None:
-                stop_daemon(daemon.pid)
-            raise DockerUnavailableError("dockerd does not start here: " + " | ".join(said))
-        time.sleep(0.1)
+    try:
+        while not daemon_answers():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                said = log.read_text(errors="replace").splitlines()[-5:]
+                raise DockerUnavailableError("dockerd does not start here: " + " | ".join(said))
+            time.sleep(0.1)
+    except BaseException:
+        if daemon.poll() is None:
+            stop_daemon(daemon.pid)
+        raise
     return daemon
 
 
@@ -187,9 +191,10 @@ def ensure_base(*, verbose: bool) -> None:
     """Have an image of a bare Debian under BASE_TAG: pulled, or made here. Raises DockerUnavailableError."""
     if image_exists(BASE_TAG):
         return
-    if docker("pull", "-q", "debian:bookworm-slim", timeout_s=300, check=False).returncode == 0:
-        docker("tag", "debian:bookworm-slim", BASE_TAG)
-        return
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        if docker("pull", "-q", "debian:bookworm-slim", timeout_s=300, check=False).returncode == 0:
+            docker("tag", "debian:bookworm-slim", BASE_TAG)
+            return
     debootstrap = shutil.which("debootstrap", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if debootstrap is None or os.geteuid() != 0:
         raise DockerUnavailableError("no image can be pulled, and making one needs debootstrap and root")
@@ -200,7 +205,7 @@ def ensure_base(*, verbose: bool) -> None:
             print("no image can be pulled: making a base with debootstrap (about a minute)", flush=True)
         # debootstrap names the mirror in each line it prints: its output is shown only when it fails.
         options = ["--variant=minbase", "--include=ca-certificates"]
-        _run([debootstrap, *options, suite, str(rootfs), mirror], verbose=False)
+        _run([debootstrap, *options, suite, str(rootfs), mirror], verbose=False, makes=rootfs)
         shutil.rmtree(rootfs / "var/cache/apt/archives", ignore_errors=True)
         with subprocess.Popen(["tar", "-C", str(rootfs), "-c", "."], stdout=subprocess.PIPE) as tar:
             importing = ["docker", "import", "-", BASE_TAG]
@@ -233,15 +238,21 @@ def _ca_bundle() -> Path:
     raise DockerUnavailableError(f"no bundle of certificate authorities at {CA_BUNDLES[0]}")
 
 
-def _run(argv: list[str], *, verbose: bool) -> None:
-    """Run a long step. Quiet, it shows the last lines when it fails."""
-    if verbose:
-        subprocess.run(argv, check=True)
-        return
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-    if done.returncode != 0:
-        tail = "\n".join(done.stdout.splitlines()[-25:])
-        raise RuntimeError(f"{Path(argv[0]).name} {argv[1]}: exit code {done.returncode}\n{tail}")
+def _run(argv: list[str], *, verbose: bool, makes: Path | None = None) -> None:
+    """Run a long step that fetches packages: more than once if need be, without what a try has made. Quiet,
+    it shows the last lines when it fails."""
+    output = None if verbose else subprocess.PIPE
+    for left in reversed(range(DOWNLOADS)):
+        done = subprocess.run(argv, stdout=output, stderr=subprocess.STDOUT, text=True, errors="replace")
+        if done.returncode == 0:
+            return
+        tail = "\n".join((done.stdout or "").splitlines()[-25:])
+        failure = f"{Path(argv[0]).name} {argv[1]}: exit code {done.returncode}\n{tail}"
+        if not left:
+            raise RuntimeError(failure)
+        print(f"trying again: {failure}", flush=True)
+        if makes is not None:
+            shutil.rmtree(makes, ignore_errors=True)
 
 
 def main() -> int:
@@ -250,6 +261,7 @@ def main() -> int:
     parser.add_argument("what", choices=["base", "build", "stop"])
     parser.add_argument("--daemon-pid-file", type=Path, required=True, help="pid of a daemon started here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # no daemon is left that nobody knows of
     if options.what == "stop":
         if options.daemon_pid_file.exists():
             stop_daemon(int(options.daemon_pid_file.read_text()))

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
-pytestmark = pytest.mark.xdist_group("training")
-
 
 @pytest.fixture
 def rl(tmp_path: Path, hosts: list[DockerHost]) -> Rl:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.served import until
 from tests.support.training import make_project
 
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
 
     from tests.cluster.conftest import GiveCards
     from tests.support.docker_hosts import DockerHost
-
-pytestmark = pytest.mark.xdist_group("training")
 
 WHO = 'import os; print("rank", os.environ["RANK"], "card", os.environ["CUDA_VISIBLE_DEVICES"])'
 

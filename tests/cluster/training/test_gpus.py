@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.training import make_project
 
 if TYPE_CHECKING:
@@ -15,8 +13,6 @@ if TYPE_CHECKING:
 
     from tests.cluster.conftest import GiveCards
     from tests.support.docker_hosts import DockerHost
-
-pytestmark = pytest.mark.xdist_group("training")
 
 # Every rank tells the others who it is, and rank 0 what all have told.
 WHO = """

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
     from tests.support.docker_hosts import DockerHost
     from tests.support.faults import Launch
 
-pytestmark = [
-    pytest.mark.xdist_group("training"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="watches the hosts' processes as root"),
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="watches the hosts' processes as root")
 
 WORKDIRS = [f"/home/{USER}/train-uv"] * 2
 PATIENCE_S = 600

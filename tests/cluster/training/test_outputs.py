@@ -5,8 +5,6 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.training import make_project
 
 if TYPE_CHECKING:
@@ -14,8 +12,6 @@ if TYPE_CHECKING:
 
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
-
-pytestmark = pytest.mark.xdist_group("training")
 
 WORK = "/home/trainer/train-uv"
 # As many a tutorial has it: every rank looks for a file of its own, rank 0 alone writes one.

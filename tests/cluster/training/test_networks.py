@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
-pytestmark = pytest.mark.xdist_group("training")
-
 SCRIPT = """
 import torch, torch.distributed as dist
 dist.init_process_group("gloo")
