@@ -59,7 +59,8 @@ def summary(diagnosis: Diagnosis) -> str:
     parts = [
         output.plural(levels[level], level) for level in ("error", "warning", "note") if levels[level]
     ]
-    told = ", ".join(parts) or "nothing wrong"
+    nothing = "nothing wrong" if diagnosis.findings else "these checks have nothing to look at here"
+    told = ", ".join(parts) or nothing
     servers = output.plural(len(diagnosis.servers), "server")
     return f"{servers}: {told} ({output.duration_text(diagnosis.duration_s)})"
 

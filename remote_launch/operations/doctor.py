@@ -105,9 +105,10 @@ def examine(
     unlike = list(judge_equal(answers))
     findings += unlike
     if request.network:
-        # Unequal ranks may hang in it until its time is up.
-        allreduce = request.allreduce and worst(unlike) != "error"
-        findings += examine_network(fleet, answers, wanted, tell, allreduce=allreduce)
+        is_alike = worst(unlike) != "error"
+        findings += examine_network(
+            fleet, answers, wanted, tell, allreduce=request.allreduce, is_alike=is_alike
+        )
     return Diagnosis(
         servers=tuple(server.name for server in servers),
         findings=tuple(finding for finding in findings if finding.check in wanted),

@@ -30,8 +30,10 @@ def examine_network(
     tell: Callable[[str], None],
     *,
     allreduce: bool,
+    is_alike: bool = True,
 ) -> list[Finding]:
-    """Given the servers that answered, and the checks wanted, return what is found between them."""
+    """Given the servers that answered, and the checks wanted, return what is found between them. Servers that
+    are not alike (another torch) may hang in an all-reduce until its time is up: there it is left out."""
     if not answers:
         return []
     names = tuple(found.server.name for found in answers)
@@ -48,20 +50,46 @@ def examine_network(
         count = len(answers) * (len(answers) - 1) // 2
         tell(f"trying the ways between {count} pair{'' if count == 1 else 's'} of servers")
         findings += check_pairs(fleet, [found.server for found in answers], addresses)
-    has_torch = all(versions_of(found)["torch"] for found in answers)  # who hasn't is told of it elsewhere
-    is_open = not any(found.level == "error" for found in findings)
-    if allreduce and CHECK in wanted and has_torch and is_open:
-        findings += _allreduce(fleet, answers, plane, tell)
+    if allreduce and CHECK in wanted:
+        is_open = not any(found.level == "error" for found in findings)
+        findings += why_no_allreduce(answers, is_open=is_open, is_alike=is_alike) or _allreduce(
+            fleet, answers, plane, tell
+        )
     return findings
+
+
+def why_no_allreduce(answers: Sequence[Examined], *, is_open: bool, is_alike: bool) -> list[Finding]:
+    """Return a note where an all-reduce can't succeed: what is in its way is told of elsewhere."""
+    lacking = [found.server.name for found in answers if not versions_of(found)["torch"]]
+    if lacking:
+        why = "there is no torch"
+    elif not is_alike:
+        why = "what must be equal differs"
+    elif not is_open:
+        why = "not all ways between the servers are open"
+    else:
+        return []
+    names = tuple(lacking or [found.server.name for found in answers])
+    return [Finding(check=CHECK, servers=names, level="note", message=f"was not tried: {why}")]
+
+
+def _backends(answers: Sequence[Examined]) -> list[str]:
+    """Return gloo, and NCCL where every server has cards that its torch may use."""
+
+    def uses_cards(found: Examined) -> bool:
+        built = mapping(found.facts.get("torch"))
+        is_for_cpu = bool(built) and not (versions_of(found)["cuda"] or built.get("hip"))
+        return bool(mappings(mapping(found.facts.get("gpus")).get("cards"))) and not is_for_cpu
+
+    return ["gloo", "nccl"] if all(uses_cards(found) for found in answers) else ["gloo"]
 
 
 def _allreduce(
     fleet: Fleet, answers: Sequence[Examined], plane: DataPlane, tell: Callable[[str], None]
 ) -> list[Finding]:
-    """Add up over gloo, and over NCCL where every server has cards."""
-    have_cards = all(mappings(mapping(found.facts.get("gpus")).get("cards")) for found in answers)
+    """Add up over each backend."""
     findings = []
-    for backend in ("gloo", "nccl") if have_cards else ("gloo",):
+    for backend in _backends(answers):
         tell(f"adding up over all servers by {backend} (importing torch takes seconds)")
         findings += check_allreduce(
             fleet,

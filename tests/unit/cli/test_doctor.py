@@ -45,6 +45,12 @@ class TestChecklist:
             "8 servers: nothing wrong (1.2 s)",
         ]  # fmt: skip
 
+    def test_checks_that_looked_at_nothing_call_nothing_healthy(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Such as those of the ways between servers, of one server."""
+        assert shown(capsys) == ["", "8 servers: these checks have nothing to look at here (1.2 s)"]
+
     def test_problems_come_last_the_worst_first_with_what_to_do(
         self, capsys: pytest.CaptureFixture[str]
     ) -> None:
