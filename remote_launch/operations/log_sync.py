@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _LOGS = ("job.out", "job.err", "job.*.out", "job.*.err", "stdout.log", "stderr.log")
 _DROPPED = "logs.dropped"
 _PROGRAM_FILES = (
-    "lock", "spec.json", "started.json", "kill.json", "supervisor.log", "logs.index", _DROPPED,
+    "lock", "spec.json", "started.json", "kill.json", "supervisor.log", "logs.index", _DROPPED, "*.room",
 )  # fmt: skip
 _LOG_NAME = re.compile(
     r"(?:job(?:\.[0-9]+)?\.(?:out|err)"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from remote_launch.core.inventory import Server
 
+_NO_FOLDER = "its folder is gone from the server"
 _START_S = 60.0  # a start that has left no folder by then never happened
 
 
@@ -57,8 +58,9 @@ def updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
         details["next_attempt"] = {**coming, "at": now() + in_s}
     if mapping(told.get("replaced")):
         details["replaced"] = mapping(told.get("replaced"))
-    if number(told.get("left_over")):
-        details["left_over"] = number(told["left_over"])
+    details.pop("left_over", None)
+    if left := number(told.get("left_over")):
+        details["left_over"] = left
     return dataclasses.replace(
         job,
         state=state,
@@ -74,9 +76,18 @@ def updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     )
 
 
-def gone(job: JobRecord) -> JobRecord:
-    """Given a job of which the server has no folder, return its record as it is now."""
-    seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None)
+def gone(job: JobRecord, left_over: int = 0) -> JobRecord:
+    """Given a job of which the server has no folder, return its record as it is now. ``left_over``: how many
+    of its processes run there all the same."""
+    details = {name: value for name, value in job.details.items() if name != "left_over"}
+    seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None, details=details)
+    if left_over > 0:
+        reason = f"{_NO_FOLDER}; {left_over} of its processes still run: rl job-kill ends them"
+        return dataclasses.replace(
+            seen, state=JobState.LOST, reason=reason, details={**details, "left_over": left_over}
+        )
+    if job.state is JobState.LOST and str(job.reason).startswith(f"{_NO_FOLDER}; "):
+        return dataclasses.replace(seen, reason=_NO_FOLDER)
     if job.state is JobState.CREATED:  # its start may be just under way
         if now() - job.created_at < _START_S:
             return seen
@@ -85,7 +96,7 @@ def gone(job: JobRecord) -> JobRecord:
     if job.state.is_terminal:
         return seen  # cleared away after its end
     return dataclasses.replace(
-        seen, state=JobState.LOST, reason="its folder is gone from the server", ended_at=now()
+        seen, state=JobState.LOST, reason=_NO_FOLDER, ended_at=now()
     )
 
 

@@ -14,11 +14,10 @@ import os
 import signal
 import sys
 import time
-import traceback
 
-from . import procs
+from . import procs, room
 from .gang import GANG_GRACE_S
-from .jobdir import CorruptError, JobDir, number, read_object, text, write_atomic
+from .jobdir import CorruptError, JobDir, number, read_object, text
 from .tree import JobTree
 
 TYPE_CHECKING = False
@@ -39,6 +38,8 @@ def guard(spec: dict[str, Any], job: JobDir, report: int) -> None:
             signal.signal(name, signal.SIG_IGN)  # the supervisor acts on them, and the guardian ends with it
         _watch(supervisor, spec, job)
     except BaseException:  # noqa: BLE001 - nobody above; supervisor.log keeps it
+        import traceback
+
         traceback.print_exc()
         sys.stderr.flush()
     finally:
@@ -107,9 +108,10 @@ def _record(tree: JobTree, started: dict[str, Any], job: JobDir, why: str) -> No
     if os.path.lexists(job.exit):  # rl job-kill was at it too
         return
     try:
-        write_atomic(job.exit, end)
+        room.write(job.exit, end)
     except OSError as error:
         _log(f"guardian: exit.json can't be written: {error}")
+    room.clear(job)
     _log(f"guardian: {state}: {reason}")
 
 

@@ -3,11 +3,12 @@ from here."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 
-from . import owner, procs
+from . import owner, procs, room
 from .jobdir import (
     CorruptError,
     JobDir,
@@ -18,7 +19,6 @@ from .jobdir import (
     number,
     read_object,
     text,
-    write_atomic,
 )
 from .states import TERMINAL, state_of, supervisor_lives
 
@@ -92,7 +92,7 @@ class _Kill:
             self._end_before_its_start()
             return
         if not os.path.isdir(self.job.path):
-            self.outcome, self.message = "not_found", "there is no such job on this server"
+            self._end_without_its_folder()
             return
         ended = self._ended()
         if self.state["elsewhere"]:
@@ -136,10 +136,25 @@ class _Kill:
         return self.state["state"] in TERMINAL and self.state["state"] != "LOST"
 
     def _write_kill(self) -> None:
-        write_atomic(self.job.kill, {
+        told = {
             "signal": procs.signal_name(self.first), "grace_s": self.grace_s, "by": self.by,
             "at": time.time(),
-        })
+        }
+        with contextlib.suppress(OSError):  # a job can be stopped though its disk is full
+            room.write(self.job.kill, told)
+
+    def _end_without_its_folder(self) -> None:
+        """Somebody has removed the folder. What runs on is known by the job's mark; its supervisor ends with
+        it, for another attempt has nowhere to write."""
+        if not procs.members(self.job.job_id):
+            self.outcome, self.message = "not_found", "there is no such job on this server"
+            return
+        left = self._sweep()
+        self.state = {
+            "state": "LOST" if left else "KILLED", "left_over": left, "ended_at": time.time(),
+            "reason": f"killed by {self.by or 'rl'} (its folder was gone)",
+        }
+        self._done("killed", "its folder was gone; what ran of it was ended")
 
     def _end_before_its_start(self) -> None:
         """Under the job's lock: a start that comes later finds exit.json. One that holds the lock is not to
@@ -173,7 +188,7 @@ class _Kill:
     def _survivors(self) -> dict[int, int]:
         """The job's live processes, as far as they can be known without its supervisor."""
         found = procs.members(self.job.job_id)
-        if self.started or self.state["state"] == "LOST":
+        if self.started or self.state.get("state") == "LOST":
             started = self.started or read_object(self.job.started) or {}
             pid = int(number(started, "child_pid", 0) or 0)
             ticks = int(number(started, "child_ticks", -1) or -1)
@@ -192,10 +207,12 @@ class _Kill:
             "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
             "ended_at": time.time(), "attempts": self.started.get("attempts") or [],
         }
-        write_atomic(self.job.exit, {
-            **self.state, "started_at": number(self.started, "started_at"),
-            "attempt": number(self.started, "attempt", 0), "failures": [], "cause": None,
-        })
+        with contextlib.suppress(OSError):  # as above
+            room.write(self.job.exit, {
+                **self.state, "started_at": number(self.started, "started_at"),
+                "attempt": number(self.started, "attempt", 0), "failures": [], "cause": None,
+            })
+        room.clear(self.job)
         self._done("failed" if left else "killed", why)
 
     def _sweep(self) -> int:

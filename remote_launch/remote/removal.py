@@ -34,14 +34,16 @@ def removal(request: dict[str, Any]) -> dict[str, Any]:
     if folder is None:
         if os.path.lexists(path):
             raise Refusal("WorkspaceError", f"{path} is no folder of its own", "a link there is not followed")
-        return {"jobs": [{"job_id": job_id, **_told("absent")} for job_id in ids]}
+        alive = states.alive_of(ids)
+        return {"jobs": [{"job_id": job_id, **_absent(job_id, alive)} for job_id in ids]}
     try:
         probed = states.probe({**request, "job_ids": ids, "discover": False, "facts": False, "specs": False})
         found = {job["job_id"]: job for job in probed["jobs"]}
+        alive = probed["missing_alive"]
         bad = {item["name"]: item["reason"] for item in probed["bad"]}
         jobs = []
         for job_id in ids:
-            told = _unfit(path, job_id, found.get(job_id), bad.get(job_id))
+            told = _unfit(path, job_id, found.get(job_id), bad.get(job_id), alive)
             if told is None:
                 told = _look(folder, job_id) if op == "look" else _remove(folder, JobDir(f"{path}/{job_id}"))
             jobs.append({"job_id": job_id, **told})
@@ -57,11 +59,11 @@ def _told(outcome: str, reason: str | None = None, amount: Amount | None = None)
 
 
 def _unfit(
-    path: str, job_id: str, job: dict[str, Any] | None, bad: str | None
+    path: str, job_id: str, job: dict[str, Any] | None, bad: str | None, alive: dict[str, int]
 ) -> dict[str, Any] | None:
     """Say why a job can't be removed; None when it can."""
     if not os.path.lexists(f"{path}/{job_id}"):
-        return _told("absent")
+        return _absent(job_id, alive)
     below = deletion.open_folder(path, job_id)
     if below is None:
         return _told("kept", "it is a link, or no folder that can be opened")
@@ -73,8 +75,17 @@ def _unfit(
     if job["state"] not in states.TERMINAL:
         return _told("running", job["reason"])
     if job.get("left_over"):
-        return _told("running", f"{job['left_over']} of its processes still run")
+        return _told("running", _still_running(job["left_over"]))
     return None
+
+
+def _absent(job_id: str, alive: dict[str, int]) -> dict[str, Any]:
+    """Somebody has removed the folder; the job may run all the same."""
+    return _told("running", _still_running(alive[job_id])) if job_id in alive else _told("absent")
+
+
+def _still_running(count: int) -> str:
+    return f"{count} of its processes still run: rl job-kill ends them"
 
 
 def _is_locked(job: JobDir) -> bool:

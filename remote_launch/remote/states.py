@@ -48,11 +48,12 @@ def may_run(job: dict[str, Any]) -> bool:
 
 
 def probe(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"server", "job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "others", "bad",
-    "facts", "time"}.
+    """Given {"server", "job_ids", "discover", "facts", "specs"}, return {"jobs", "missing", "missing_alive",
+    "others", "bad", "facts", "time"}.
 
     "server" is what the inventory calls this machine. "job_ids": null means all. "missing" are ids asked for
-    that have no folder here. "bad" are folders and files that can't be ours.
+    that have no folder here, "missing_alive" how many processes still run of some of them. "bad" are folders
+    and files that can't be ours.
     """
     folder = jobs_folder(request)
     asked = request.get("job_ids")
@@ -71,7 +72,7 @@ def probe(request: dict[str, Any]) -> dict[str, Any]:
             bad.append({"name": job_id, "reason": str(error)})
     _count_survivors(jobs)
     answer: dict[str, Any] = {
-        "jobs": jobs, "missing": missing,
+        "jobs": jobs, "missing": missing, "missing_alive": alive_of(missing),
         "others": sorted(set(here) - set(wanted)) if request.get("discover") else [], "bad": bad,
         "time": time.time(),
     }
@@ -241,6 +242,12 @@ def _count_survivors(jobs: list[dict[str, Any]]) -> None:
         if job["left_over"]:
             survivors = f"{job['left_over']} of its processes still run: rl job-kill ends them"
             job["reason"] = f"{job['reason']}; {survivors}"
+
+
+def alive_of(job_ids: list[str]) -> dict[str, int]:
+    """Return how many processes carry the mark of these jobs, of those that have any."""
+    counts = procs.marked() if job_ids else {}
+    return {job_id: counts[job_id] for job_id in job_ids if job_id in counts}
 
 
 def log_bytes(job: JobDir) -> int:

@@ -13,7 +13,7 @@ import selectors
 import signal
 import time
 
-from . import owner, parts, procs, verdict
+from . import owner, parts, procs, room, verdict
 from .attempts import Attempts, next_attempt
 from .child import Child, arguments, environment
 from .jobdir import CorruptError, JobDir, Refusal, number, read_or_empty, text, write_atomic
@@ -82,6 +82,7 @@ class Supervisor:
         running."""
         procs.become_subreaper()
         listen_to_signals(self.selector, self._on_term)
+        room.prepare(self.job)
         pid = os.getpid()
         self._record = {
             "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
@@ -292,6 +293,7 @@ class Supervisor:
             until = time.monotonic() if last_s is None else self.tree.born_at + last_s
             end["duration_s"] = until - self._born_at
         verdict.write_end(self.job.exit, end, self.log)
+        room.clear(self.job)
         if self.turn is not None and not self.tree.left_over:
             self.turn.end()
         self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))

@@ -8,13 +8,12 @@ who was first.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sys
 import threading
 import time
 
-from .jobdir import write_atomic
+from . import room
 from .procs import signal_name
 
 TYPE_CHECKING = False
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 MESSAGE_LIMIT = 2000
-ROOM, ROOM_BYTES = ".room", 16384
 _LOOK_EVERY_S = 0.02
 
 
@@ -44,7 +42,7 @@ def main(argv: list[str]) -> int:
     folder = os.environ.get("RL_JOB_DIR")
     path = os.path.join(folder, "failures.json") if folder else None
     if path:
-        set_room_aside(path)
+        room.set_aside(path)
     try:
         run.main(argv)
     except ChildFailedError as error:
@@ -53,8 +51,7 @@ def main(argv: list[str]) -> int:
         raise
     finally:
         if path:
-            with contextlib.suppress(OSError):
-                os.unlink(path + ROOM)
+            room.give_back(path)
     return 0
 
 
@@ -80,12 +77,6 @@ class Deaths(threading.Thread):
             time.sleep(_LOOK_EVERY_S)  # the same one is found until torchrun has collected it
 
 
-def set_room_aside(path: str) -> None:
-    """Have blocks for failures.json on a disk that fills up meanwhile: that may be what the ranks die of."""
-    with contextlib.suppress(OSError), open(path + ROOM, "wb") as file:
-        file.write(b" " * ROOM_BYTES)
-
-
 def write_failures(path: str, failures: dict[int, Any], deaths: dict[int, float]) -> None:
     """Given torch's ProcessFailures by global rank, write failures.json, first failure first.
 
@@ -100,21 +91,10 @@ def write_failures(path: str, failures: dict[int, Any], deaths: dict[int, float]
 
     entries.sort(key=order)
     try:
-        write_atomic(path, entries)
+        room.write(path, entries)
     except OSError as error:
         with contextlib.suppress(OSError):
-            if not _write_in_room(path, json.dumps(entries).encode()):
-                print(f"{path} can't be written: {error}", file=sys.stderr)
-
-
-def _write_in_room(path: str, content: bytes) -> bool:
-    """Write over what was set aside; JSON may end in spaces."""
-    if len(content) > ROOM_BYTES:
-        return False
-    with open(path + ROOM, "r+b") as file:
-        file.write(content)
-    os.replace(path + ROOM, path)
-    return True
+            print(f"{path} can't be written: {error}", file=sys.stderr)
 
 
 def _entry(rank: int, failure: Any, deaths: dict[int, float]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
 
-from . import oom, procs
+from . import oom, procs, room
 from .gang import OUTSIDE
-from .jobdir import CorruptError, JobDir, number, read_json, write_atomic
+from .jobdir import CorruptError, JobDir, number, read_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -170,17 +171,30 @@ def rank_tail(job: JobDir, failure: dict[str, Any]) -> str:
 
 
 def write_end(path: str, end: dict[str, Any], log: Callable[[str], None]) -> None:
-    """Write exit.json; on a full disk once there is room, if that comes to be."""
+    """Write exit.json; on a full disk into the room that was set aside, without the long texts where they
+    don't fit; else once there is room, if that comes to be."""
     deadline = time.monotonic() + _FULL_DISK_PATIENCE_S
     while True:
         try:
-            write_atomic(path, end)
+            room.write(path, end)
             return
         except OSError as error:
-            log(f"exit.json can't be written: {error}")
-            if time.monotonic() > deadline:
+            with contextlib.suppress(OSError):
+                room.write(path, in_short(end))
                 return
+            log(f"exit.json can't be written: {error}")
+            if time.monotonic() > deadline or not os.path.isdir(os.path.dirname(path)):
+                return  # without its folder nobody would find it
             time.sleep(1.0)
+
+
+def in_short(end: dict[str, Any]) -> dict[str, Any]:
+    """Given exit.json, return what must be known of it."""
+    cause = end.get("cause")
+    if isinstance(cause, dict):
+        cause = {**cause, "tail": "", "message": str(cause.get("message"))[:500]}
+    reason = end.get("reason")
+    return {**end, "failures": [], "attempts": [], "cause": cause, "reason": reason and str(reason)[:1000]}
 
 
 def _modified(path: str) -> float:

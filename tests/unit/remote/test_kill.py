@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import time
 import uuid
@@ -156,3 +157,22 @@ def test_a_job_that_was_never_heard_of_is_kept_from_starting_when_that_is_asked(
     assert served.call("start", spec=spec)["state"] == "ALREADY"
     assert served.probe(spec["job_id"])["state"] == "KILLED"
     assert not (served.workdir / "ran").exists()
+
+
+def test_a_job_whose_folder_was_removed_is_stopped(served: Served) -> None:
+    job_id = served.start("touch up; sleep 600", max_restarts=3)
+    _is_up(served)
+    supervisor = served.read(job_id, "started.json")["supervisor_pid"]
+    shutil.rmtree(served.folder(job_id))
+    told = served.call("probe", job_ids=[job_id])
+    assert (told["missing"], told["missing_alive"]) == ([job_id], {job_id: len(served.pids(job_id))})
+    for op in ("look", "remove"):
+        [kept] = served.call("removal", op=op, job_ids=[job_id])["jobs"]
+        assert kept["outcome"] == "running", kept
+    answer = served.kill(job_id)
+    assert (answer["outcome"], answer["state"], answer["left_over"]) == ("killed", "KILLED", 0), answer
+    assert served.pids(job_id) == []
+    until(lambda: procs.start_ticks(supervisor) is None, "the supervisor ends, and starts nothing again")
+    assert served.kill(job_id)["outcome"] == "not_found"
+    assert not served.folder(job_id).exists()
+    assert served.call("probe", job_ids=[job_id])["missing_alive"] == {}

@@ -7,6 +7,7 @@ import json
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+from remote_launch.remote import room as room_aside
 from remote_launch.remote import torchrun
 from tests.support.served import PYTHON
 
@@ -105,10 +106,10 @@ def test_a_full_disk_hides_no_failure(tmp_path: Path, monkeypatch: pytest.Monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "failures.json"
-    torchrun.set_room_aside(str(path))
+    room_aside.set_aside(str(path))
     [room] = tmp_path.iterdir()
     before = room.stat()
-    monkeypatch.setattr(torchrun, "write_atomic", full)
+    monkeypatch.setattr(room_aside, "write_atomic", full)
     failure = SimpleNamespace(
         exitcode=1, local_rank=1, pid=77, timestamp=3, error_file="<N/A>", message="OSError: [Errno 28]"
     )
