@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.programs import archive_name
-from remote_launch.errors import TransportError
+from remote_launch.errors import TransportError, UnknownJobError
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.log_sync import sync_logs
 from remote_launch.operations.records import adopted_record, gone, is_unjudged, updated
@@ -94,7 +94,17 @@ def refresh_jobs(
     for name, error in outcomes.errors.items():
         if isinstance(error, TransportError):
             _mark_unreachable(fleet, by_server[name])
-    return [fleet.registry.get(job.job_id) for job in jobs]
+    told = {job.job_id: job for answer in outcomes.values.values() for job in answer.changed}
+    return [_as_recorded(fleet, told.get(job.job_id, job)) for job in jobs]
+
+
+def _as_recorded(fleet: Fleet, job: JobRecord) -> JobRecord:
+    """Return the registry's word on a job; what its server told, where the registry has been removed since
+    the job was looked up. Who waits for a job is told its end all the same."""
+    try:
+        return fleet.registry.get(job.job_id)
+    except UnknownJobError:
+        return job
 
 
 def _mark_unreachable(fleet: Fleet, jobs: Sequence[JobRecord]) -> None:
@@ -180,8 +190,10 @@ def _ask(
     by_id = {job.job_id: job for job in jobs}
     told = {item["job_id"]: item for item in _jobs(answer, by_id)}
     missing = set(texts(answer.get("missing")))
+    alive = mapping(answer.get("missing_alive"))
     changed = [
-        gone(job) if job_id in missing else updated(job, told.get(job_id)) for job_id, job in by_id.items()
+        gone(job, number(alive.get(job_id)) or 0) if job_id in missing else updated(job, told.get(job_id))
+        for job_id, job in by_id.items()
     ]
     adopted = _Adopted()
     if known is not None:

@@ -148,6 +148,50 @@ class TestStates:
         assert after.state is JobState.LOST
         assert "folder is gone" in str(after.reason)
 
+    def test_one_without_a_folder_that_runs_on_is_not_forgotten(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job = add(fleet)
+        servers.more = {"missing_alive": {job.job_id: 2}}
+        for _ in range(2):
+            [after] = refresh_jobs(fleet, [job])
+            assert (after.state, after.details["left_over"]) == (JobState.LOST, 2)
+            assert after.reason == (
+                "its folder is gone from the server; 2 of its processes still run: rl job-kill ends them"
+            )
+        servers.more = {}
+        [after] = refresh_jobs(fleet, [after])
+        assert (after.state, after.reason) == (JobState.LOST, "its folder is gone from the server")
+        assert "left_over" not in after.details
+
+    def test_what_a_lost_job_left_over_ends(self, fleet: Fleet, servers: FakeServers) -> None:
+        job = add(fleet)
+        for left in (3, 0):
+            servers.jobs[job.job_id] = {"state": "LOST", "left_over": left}
+            [after] = refresh_jobs(fleet, [job])
+            assert after.details.get("left_over", 0) == left
+
+    @pytest.mark.parametrize("rubbish", RUBBISH)
+    def test_any_word_on_what_runs_without_a_folder(
+        self, fleet: Fleet, servers: FakeServers, rubbish: Any
+    ) -> None:
+        job = add(fleet)
+        for told in (rubbish, {job.job_id: rubbish}):
+            servers.more = {"missing_alive": told}
+            [after] = refresh_jobs(fleet, [job])
+            assert after.state is JobState.LOST
+
+    def test_who_waits_is_told_though_the_registry_was_removed(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job, silent = add(fleet), add(fleet)
+        servers.jobs[job.job_id] = {"state": "FAILED", "exit_code": 37, "ended_at": 7.0}
+        fleet.registry.path.unlink()
+        [after] = refresh_jobs(fleet, [job])
+        assert (after.state, after.exit_code, after.key) == (JobState.FAILED, 37, job.key)
+        servers.error = ConnectTimeoutError("s", "no answer")
+        assert refresh_jobs(fleet, [silent]) == [silent]
+
     def test_a_start_that_is_just_under_way_is_not_given_up(self, fleet: Fleet, servers: FakeServers) -> None:
         [young] = refresh_jobs(fleet, [add(fleet, JobState.CREATED)])
         assert young.state is JobState.CREATED
