@@ -310,7 +310,7 @@ def test_a_spare_that_is_not_needed_ends_with_the_launch(three: list[Served]) ->
     ends = [launch.wait(rank) for rank in range(3)]
     assert [end["state"] for end in ends] == ["SUCCEEDED"] * 3
     assert ends[2]["reason"] == "a spare that was not needed"
-    assert ends[2]["ended_at"] - ends[2]["started_at"] > 0.5  # it stood by until then
+    assert ends[2]["ended_at"] >= max(end["ended_at"] for end in ends[:2])  # it stood by until then
     assert not (three[2].workdir / "ran").exists()
 
 
