@@ -22,6 +22,7 @@ from remote_launch.errors import (
 )
 from remote_launch.transport.command import Command
 from remote_launch.transport.fabric import MAX_CHANNELS, FabricTransport
+from tests.support.echo import echo_once, sent_back
 from tests.support.sshd import SshdServer, make_key, sshd_servers, wait_for, write_ssh_config
 
 if TYPE_CHECKING:
@@ -250,17 +251,9 @@ class TestLimits:
     def test_bytes_through_a_forward_both_ways(self, sshd: SshdServer, opened: Opener) -> None:
         content = os.urandom(3 << 20)
         transport = opened(sshd.target("fabric"))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            echo = threading.Thread(target=_echo_once, args=(listener,))
-            echo.start()
-            tunnel = transport.forward(listener.getsockname()[1])
-            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=60) as connection:
-                sender = threading.Thread(target=_send, args=(connection, content))
-                sender.start()
-                with connection.makefile("rb") as file:
-                    assert file.read() == content
-                sender.join(60)
-            echo.join(60)
+        with echo_once() as port:
+            tunnel = transport.forward(port)
+            assert sent_back(tunnel.port, content) == content
             tunnel.close()
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", tunnel.port), timeout=5)
@@ -270,15 +263,3 @@ class TestLimits:
         refused = pytest.raises(ConnectError, match="won't listen")
         with socket.create_server(("127.0.0.1", 0)) as taken, refused:
             transport.reverse_forward(1, remote_port=taken.getsockname()[1])
-
-
-def _echo_once(listener: socket.socket) -> None:
-    connection, _ = listener.accept()
-    with connection:
-        while chunk := connection.recv(65536):
-            connection.sendall(chunk)
-
-
-def _send(connection: socket.socket, content: bytes) -> None:
-    connection.sendall(content)
-    connection.shutdown(socket.SHUT_WR)

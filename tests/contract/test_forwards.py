@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from remote_launch.transport import masters, open_transport
 from remote_launch.transport.base import KeptForward, Target
 from remote_launch.transport.forwards import is_kept, port_is_free, stop_kept
 from remote_launch.transport.masters import Master, control_folder
+from tests.support.echo import echo_once, sent_back
 from tests.support.pages import Pages
 from tests.support.ports import free_port
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
@@ -71,17 +71,9 @@ class TestForward:
     def test_bytes_both_ways_and_half_closed(self, sshd: SshdServer, kind: str, opened: Opener) -> None:
         content = os.urandom(1 << 20)
         transport = opened(sshd.target(kind))
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            echo = threading.Thread(target=_echo_once, args=(listener,))
-            echo.start()
-            tunnel = transport.forward(listener.getsockname()[1])
-            with socket.create_connection(("127.0.0.1", tunnel.port), timeout=60) as connection:
-                sender = threading.Thread(target=_send, args=(connection, content))
-                sender.start()
-                with connection.makefile("rb") as file:
-                    assert file.read() == content
-                sender.join(60)
-            echo.join(60)
+        with echo_once() as port:
+            tunnel = transport.forward(port)
+            assert sent_back(tunnel.port, content) == content
             tunnel.close()
 
     def test_nothing_listens_there_yet(self, sshd: SshdServer, kind: str, opened: Opener) -> None:
@@ -225,15 +217,3 @@ def test_a_control_folder_with_odd_characters(
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-
-
-def _echo_once(listener: socket.socket) -> None:
-    connection, _ = listener.accept()
-    with connection:
-        while chunk := connection.recv(65536):
-            connection.sendall(chunk)
-
-
-def _send(connection: socket.socket, content: bytes) -> None:
-    connection.sendall(content)
-    connection.shutdown(socket.SHUT_WR)
