@@ -25,9 +25,12 @@ class ServerClock:
     def __init__(self, answer: Mapping[str, Any], asked_at: float, answered_at: float) -> None:
         told = epoch_s(answer.get("time"))
         self.answered_at = answered_at
+        self.told_at = answered_at  # on this computer's clock
         self.offset_s = 0.0  # to be added to its times
         if told is not None and not asked_at - SLACK_S <= told <= answered_at + SLACK_S:
             self.offset_s = answered_at - told
+        elif told is not None:
+            self.told_at = min(told, answered_at)
 
     def here(self, told: Mapping[str, Any]) -> dict[str, Any]:
         """Given what the server tells of a job, return it with ``started_at`` and ``ended_at`` on this
@@ -36,7 +39,7 @@ class ServerClock:
         started = self._here(told.get("started_at"))
         lasted_s = _seconds(told.get("duration_s" if ended is not None else "running_s"))
         if lasted_s is not None:
-            by_length = (ended or self.answered_at) - lasted_s
+            by_length = (ended or self.told_at) - lasted_s
             if started is None or abs(by_length - started) > SLACK_S:
                 started = by_length
         return {**told, "started_at": started, "ended_at": ended}
