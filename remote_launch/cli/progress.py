@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-    from remote_launch.operations.provision import Progress
+    from remote_launch.operations.progress import Progress
 
 WHOLE = "prepare"  # the step that stands for all of a server's: it has ended
 WAITING = "waiting"

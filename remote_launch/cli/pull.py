@@ -118,7 +118,7 @@ def transfer(
 ) -> Iterator[Callable[[str, int, int], None] | None]:
     """Show how far files have come, a row a server; say how to go on when it is interrupted."""
     from remote_launch.cli.progress import ServerProgress
-    from remote_launch.operations.provision import Progress
+    from remote_launch.operations.progress import Progress
 
     def on_bytes(server: str, size_bytes: int, total_bytes: int) -> None:
         share = min(100, 100 * size_bytes // max(1, total_bytes))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from remote_launch.core.environments.sources import Source
     from remote_launch.core.inventory import Server
     from remote_launch.operations.fleet import Fleet
-    from remote_launch.operations.provision import Tell
+    from remote_launch.operations.progress import Tell
 
 
 def send_wheels(

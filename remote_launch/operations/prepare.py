@@ -17,14 +17,9 @@ from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.environments.sources import find_source
 from remote_launch.errors import RemoteLaunchError
 from remote_launch.operations.downloads import Downloads
-from remote_launch.operations.provision import (
-    Progress,
-    StepResult,
-    Tell,
-    programs_to_send,
-    run_recipe,
-    supply,
-)
+from remote_launch.operations.followed_recipe import StepResult
+from remote_launch.operations.progress import Progress, Tell
+from remote_launch.operations.provision import programs_to_send, run_recipe, supply
 from remote_launch.operations.sync import SyncPlan, plan_sync, refuse_own_folder, refused_workdir, sync_server
 from remote_launch.operations.told import mapping, text
 from remote_launch.operations.verbs import call

@@ -12,8 +12,8 @@ from remote_launch.cli.main import run
 from remote_launch.errors import PrepareError
 from remote_launch.operations.fanout import Outcome, Outcomes
 from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.followed_recipe import StepResult
 from remote_launch.operations.prepare import PreparePlan, PrepareResult, plan_prepare
-from remote_launch.operations.provision import StepResult
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,8 @@ from remote_launch.core.inventory import Environment, Inventory, Server, Sync
 from remote_launch.core.project import Project
 from remote_launch.errors import PrepareError
 from remote_launch.operations.fleet import Fleet
-from remote_launch.operations.provision import Progress, Tell, _Followed
+from remote_launch.operations.followed_recipe import FollowedRecipe
+from remote_launch.operations.progress import Progress, Tell
 from remote_launch.transport.base import Completed
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class World:
         )
         self.told: list[Progress] = []
         fleet = Fleet(self.project, inventory)
-        self.followed = _Followed(
+        self.followed = FollowedRecipe(
             fleet, server, recipe_for(server, None), Tell("s0", self.told.append)
         )
 
