@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.environments.recipes import recipe_for
 from remote_launch.core.programs import archive_name
 from remote_launch.errors import WorkspaceError
-from remote_launch.operations.provision import who
 from remote_launch.operations.sync import refuse_own_folder
 from remote_launch.operations.told import mapping, mappings, number, text
-from remote_launch.operations.verbs import call
+from remote_launch.operations.verbs import call, who
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

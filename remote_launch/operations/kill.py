@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
-import socket
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +11,7 @@ from remote_launch.errors import JobStateError, RemoteLaunchError, UsageError
 from remote_launch.operations import told
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.records import gone
-from remote_launch.operations.verbs import call
+from remote_launch.operations.verbs import call, who
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +88,6 @@ def kill_jobs(
     by_server: dict[str, list[JobRecord]] = defaultdict(list)
     for job in jobs:
         by_server[job.server].append(job)
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
 
     def kill(server: Server) -> dict[str, Any]:
         wanted = [
@@ -98,7 +95,7 @@ def kill_jobs(
             for job in by_server[server.name]
         ]
         # Twice the grace: once the supervisor's, and where that is deaf, once more from outside.
-        request = {"jobs": wanted, "by": who}
+        request = {"jobs": wanted, "by": who()}
         return on_this_clock(lambda: call(fleet, server, "kill", request, timeout_s=2 * grace_s + 60))
 
     known = set(fleet.inventory.servers)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import platform
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.errors import PrepareError
 from remote_launch.operations.followed_recipe import FollowedRecipe
 from remote_launch.operations.told import mapping, text
-from remote_launch.operations.verbs import stream
+from remote_launch.operations.verbs import stream, who
 from remote_launch.transport.programs_here import uv_here
 from remote_launch.transport.rsync import rsync_push
 
@@ -104,12 +103,3 @@ def _with_checksums(request: dict[str, Any], have: Mapping[str, str]) -> dict[st
     recipe = request["recipe"]
     parts = [{**part, "steps": [step(wire) for wire in part["steps"]]} for part in recipe["parts"]]
     return {**request, "recipe": {**recipe, "parts": parts}}
-
-
-def who() -> str:
-    """Return the user and machine that others are told of."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):
-        user = "?"
-    return f"{user}@{platform.node()}"

@@ -50,6 +50,18 @@ exit {_NO_PYTHON}
 """
 
 
+def who() -> str:
+    """Return the user and machine that the servers' other users are told of."""
+    import getpass
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a uid without a name: containers
+        user = "?"
+    return f"{user}@{socket.gethostname()}"
+
+
 def call(
     fleet: Fleet, server: Server, verb: str, request: Mapping[str, Any], *, timeout_s: float = 60.0
 ) -> dict[str, Any]:

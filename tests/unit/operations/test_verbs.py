@@ -20,7 +20,7 @@ from remote_launch.errors import (
     WorkspaceError,
 )
 from remote_launch.operations.fleet import Fleet
-from remote_launch.operations.verbs import call, stream
+from remote_launch.operations.verbs import call, stream, who
 from remote_launch.transport.base import Completed
 
 if TYPE_CHECKING:
@@ -248,3 +248,15 @@ class TestInterpreters:
             "python3",
         ]
         assert subprocess.run(words, timeout=30).returncode == NO_PROGRAM
+
+
+def test_a_user_without_a_name_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers: a uid that no passwd has."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    assert who().startswith("?@")
