@@ -44,7 +44,7 @@ class DockerError(Exception):
 
 
 def docker(
-    *words: str, timeout_s: float = 120, check: bool = True, stdin: str | None = None
+    *words: str, timeout_s: float = 600, check: bool = True, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the docker CLI, return what it said. Raises DockerError when it fails, unless ``check`` is off."""
     done = subprocess.run(
@@ -154,7 +154,7 @@ def compose_command() -> str:
     if shutil.which("docker") and docker("compose", "version", check=False).returncode == 0:
         return "docker compose"
     if shutil.which("docker-compose"):
-        return "docker-compose"
+        return "env COMPOSE_HTTP_TIMEOUT=600 docker-compose"  # 60 s are little for a busy daemon
     raise DockerUnavailableError("neither `docker compose` nor `docker-compose` is installed")
 
 
