@@ -55,8 +55,8 @@ class OpensshTransport:
         """See ``base.Transport.connect``."""
         try:
             self._master.ensure()
-        except FileNotFoundError:
-            raise missing_ssh(self.target) from None
+        except (FileNotFoundError, PermissionError) as error:
+            raise self._missing(error) from None
 
     def is_open(self) -> bool:
         """See ``base.Transport.is_open``."""
@@ -94,6 +94,8 @@ class OpensshTransport:
                 raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
             except OutputOverflow:
                 raise overflow_error(self.target.name, command) from None
+            except (FileNotFoundError, PermissionError) as error:
+                raise self._missing(error) from None
             code = self._exit_code(ended, log)
         self._master.touch()
         exit_code, signal = read_exit(code)
@@ -106,6 +108,10 @@ class OpensshTransport:
             stderr=ended.stderr,
             duration_s=ended.duration_s,
         )
+
+    def _missing(self, error: OSError) -> Exception:
+        """Given why a program could not be run, or a file (a callback's) opened, return what to raise."""
+        return missing_ssh(self.target) if error.filename == "ssh" else error
 
     def _argv(self, log: Path, command: Command) -> list[str]:
         return [

@@ -307,6 +307,21 @@ class TestMasters:
         assert type(error) is MissingProgramError
         assert "openssh-client" in str(error.hint)
 
+    @pytest.mark.parametrize("there", [False, True], ids=["none", "one that may not be run"])
+    def test_no_ssh_any_more_though_its_master_is_still_there(
+        self, sshd: SshdServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    ) -> None:
+        transport = open_transport(sshd.target())
+        try:
+            assert transport.run(Command(["true"])).exit_code == 0
+            if there:
+                (tmp_path / "ssh").touch(mode=0o644)
+            monkeypatch.setenv("PATH", str(tmp_path))
+            with pytest.raises(MissingProgramError, match="no `ssh` on this machine"):
+                transport.run(Command(["true"]))
+        finally:
+            transport.close()
+
 
 class TestControlFolder:
     def test_a_folder_that_others_can_enter_is_refused(
