@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 from remote_launch.errors import CommandError, ConnectError, UsageError
 from remote_launch.transport import files
 from remote_launch.transport.base import Completed, RsyncRoute
-from remote_launch.transport.command import read_exit, stop_command
-from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import (
-    Cancel,
-    OutputOverflow,
-    ProcessTimeout,
-    become,
-    run_process,
-)
+from remote_launch.transport.command import stop_command
+from remote_launch.transport.process import Cancel, ProcessTimeout, become, run_process
 from remote_launch.transport.pump import TcpPump
+from remote_launch.transport.spawned import completed, run_spawned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,37 +50,20 @@ class LocalTransport:
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """See ``base.Transport.run``."""
-        stopped = False
-
-        def stop() -> None:
-            nonlocal stopped
-            stopped = self._stop(command)
-
-        try:
-            ended = run_process(
-                ["/bin/sh", "-c", command.script()],
-                stdin=command.stdin(stdin),
-                timeout_s=timeout_s,
-                on_stdout=on_stdout,
-                on_stderr=on_stderr,
-                on_abort=stop,
-                cancel=self._cancel,
-                cwd=Path.home(),
-            )
-        except ProcessTimeout as error:
-            raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
-        except OutputOverflow:
-            raise overflow_error(self.target.name, command) from None
-        code, signal = read_exit(ended.returncode if ended.returncode >= 0 else 128 - ended.returncode)
-        return Completed(
-            server=self.target.name,
-            command=command.masked(),
-            exit_code=code,
-            signal=signal,
-            stdout=ended.stdout,
-            stderr=ended.stderr,
-            duration_s=ended.duration_s,
+        ended = run_spawned(
+            ["/bin/sh", "-c", command.script()],
+            command,
+            self.target.name,
+            stop=self._stop,
+            cancel=self._cancel,
+            stdin=stdin,
+            timeout_s=timeout_s,
+            on_stdout=on_stdout,
+            on_stderr=on_stderr,
+            cwd=Path.home(),
         )
+        code = ended.returncode if ended.returncode >= 0 else 128 - ended.returncode
+        return completed(self.target.name, command, ended, code)
 
     def _stop(self, command: Command) -> bool:
         """Stop a command's processes, also those that left its process group. True when the sweep went

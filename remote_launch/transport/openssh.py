@@ -12,25 +12,19 @@ from typing import TYPE_CHECKING, NoReturn
 
 from remote_launch.errors import ConnectError, UsageError
 from remote_launch.transport import files
-from remote_launch.transport.base import Completed, RsyncRoute
-from remote_launch.transport.command import quote_path, read_exit, stop_command
+from remote_launch.transport.base import RsyncRoute
+from remote_launch.transport.command import quote_path, stop_command
 from remote_launch.transport.masters import Master, missing_ssh, options
-from remote_launch.transport.outcome import overflow_error, timeout_error
-from remote_launch.transport.process import (
-    Cancel,
-    Ended,
-    OutputOverflow,
-    ProcessTimeout,
-    become,
-    run_process,
-)
+from remote_launch.transport.process import Cancel, ProcessTimeout, become, run_process
+from remote_launch.transport.spawned import completed, run_spawned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from remote_launch.transport.base import Forward, KeptForward, Target
+    from remote_launch.transport.base import Completed, Forward, KeptForward, Target
     from remote_launch.transport.command import Command
+    from remote_launch.transport.process import Ended
 
 _STOP_TIMEOUT_S = 10.0  # the sweep takes 2 s at most, then KILLs; a busy server is slower
 _SSH_FAILED = 255  # ssh's own exit code, and a possible one of the command
@@ -72,42 +66,25 @@ class OpensshTransport:
         on_stderr: Callable[[bytes], None] | None = None,
     ) -> Completed:
         """See ``base.Transport.run``."""
-        stopped = False
-
-        def stop() -> None:
-            nonlocal stopped
-            stopped = self._stop(command)
-
         self.connect()
         with self._log() as log:
             try:
-                ended = run_process(
+                ended = run_spawned(
                     self._argv(log, command),
-                    stdin=command.stdin(stdin),
+                    command,
+                    self.target.name,
+                    stop=self._stop,
+                    cancel=self._cancel,
+                    stdin=stdin,
                     timeout_s=timeout_s,
                     on_stdout=on_stdout,
                     on_stderr=on_stderr,
-                    on_abort=stop,
-                    cancel=self._cancel,
                 )
-            except ProcessTimeout as error:
-                raise timeout_error(self.target.name, command, timeout_s, error, stopped=stopped) from None
-            except OutputOverflow:
-                raise overflow_error(self.target.name, command) from None
             except (FileNotFoundError, PermissionError) as error:
                 raise self._missing(error) from None
             code = self._exit_code(ended, log)
         self._master.touch()
-        exit_code, signal = read_exit(code)
-        return Completed(
-            server=self.target.name,
-            command=command.masked(),
-            exit_code=exit_code,
-            signal=signal,
-            stdout=ended.stdout,
-            stderr=ended.stderr,
-            duration_s=ended.duration_s,
-        )
+        return completed(self.target.name, command, ended, code)
 
     def _missing(self, error: OSError) -> Exception:
         """Given why a program could not be run, or a file (a callback's) opened, return what to raise."""
