@@ -56,7 +56,10 @@ def job_wait(
 ) -> int:
     """Wait until jobs have ended; exit with their exit code (of the rank that failed first). Default: the
     newest launch or job."""
+    import time
+
     from remote_launch.cli.following import show_verdict
+    from remote_launch.errors import RemoteLaunchError
     from remote_launch.operations.wait import wait_jobs
 
     fleet = load_fleet(ctx)
@@ -66,16 +69,27 @@ def job_wait(
         running = [job for job in tagged if not job.state.is_terminal]
         words = [job.job_id for job in running or tagged[-1:]]
     exit_code, shown = 0, []
-    for group in launch_groups(fleet, words):
-        current, verdict = wait_jobs(fleet, group, timeout_s=timeout_s)
+    errors: list[RemoteLaunchError] = []
+    groups, began_at = launch_groups(fleet, words), time.monotonic()
+    for group in groups:
+        try:
+            current, verdict = wait_jobs(fleet, group, timeout_s=timeout_s, began_at=began_at)
+        except RemoteLaunchError as error:
+            if len(groups) == 1:
+                raise
+            errors.append(error)  # it says nothing of the others
+            continue
         exit_code = exit_code or verdict.exit_code
         shown.append({"verdict": verdict.to_dict(), "jobs": [job.to_dict() for job in current]})
         if not as_json:
             show_verdict(current, verdict)
         notifying.notify_local(notify_local, current, verdict)
     if as_json:
-        output.emit_json("job-wait", shown)
-    return exit_code
+        status = "ok" if not errors else "partial" if shown else "error"
+        output.emit_json("job-wait", shown, status=status, errors=errors)
+    else:
+        output.show_failures(errors)
+    return errors[0].exit_code if errors else exit_code
 
 
 @click.command(

@@ -100,7 +100,7 @@ def job_tail(
 
     pattern = _pattern(grep, plain=fixed_strings)
     fleet = load_fleet(ctx)
-    job, of_several = _job_to_tail(fleet, [*keys, *job_options], tags)
+    job, of_several = job_to_show(fleet, [*keys, *job_options], tags)
     launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
     watched, chosen = _watched(fleet, job, launch, ranks, all_ranks=all_ranks)
     if of_several:
@@ -162,7 +162,7 @@ def _pattern(grep: str | None, *, plain: bool) -> re.Pattern[str] | None:
         raise UsageError(f"--grep {grep!r}: {error}", hint="-F takes the pattern as plain text") from None
 
 
-def _job_to_tail(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> tuple[JobRecord, bool]:
+def job_to_show(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> tuple[JobRecord, bool]:
     """Given keys or tags, return the one job to show: running before ended, master before others, newest
     first; and whether there was a choice."""
     from remote_launch.errors import NO_JOBS_HINT, UnknownJobError

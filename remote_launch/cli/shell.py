@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from remote_launch.cli import output
 from remote_launch.cli.options import complete_jobs, complete_servers, examples, load_fleet
 
 if TYPE_CHECKING:
@@ -36,13 +37,20 @@ def ssh(ctx: click.Context, server: str, job: str | None) -> int:
     return _open(fleet, server, record)
 
 
-@click.command(epilog=examples("rl attach 12"))
-@click.argument("job", shell_complete=complete_jobs)
+@click.command(epilog=examples("rl attach", "rl attach 12"))
+@click.argument("job", required=False, shell_complete=complete_jobs)
 @click.pass_context
-def attach(ctx: click.Context, job: str) -> int:
-    """Open a shell on JOB's server, in the job's folder, with its variables. The job goes on as it is."""
+def attach(ctx: click.Context, job: str | None) -> int:
+    """Open a shell on JOB's server, in the job's folder, with its variables. The job goes on as it is.
+
+    Default: the newest job that has not ended, of a launch its master; else the newest.
+    """
+    from remote_launch.cli.job_tail import job_to_show
+
     fleet = load_fleet(ctx)
-    record = fleet.registry.get(job)
+    record, of_several = job_to_show(fleet, [job] if job else [], ())
+    if of_several:
+        output.say(f"job {record.key} on {record.server}: {output.headline(record.command)}")
     return _open(fleet, record.server, record)
 
 

@@ -20,14 +20,19 @@ _SILENT = Selection(ranks=(), launcher=False, lines=0)
 
 
 def wait_jobs(
-    fleet: Fleet, jobs: Sequence[JobRecord], *, timeout_s: float | None = None
+    fleet: Fleet,
+    jobs: Sequence[JobRecord],
+    *,
+    timeout_s: float | None = None,
+    began_at: float | None = None,
 ) -> tuple[list[JobRecord], Verdict]:
     """Wait until every job has ended; return their records and the verdict. Raises JobStateError when
-    ``timeout_s`` runs out.
+    ``timeout_s`` runs out; it counts from ``began_at`` (monotonic; default: now).
 
     The servers tell when a job ends (one held connection each); a lost connection is taken up again.
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    began_at = time.monotonic() if began_at is None else began_at
+    deadline = None if timeout_s is None else began_at + timeout_s
     failure: RemoteLaunchError | None = None
     current = refresh_jobs(fleet, jobs) if deadline is None else list(jobs)
     open_jobs = [job for job in current if not job.state.is_terminal]

@@ -141,6 +141,42 @@ class TestWholePath:
         followed = rl("job-tail", "1", code=code)
         assert followed.stdout == "begun\n"
 
+    def test_several_are_waited_for_and_one_says_nothing_of_the_others(self, project: Project) -> None:
+        """The first one's time is not given to each: they would add up."""
+        rl = project.rl
+        rl("rsync")
+        rl("job-run", "--server", "a", "--", "sleep", "600")
+        rl("job-run", "--server", "b", "--cmd", "exit 37")
+        rl("job-run", "--server", "a", "--", "sleep", "600")
+        rl("job-wait", "2", code=37)
+        done = rl("job-wait", "1", "2", "3", "--timeout", "0.5", code=124)
+        assert "job 1 not ended after 0.5 s" in done.stderr
+        assert "job 2: FAILED" in done.stderr
+        assert "job 3 not ended after 0.5 s" in done.stderr
+        told = rl.json("job-wait", "1", "2", "--timeout", "0", code=124)
+        assert (told["status"], [one["verdict"]["exit_code"] for one in told["data"]]) == ("partial", [37])
+        assert [error["type"] for error in told["errors"]] == ["JobStateError"]
+
+    def test_who_follows_is_told_the_end_though_the_registry_was_removed(self, project: Project) -> None:
+        rl = project.rl
+        rl("rsync")
+        rl("job-run", "--server", "a", "--cmd", "echo up; until [ -e go ]; do sleep 0.05; done; exit 37")
+        tail = subprocess.Popen(
+            [rl_path(), "job-tail"],
+            cwd=project.root,
+            env=rl.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with tail:
+            assert tail.stdout is not None
+            assert tail.stdout.readline() == "up\n"
+            (project.root / ".remote/jobs.sqlite3").unlink()
+            (project.workdirs["a"] / "go").touch()
+            said = tail.communicate(timeout=60)[1]
+        assert (tail.returncode, "job 1: FAILED" in said) == (37, True), said
+
     def test_following_shows_every_line_to_the_end(self, project: Project) -> None:
         rl = project.rl
         rl("rsync")

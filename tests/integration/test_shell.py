@@ -134,6 +134,21 @@ def test_a_job_s_shell_outlives_the_job(rl: Rl) -> None:
         assert screen.end() == 3
 
 
+def test_without_a_job_it_is_the_newest_that_runs(rl: Rl) -> None:
+    assert "there are no jobs yet" in rl("attach", code=2).stderr
+    running = rl.json("job-run", "--server", "s", "--", "sleep", "600")["data"][0]
+    rl("job-run", "--server", "s", "--", "true")
+    rl("job-wait")
+    with terminal(rl, "attach") as screen:
+        screen.expect(f"job {running['key']} on s: sleep 600")
+        ready(screen)
+        screen.type("echo here=$(basename $PWD)")
+        screen.expect(f"here={running['job_id']}")
+        screen.type("exit 0")
+        assert screen.end() == 0
+    rl("job-kill", "--yes", "--grace", "1")
+
+
 def test_a_job_that_is_elsewhere_and_a_pipe_are_refused(rl: Rl) -> None:
     job = rl.json("job-run", "--server", "s", "--", "true")["data"][0]
     assert "needs a terminal" in rl("attach", str(job["key"]), code=2).stderr
