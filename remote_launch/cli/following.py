@@ -98,9 +98,11 @@ def show_verdict(jobs: Sequence[JobRecord], verdict: Verdict) -> None:
     """Say in one line on stderr what the jobs came to; after a failure also the last lines of the rank that
     was first."""
     keys = ", ".join(str(job.key) for job in jobs)
-    duration = max((job.duration_s or 0.0 for job in jobs), default=0.0)
+    durations = [job.duration_s for job in jobs if job.duration_s is not None]
     noun = "job" if len(jobs) == 1 else "jobs"
-    text = f"{noun} {keys}: {verdict.state} after {output.duration_text(duration)}"
+    text = f"{noun} {keys}: {verdict.state}"
+    if durations:  # else it never ran, or when it ended isn't known
+        text += f" after {output.duration_text(max(durations))}"
     if verdict.text.upper() != verdict.state.value:  # "KILLED: killed" says it twice
         text += f": {output.clean(verdict.text, colour=False)}"
     output.say(text, style=output.STATE_STYLES[verdict.state.value])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,8 @@ from remote_launch.core.jobs import JobRecord, JobState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+_NUMBER = re.compile(r"[0-9]{1,3}\Z", re.ASCII)  # a signal that has no name, as those for real-time programs
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +113,6 @@ def _exit_code(cause: dict[str, Any]) -> int:
     code = cause.get("exit_code")
     if isinstance(code, int) and code:
         return code & 0xFF or 1
-    name = cause.get("signal")
-    if name:
-        number = getattr(signal, f"SIG{name}", None)
-        return 128 + int(number) if number else 1
-    return 1
+    name = str(cause.get("signal") or "")
+    number = getattr(signal, f"SIG{name}", None) or (int(name) if _NUMBER.match(name) else 0)
+    return 128 + int(number) if 0 < number < signal.NSIG else 1

@@ -70,6 +70,8 @@ def test_without_a_cause_the_earliest_failure_that_was_no_stop_decides() -> None
 def test_a_signal_is_128_and_its_number() -> None:
     assert verdict_of([job(JobState.FAILED, signal="KILL", reason="ended by KILL")]).exit_code == 137
     assert verdict_of([job(JobState.FAILED, signal="NOSUCH")]).exit_code == 1
+    for name, code in (("37", 165), ("RTMIN", 162), ("0", 1), ("999", 1)):
+        assert verdict_of([job(JobState.FAILED, signal=name)]).exit_code == code
 
 
 def test_lost_is_said_and_is_a_failure() -> None:
