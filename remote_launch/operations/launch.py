@@ -7,7 +7,6 @@ import os
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.core.environments.places import environment_path, environment_python
 from remote_launch.core.gpus import read_wish
 from remote_launch.core.job_specs import GangSpec, JobSpec
 from remote_launch.core.jobs import JobRecord, new_id, now
@@ -28,8 +27,7 @@ from remote_launch.operations.networks import rank_addresses, with_addresses
 from remote_launch.operations.outputs import notice
 from remote_launch.operations.preflight import ask_node, check_script, node_facts
 from remote_launch.operations.queue import launch_queue, left_to_queue
-from remote_launch.operations.start import notification, record_of, start_jobs, stop_started
-from remote_launch.transport.command import is_secret
+from remote_launch.operations.start import notification, place_on, record_of, start_jobs, stop_started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -265,12 +263,8 @@ def _spec(
         torchrun=tuple(torchrun_args(topology, node, script, run_id)),
         command=f"torchrun {script.display}",
         name=shlex.join(script.words[:2] if script.module else script.words[:1]),
-        env={name: value for name, value in env.items() if not is_secret(name, value)},
-        secret_env={name: value for name, value in env.items() if is_secret(name, value)},
+        **place_on(server, env),
         unset_env=UNSET,
-        python=environment_python(server),
-        path_prepend=environment_path(server),
-        pythonpath_append=(".", "src"),
         tags=tuple([*tags, "master"] if node.node_rank == 0 else tags),
         run_id=run_id,
         node_rank=node.node_rank,
@@ -278,7 +272,6 @@ def _spec(
         first_rank=node.first_rank,
         nproc=node.nproc,
         grace_s=request.grace_s,
-        log_max_bytes=server.log_max_bytes,
         stall_timeout_s=request.stall_timeout_s,
         notify=notification(fleet, request.notify) if node.node_rank == 0 else None,
         max_restarts=request.max_restarts or 0,

@@ -28,6 +28,7 @@ from remote_launch.transport.command import MASK, is_secret, mask_env, mask_urls
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from remote_launch.core.inventory import Server
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
     from remote_launch.operations.kill import KillResult
@@ -66,7 +67,6 @@ def job_spec(
     settings = fleet.inventory.launch.settle(
         max_restarts=max_restarts, restart_window_s=restart_window_s, stall_timeout_s=stall_timeout_s
     )
-    variables = {**server.env, **(env or {})}
     return JobSpec(
         job_id=new_id(),
         server=server.name,
@@ -75,19 +75,28 @@ def job_spec(
         shell=str(command) if is_text else None,
         command=str(command) if is_text else shlex.join(command),
         name=name or (str(command).split()[0] if is_text else command[0]),
-        env={key: str(value) for key, value in variables.items() if not is_secret(key, str(value))},
-        secret_env={key: str(value) for key, value in variables.items() if is_secret(key, str(value))},
-        python=environment_python(server),
-        path_prepend=environment_path(server),
-        pythonpath_append=(".", "src"),
+        **place_on(server, {**server.env, **(env or {})}),
         tags=tuple(dict.fromkeys(tags or DEFAULT_TAGS)),
         grace_s=grace_s,
-        log_max_bytes=server.log_max_bytes,
         **settings,
         notify=notification(fleet, notify),
         queue=queue_spec(server, slots=slots, gpus=gpus) if queue or slots or gpus else None,
         created_at=now(),
     )
+
+
+def place_on(server: Server, env: Mapping[str, object]) -> dict[str, Any]:
+    """Given a job's variables, return the fields of its spec that are its server's: the environment that it
+    runs in, and what is secret of it by itself."""
+    variables = {name: str(value) for name, value in env.items()}
+    return {
+        "env": {name: value for name, value in variables.items() if not is_secret(name, value)},
+        "secret_env": {name: value for name, value in variables.items() if is_secret(name, value)},
+        "python": environment_python(server),
+        "path_prepend": environment_path(server),
+        "pythonpath_append": (".", "src"),
+        "log_max_bytes": server.log_max_bytes,
+    }
 
 
 def notification(fleet: Fleet, command: str | None) -> str | None:
