@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
 import signal
 
-from . import procs, stall
+from . import machine, procs, stall
 from .interpreter import DEFAULT_PATH
 from .jobdir import JobDir, Refusal, expand, is_env_name
 
@@ -64,7 +63,7 @@ def arguments(spec: dict[str, Any], job: JobDir, env: dict[str, str], program: s
     if spec.get("shell") is not None:
         return ["/bin/sh", "-c", spec["shell"]]
     python = spec.get("python") or "python3"
-    found = expand(python) if python.startswith("~") else shutil.which(python, path=env["PATH"])
+    found = expand(python) if python.startswith("~") else machine.which(python, env["PATH"])
     if not found or not os.access(found, os.X_OK):
         raise Refusal("MissingProgramError", f"the interpreter {python} is not there", "rl prepare")
     return [found, program, "torchrun", "--log-dir", job.ranks, "--redirects", "3", *spec["torchrun"]]

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 
 from . import verdict
 from .child import environment
@@ -34,6 +33,8 @@ class Notifier:
 
     def __init__(self, spec: dict[str, Any], job: JobDir, workdir: str, login: dict[str, str]) -> None:
         self._command = spec.get("notify")
+        if self._command:
+            import subprocess  # noqa: F401 - here and not at the end: Python may be updated meanwhile
         self._spec = spec
         self._job = job
         self._env = environment(spec, workdir, job, login) if self._command else {}
@@ -59,6 +60,8 @@ class Notifier:
 
 
 def _run(env: dict[str, str], workdir: str, out: int) -> str:
+    import subprocess
+
     process = subprocess.Popen(
         ["/bin/sh", "-c", _SCRIPT], stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=env, cwd=workdir,
         start_new_session=True,

@@ -15,9 +15,7 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
-import traceback
 
 from . import child, owner
 from .guardian import guard
@@ -140,6 +138,8 @@ def _write_spec(job: JobDir, spec: dict[str, Any]) -> None:
 
 
 def _remove(job: JobDir) -> None:
+    import shutil  # a start that goes well saves its 3 ms
+
     shutil.rmtree(job.path, ignore_errors=True)
 
 
@@ -206,6 +206,8 @@ def _supervise(
             supervisor.run()
         code = 0
     except BaseException:  # noqa: BLE001 - nobody above; supervisor.log keeps it
+        import traceback
+
         traceback.print_exc()
     finally:
         os._exit(code)

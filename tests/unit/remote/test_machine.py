@@ -40,6 +40,12 @@ def test_which(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.which("tool") == str(tmp_path / "b" / "tool")
     monkeypatch.delenv("PATH")
     assert machine.which("sh") is not None
+    assert machine.which("tool", f"{tmp_path}/a:{tmp_path}/b") == str(tmp_path / "b" / "tool")
+    assert machine.which("tool", f"{tmp_path}/a") is None
+    assert machine.which(f"{tmp_path}/b/tool", f"{tmp_path}/a") == str(tmp_path / "b" / "tool")
+    monkeypatch.chdir(tmp_path)
+    assert machine.which("b/tool", f"{tmp_path}/b") == "b/tool"
+    assert machine.which("a/tool", f"{tmp_path}/b") is None
 
 
 def test_facts_of_this_machine(tmp_path: Path) -> None:
