@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from pathlib import Path
 
 # An archive's modules are compiled anew in every process; unpacked beside it once, they leave their bytecode
@@ -57,6 +58,7 @@ from rl_remote.verbs import main
 sys.exit(main())
 """
 _EPOCH = (1980, 1, 1, 0, 0, 0)
+_NAMING = threading.Lock()
 
 
 def pack() -> tuple[str, bytes]:
@@ -64,9 +66,15 @@ def pack() -> tuple[str, bytes]:
     return archive_name(), archive_content()
 
 
-@functools.lru_cache(maxsize=1)
 def archive_name() -> str:
-    """Return ``rl-<first 16 hex digits of the sources' sha256>.pyz``, without packing anything."""
+    """Return ``rl-<first 16 hex digits of the sources' sha256>.pyz``, without packing anything. Of threads
+    that ask at the same time one reads the sources."""
+    with _NAMING:
+        return _archive_name()
+
+
+@functools.lru_cache(maxsize=1)
+def _archive_name() -> str:
     digest = hashlib.sha256()
     for name, content in sorted(_sources().items()):
         digest.update(b"%s %d\n" % (name.encode(), len(content)))

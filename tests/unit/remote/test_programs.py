@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parents[3] / "remote_launch" / "remote"
 def test_the_archive_is_named_by_its_content_and_the_same_each_time() -> None:
     name, content = pack()
     assert re.fullmatch(r"rl-[0-9a-f]{16}\.pyz", name)
-    for cached in (programs.archive_name, programs.archive_content, programs._sources):
+    for cached in (programs._archive_name, programs.archive_content, programs._sources):
         cached.cache_clear()
     assert pack() == (name, content)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
