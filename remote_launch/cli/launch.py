@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
+from remote_launch.cli.completion import complete_files, complete_ranks
 from remote_launch.cli.options import (
     card_options,
     dry_run_option,
@@ -35,6 +36,7 @@ _launch_options = together(
     click.option(
         "--nproc-per-node",
         metavar="N|gpu|cpu|auto",
+        shell_complete=complete_ranks,
         help="Ranks a server [default: nproc_per_node of the inventory].",
     ),
     card_options,
@@ -111,7 +113,13 @@ def _launch_command(name: str, help_text: str, epilog: str, *, passes_local_rank
         hidden=not passes_local_rank,  # torchrun's only way; accepted for labml_remote's command lines
         help="Do not pass --local_rank=N to the script.",
     )
-    @click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="SCRIPT [ARG]...")
+    @click.argument(
+        "words",
+        nargs=-1,
+        type=click.UNPROCESSED,
+        metavar="SCRIPT [ARG]...",
+        shell_complete=complete_files,
+    )
     @click.pass_context
     def command(
         ctx: click.Context,

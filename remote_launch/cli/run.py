@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
+from remote_launch.cli.completion import complete_files
 from remote_launch.cli.options import (
     card_options,
     dry_run_option,
@@ -53,7 +54,13 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
 @env_option
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop it after this long.")
 @click.option("--silent", is_flag=True, help="Hide the output.")
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[--] COMMAND [ARG]...",
+    shell_complete=complete_files,
+)
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -126,7 +133,13 @@ def _piped() -> bytes | None:
 @supervision_options
 @dry_run_option
 @json_option
-@click.argument("words", nargs=-1, type=click.UNPROCESSED, metavar="[--] COMMAND [ARG]...")
+@click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[--] COMMAND [ARG]...",
+    shell_complete=complete_files,
+)
 @click.pass_context
 def job_run(
     ctx: click.Context,
