@@ -1,31 +1,22 @@
 """Download one file: resumed where it stopped, whole or not at all, and checked.
 
-What has come so far lies in ``<dest>.part``, what it is a part of in ``<dest>.part.json``; the checksum of a
-file that was verified in ``<dest>.sha256`` (as sha256sum writes it). A lease keeps a second process out of
-the part. Without a checksum, a file counts as whole only when the server said how long it is.
+A lease keeps a second process out of the part that has come (see ``partfile``). Without a checksum, a file
+counts as whole only when the server said how long it is.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import re
 import shutil
 import time
 import urllib.error
 import urllib.parse
 
-from .jobdir import (
-    CorruptError,
-    read_bytes,
-    read_or_empty,
-    text,
-    write_atomic,
-    write_bytes_atomic,
-)
+from .jobdir import CorruptError
 from .lease import Lease
+from .partfile import DIGEST, PartFile, digest_of
 from .web import (
     DownloadError,
     LostError,
@@ -54,7 +45,6 @@ _LONGEST_BACKOFF_S = 5.0
 _TELL_EVERY_S = 0.2
 _BLOCK_BYTES = 1 << 16
 _SIDECAR_LIMIT_BYTES = 1 << 16
-_DIGEST = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 
 
 def fetch(
@@ -68,35 +58,33 @@ def fetch(
     verified is not asked for. Raises DownloadError.
     """
     wanted = sha256.strip().lower() if sha256 is not None else None
-    if wanted is not None and not _DIGEST.fullmatch(wanted):
+    if wanted is not None and not DIGEST.fullmatch(wanted):
         raise DownloadError("checksum", f"{wanted[:80]!r} is not a sha256 (64 hex digits)")
     dest = os.path.abspath(os.path.expanduser(dest))
     try:
         urllib.parse.urlsplit(url)
     except ValueError as error:
         raise explained(error, url) from None
-    work = _Download(url, dest, wanted, on_progress, timeout_s, attempts)
+    file = PartFile(url, dest)
+    work = _Download(url, file, wanted, on_progress, timeout_s, attempts)
     try:
         done = work.cached()
         if done is None:
             with Lease(f"{dest}.lock", "a download") as lease:
                 done = work.cached() or work.run(lease)
     except (OSError, CorruptError) as error:
-        _fail_disk(error, dest)
+        _fail_disk(error, file)
     return done
 
 
 class _Download:
     def __init__(
-        self, url: str, dest: str, wanted: str | None, on_progress: Progress | None, timeout_s: float,
+        self, url: str, file: PartFile, wanted: str | None, on_progress: Progress | None, timeout_s: float,
         attempts: int,
     ) -> None:
         self.url = url
-        self.dest = dest
-        self.part = f"{dest}.part"
-        self.note = f"{dest}.part.json"
-        self.mark = f"{dest}.sha256"
-        self.source = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()
+        self.file = file
+        self.dest = file.dest
         self.wanted = wanted
         self.on_progress = on_progress
         self.timeout_s = timeout_s
@@ -108,11 +96,11 @@ class _Download:
 
     def cached(self) -> dict[str, Any] | None:
         """Return the answer for a file that is there and verified, without any request; else None."""
-        wanted = self.wanted or self._marked()
-        if wanted is None or not os.path.isfile(self.dest) or _digest(self.dest) != wanted:
+        wanted = self.wanted or self.file.verified()
+        if wanted is None or not os.path.isfile(self.dest) or digest_of(self.dest) != wanted:
             return None
         with contextlib.suppress(OSError):  # the file serves in a read-only home too
-            self._set_mark(wanted)
+            self.file.note_verified(wanted)
         return self._answer(wanted, verified=True, cached=True)
 
     def run(self, lease: Lease) -> dict[str, Any]:
@@ -123,21 +111,17 @@ class _Download:
             if found is not None:
                 return found
         self._patiently(self._go_on)
-        digest = _digest(self.part)
+        digest = digest_of(self.file.part)
         if self.wanted is not None and digest != self.wanted:
-            self._forget()
+            self.file.forget()
             raise DownloadError(
                 "checksum", f"{shown(self.url)}: its sha256 is {digest}, not {self.wanted}: deleted"
             )
         if not lease.held:
             raise DownloadError("disk", f"{self.dest}: another process took over while this one was stopped")
-        os.replace(self.part, self.dest)
-        _sync_folder(self.dest)
-        if self.wanted is not None:
-            self._set_mark(digest)
-        else:
-            _unlink(self.mark)
-        self._forget()
+        self.file.put_in_place()
+        self.file.note_verified(digest if self.wanted is not None else None)
+        self.file.forget()
         return self._answer(digest, verified=self.wanted is not None, cached=False)
 
     def _answer(self, digest: str, *, verified: bool, cached: bool) -> dict[str, Any]:
@@ -149,12 +133,12 @@ class _Download:
     def _patiently(self, step: Callable[[], Any]) -> Any:
         """Do a step until it succeeds, giving up after ``attempts`` in a row that brought nothing new. A
         firewall that swallows everything costs two time-outs, not five."""
-        failures, most = 0, self._have()
+        failures, most = 0, self.file.size
         while True:
             try:
                 return step()
             except LostError as error:
-                cause, have = error.cause, self._have()
+                cause, have = error.cause, self.file.size
                 failures, most = (0 if have > most else failures + 1), max(most, have)
                 if isinstance(cause, urllib.error.HTTPError):
                     cause.close()
@@ -175,7 +159,7 @@ class _Download:
                 error.cause.close()
                 return None
             raise
-        found = _DIGEST.search(content.decode("ascii", "replace"))
+        found = DIGEST.search(content.decode("ascii", "replace"))
         return found.group().lower() if found else None
 
     def _go_on(self) -> None:
@@ -194,8 +178,8 @@ class _Download:
                 raise
             with error.cause as refusal:
                 _, total = range_of(refusal)
-            if total != have and not (self.wanted and _digest(self.part) == self.wanted):
-                self._forget()  # the part is of something else
+            if total != have and not (self.wanted and digest_of(self.file.part) == self.wanted):
+                self.file.forget()  # the part is of something else
                 raise LostError(ConnectionError(errno.EPROTO, "the part on disk did not fit")) from None
             self.whole = True
             self._tell(have, last=True)
@@ -205,7 +189,7 @@ class _Download:
         if answer.status == 206:
             start, total = range_of(answer)
             if start != have or (self.validator and version and version != self.validator):
-                self._forget()
+                self.file.forget()
                 raise LostError(ConnectionError(errno.EPROTO, "the server sent another part than asked for"))
             length = length_of(answer)
             if total is None and length is not None:
@@ -216,15 +200,9 @@ class _Download:
         else:
             raise DownloadError("http", f"{shown(self.url)}: HTTP {answer.status}", answer.status)
         self._check_size(total, have, answer.chunked)
-        if not have:
-            _unlink(self.part)  # before the note: it must never speak of an older part
         self.total, self.validator = total, version
-        write_atomic(self.note, {"source": self.source, "validator": version}, durable=False)
-        with open(os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644), "wb") as file:
-            file.seek(have)
-            self._copy(answer, file, have)
-            file.flush()
-            os.fsync(file.fileno())
+        with self.file.added_to(have, version) as part:
+            self._copy(answer, part, have)
         self.whole = True
 
     def _check_size(self, total: int | None, have: int, chunked: bool) -> None:
@@ -240,7 +218,7 @@ class _Download:
                 "disk", f"{os.path.dirname(self.dest)}: no space: {total - have} bytes to come, {free} free"
             )
 
-    def _copy(self, answer: Any, file: Any, have: int) -> None:
+    def _copy(self, answer: Any, part: Any, have: int) -> None:
         self._tell(have)
         while self.total is None or have < self.total:
             # read1: what has come when the connection is lost is kept.
@@ -250,9 +228,9 @@ class _Download:
                 break
             have += len(block)
             if have > LIMIT_BYTES:
-                self._forget()
+                self.file.forget()
                 raise DownloadError("http", f"{shown(self.url)}: larger than 2 GB")
-            file.write(block)
+            part.write(block)
             self._tell(have)
         if self.total is not None and have < self.total:
             raise LostError(ConnectionError(errno.ECONNRESET, f"{have} of {self.total} bytes came"))
@@ -267,65 +245,17 @@ class _Download:
     def _resumable(self) -> int:
         """Return how many bytes of the part can be built on: it must be of this URL, and either the server
         can say that it is still the same version, or a checksum will."""
-        note = read_or_empty(self.note)
-        self.validator = text(note, "validator")
-        if note.get("source") != self.source or not (self.validator or self.wanted):
+        is_of_this_url, self.validator = self.file.origin()
+        if not is_of_this_url or not (self.validator or self.wanted):
             return 0
         if self.validator is not None and not self.validator.isprintable():
             return 0
-        return self._have()
-
-    def _have(self) -> int:
-        try:
-            return os.lstat(self.part).st_size
-        except FileNotFoundError:
-            return 0
-
-    def _forget(self) -> None:
-        _unlink(self.part)
-        _unlink(self.note)
-
-    def _marked(self) -> str | None:
-        """Return the checksum that a file of this very URL was verified with."""
-        try:
-            lines = (read_bytes(self.mark, 4096) or b"").decode("utf-8", "replace").splitlines()
-        except CorruptError:
-            return None
-        if len(lines) != 2 or lines[1] != f"# {self.source}" or not _DIGEST.match(lines[0]):
-            return None
-        return lines[0][:64]
-
-    def _set_mark(self, digest: str) -> None:
-        if self._marked() != digest:
-            name = os.path.basename(self.dest)
-            write_bytes_atomic(self.mark, f"{digest}  {name}\n# {self.source}\n".encode("utf-8", "replace"))
+        return self.file.size
 
 
-def _digest(path: str) -> str:
-    """Of the file as it lies on the disk, not of what was received: a second writer would show."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _unlink(path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
-
-
-def _fail_disk(error: Exception, dest: str) -> NoReturn:
+def _fail_disk(error: Exception, file: PartFile) -> NoReturn:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         with contextlib.suppress(OSError):
-            os.unlink(f"{dest}.part")  # a full home folder is in its owner's way
+            os.unlink(file.part)  # a full home folder is in its owner's way
     words = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-    raise DownloadError("disk", f"{dest}: {words}") from error
+    raise DownloadError("disk", f"{file.dest}: {words}") from error
