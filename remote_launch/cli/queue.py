@@ -30,7 +30,8 @@ def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
     outcomes = look_at_queues(fleet, fleet.select(names))
     if as_json:
         data = {name: found.to_list() for name, found in outcomes.values.items()}
-        return output.emit_outcomes("queue", outcomes, data)
+        warnings = [f"{name}: {text}" for name, found in outcomes.values.items() for text in found.problems]
+        return output.emit_outcomes("queue", outcomes, data, warnings=warnings)
     rows = output.Rows("server", "slot", "state", "job", "for", "command")
     for same, found in one_a_machine(outcomes.values):
         name = ", ".join(same)
@@ -39,7 +40,10 @@ def queue(ctx: click.Context, names: Sequence[str], as_json: bool) -> int:
         for line in found.lines:
             _add_line(rows, fleet, name, line)
     rows.show()
-    if outcomes.values and not any(found.lines for found in outcomes.values.values()):
+    for same, found in one_a_machine(outcomes.values):
+        for problem in found.problems:
+            output.warn(output.clean(f"{', '.join(same)}: {problem}", colour=False))
+    if outcomes.values and not any(found.lines or found.problems for found in outcomes.values.values()):
         output.say("slots: 2 of a server in the inventory lets two jobs run at a time there; docs/gpus.md")
     output.show_failures(outcomes.errors.values())
     return outcomes.exit_code

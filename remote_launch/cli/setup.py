@@ -187,8 +187,8 @@ def servers(
     ctx: click.Context, servers: Sequence[str], check: bool, gpus: bool, watch_s: float | None, as_json: bool
 ) -> int:
     """List the servers of the inventory, one row each."""
+    from remote_launch.operations.servers import card_warnings, describe, logout_warning
     from remote_launch.operations.servers import check as check_servers
-    from remote_launch.operations.servers import describe, logout_warning
 
     fleet = load_fleet(ctx)
     chosen = fleet.select(servers)
@@ -210,6 +210,7 @@ def servers(
         return 0
     outcomes = check_servers(fleet, chosen, brief=not as_json)
     warnings = list(filter(None, (logout_warning(*item) for item in outcomes.values.items())))
+    warnings += [text for item in outcomes.values.items() for text in card_warnings(*item)]
     if as_json:
         data = [
             {
@@ -248,7 +249,7 @@ def servers(
             )
     rows.show()
     for warning in warnings:
-        output.warn(warning)
+        output.warn(output.clean(warning, colour=False))
     output.show_failures(outcomes.errors.values())
     return outcomes.exit_code
 
@@ -284,7 +285,7 @@ def _fact_cells(facts: dict[str, Any]) -> list[str]:
         str(facts.get("cpus") or "–"),
         share("memory_available_bytes", "memory_total_bytes"),
         share("disk_free_bytes", "disk_total_bytes"),
-        kinds or "none",
+        kinds or ("can't be asked" if facts.get("gpu_problems") else "none"),
     ]
     return [output.clean(cell, colour=False) for cell in cells]
 

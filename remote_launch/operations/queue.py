@@ -67,6 +67,7 @@ class Queue:
     """All lines of a server. ``machine`` is the same for servers that are one machine, with one queue."""
 
     lines: tuple[Line, ...]
+    problems: tuple[str, ...] = ()  # with its cards' driver
     machine: str | None = None
     slots: int | None = None  # what the inventory says
 
@@ -109,7 +110,12 @@ def look_at_queues(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[Queue]:
         answer = call(fleet, server, "queue", request, timeout_s=30)
         offset_s = now() - (epoch_s(answer.get("time")) or now())
         lines = tuple(_line(told, offset_s) for told in mappings(answer.get("lines")))
-        return Queue(lines=lines, machine=text(answer.get("machine")), slots=server.slots)
+        return Queue(
+            lines=lines,
+            problems=tuple(texts(answer.get("problems"))),
+            machine=text(answer.get("machine")),
+            slots=server.slots,
+        )
 
     return fleet.map(servers, ask)
 

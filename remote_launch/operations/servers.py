@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from remote_launch.operations.told import mapping
+from remote_launch.operations.told import mapping, texts
 from remote_launch.operations.verbs import call
 
 if TYPE_CHECKING:
@@ -62,6 +62,11 @@ def logout_warning(name: str, facts: Mapping[str, Any]) -> str | None:
     if logind.get("linger") is not True:
         return f"{ends}; rl can prevent it after: rl run --server {name} -- loginctl enable-linger"
     return None
+
+
+def card_warnings(name: str, facts: Mapping[str, Any]) -> list[str]:
+    """Given a server's facts (untrusted), return what is wrong with its cards' driver."""
+    return [f"{name}: {problem}" for problem in texts(facts.get("gpu_problems"))]
 
 
 def disconnect(fleet: Fleet, servers: Sequence[Server]) -> Outcomes[bool]:

@@ -22,6 +22,7 @@ from . import (
     preflight,
     procs,
     states,
+    tools,
     torchfiles,
     userlimits,
 )
@@ -31,7 +32,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-PATIENCE_S = 6.0  # nvidia-smi on a machine that has slept takes this long
+PATIENCE_S = 6.0
+# nvidia-smi on a machine that has slept takes some seconds; when it hangs, the survey itself says so.
+CARDS_PATIENCE_S = tools.TIMEOUT_S + 1
 DEEP_PATIENCE_S = 90.0  # torch from a cold network filesystem
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -55,14 +58,17 @@ def checkup(request: dict[str, Any]) -> dict[str, Any]:
     if request.get("deep"):
         patience_s = DEEP_PATIENCE_S
         questions["import"] = lambda: torchfiles.imported(request, root, DEEP_PATIENCE_S - 5)
-    answers = ask_all(questions, patience_s)
+    answers = ask_all(questions, patience_s, {"gpus": CARDS_PATIENCE_S})
     late = sorted(name for name in questions if name not in answers)
     return {**{name: answers.get(name) for name in questions}, "late": late, "began": began,
             "time": time.time()}
 
 
-def ask_all(questions: dict[str, Callable[[], Any]], patience_s: float) -> dict[str, Any]:
-    """Ask all at once; return the answers that came in time. One that raised is None."""
+def ask_all(
+    questions: dict[str, Callable[[], Any]], patience_s: float, longer: dict[str, float] | None = None
+) -> dict[str, Any]:
+    """Ask all at once; return the answers that came in time, some of which may take ``longer``. One that
+    raised is None."""
     answers: dict[str, Any] = {}
 
     def ask(name: str, question: Callable[[], Any]) -> None:
@@ -72,12 +78,16 @@ def ask_all(questions: dict[str, Callable[[], Any]], patience_s: float) -> dict[
             answer = None
         answers[name] = answer
 
-    threads = [threading.Thread(target=ask, args=item, daemon=True) for item in questions.items()]
-    deadline = time.monotonic() + patience_s
-    for thread in threads:
+    threads = {
+        name: threading.Thread(target=ask, args=(name, question), daemon=True)
+        for name, question in questions.items()
+    }
+    began = time.monotonic()
+    for thread in threads.values():
         thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+    for name, thread in threads.items():
+        own_s = max(patience_s, (longer or {}).get(name, 0.0))
+        thread.join(max(0.0, began + own_s - time.monotonic()))
     return dict(answers)
 
 

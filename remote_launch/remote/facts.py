@@ -22,7 +22,7 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
     """Return the facts by name; what could not be found out is None (GPUs: an empty list). With {"facts":
     "brief"} rsync isn't run for its version: that takes as long as all the rest."""
     folder = existing(workdir(request))
-    memory = _guarded(machine.memory) or {}
+    memory, cards = _guarded(machine.memory) or {}, _guarded(gpus.survey) or {}
     disk = _guarded(lambda: os.statvfs(folder))
     system = os.uname()
     told = {} if request.get("facts") == "brief" else {"rsync": _guarded(rsync_version)}
@@ -36,7 +36,8 @@ def facts(request: dict[str, Any]) -> dict[str, Any]:
         "memory_available_bytes": memory.get("available_bytes"),
         "disk_free_bytes": disk.f_bavail * disk.f_frsize if disk else None,
         "disk_total_bytes": disk.f_blocks * disk.f_frsize if disk else None,
-        "gpus": _guarded(gpus.cards) or [], "uv": _guarded(uv_path),
+        "gpus": cards.get("cards") or [], "gpu_problems": cards.get("problems") or [],
+        "uv": _guarded(uv_path),
         "boot_id": _guarded(procs.boot_id), "time": time.time(),
         "logind": _guarded(logind.facts) or {},
     }

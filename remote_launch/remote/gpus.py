@@ -3,6 +3,7 @@ list."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 
@@ -10,7 +11,7 @@ from . import nvidia, rocm
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Sequence
 
 # A process of another user that holds less than this doesn't make a card busy: NVIDIA's own services (MPS,
 # DCGM) sit on idle cards with some 30 MiB; the smallest CUDA program takes over 100.
@@ -138,3 +139,28 @@ def command(pid: int) -> str:
         elif rest and rest[0].endswith(".py"):
             shown.append(os.path.basename(rest[0]))
     return " ".join(shown)[:80]
+
+
+def in_use(found: list[dict[str, Any]], names: Sequence[str] = ()) -> dict[str, str]:
+    """Return those of the cards that others use, or a job of ours that did not queue: {index: who}. One of
+    ``names`` that the driver tells nothing of is none to begin on."""
+    used = dict.fromkeys(names, "nobody: the driver tells nothing of it")
+    for card in found:
+        trouble = card.get("trouble")
+        who = card.get("busy") or (f"nobody: it {trouble}" if trouble else _own_job(card))
+        used.pop(str(card["index"]), None)
+        if who:
+            used[str(card["index"])] = str(who)
+    return used
+
+
+def _own_job(card: dict[str, Any]) -> str | None:
+    """Return who of our own jobs is on a card whose slot was free. A notebook or the like doesn't count."""
+    for process in card["processes"]:
+        if process.get("is_own"):
+            with contextlib.suppress(OSError), open(f"/proc/{process['pid']}/environ", "rb") as file:
+                environ = b"\0" + file.read()
+                if b"\0RL_JOB_ID=" in environ:
+                    how = "" if b"\0RL_SLOTS=" in environ else " that did not queue"
+                    return f"a job of yours{how} (pid {process['pid']})"
+    return None

@@ -85,7 +85,9 @@ def why_not(told: Told) -> str:
         if sign in text:
             return words
     last = " ".join(told.text.split())[:200]
-    return f"nvidia-smi fails (exit code {told.exit_code}): {last or 'it says nothing'}"
+    code = told.exit_code
+    how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+    return f"nvidia-smi fails ({how}): {last or 'it says nothing'}"
 
 
 def parse_cards(text: str) -> list[dict[str, Any]]:
@@ -116,7 +118,7 @@ def _trouble(words: list[str]) -> str | None:
     if "gpu is lost" in said:
         return "fell off the bus (reboot the server)"
     if "err!" in said or "unknown error" in said:
-        return "the driver reports an error for it (dmesg | grep Xid says more)"
+        return "gives errors in place of values (dmesg | grep Xid says more)"
     return None
 
 

@@ -9,7 +9,6 @@ from . import gpus
 from .jobdir import number
 from .slots import holder_of, machine_of, note_of, slots_folder
 from .tickets import line_folder, tickets
-from .turn import busy_cards
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 def queue(request: dict[str, Any]) -> dict[str, Any]:
     """Given {"slots": how many the inventory says, or null, "slots_dir": $RL_SLOTS_DIR of the server's env,
     or null}, return {"lines": [{"kind", "slots": [{"name", "holder", "used_by"}], "waiting": [notes]}],
-    "machine", "time"}.
+    "problems": what is wrong with the cards' driver, in words, "machine", "time"}.
 
     "holder" and "waiting" are the notes that jobs leave of themselves (see ``turn``), "used_by" says of a
     card whose slot is free who is on it all the same.
@@ -27,9 +26,10 @@ def queue(request: dict[str, Any]) -> dict[str, Any]:
     asked = request.get("slots_dir")
     folder = slots_folder({"RL_SLOTS_DIR": asked} if isinstance(asked, str) else dict(os.environ))
     count = int(number(request, "slots", 0) or 0)
-    cards = gpus.cards()
+    told = gpus.survey()
+    cards = told["cards"]
     names = {"slot": [str(name) for name in range(count)], "gpu": [str(card["index"]) for card in cards]}
-    busy = busy_cards(cards)
+    busy = gpus.in_use(cards)
     lines = [
         {
             "kind": kind,
@@ -42,7 +42,9 @@ def queue(request: dict[str, Any]) -> dict[str, Any]:
         for kind in ("slot", "gpu")
     ]
     shown = [line for line in lines if line["slots"] or line["waiting"]]
-    return {"lines": shown, "machine": machine_of(folder), "time": time.time()}
+    return {
+        "lines": shown, "problems": told["problems"], "machine": machine_of(folder), "time": time.time(),
+    }
 
 
 def _holders(folder: str, kind: str, names: list[str]) -> list[tuple[str, dict[str, Any] | None]]:

@@ -16,7 +16,7 @@ from .tickets import Ticket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterable, Sequence
+    from typing import Any, Callable, Iterable
 
 LOOK_EVERY_S = (0.1, 0.2, 0.5, 1.0)  # by how many are ahead
 CARDS_EVERY_S = 5.0  # asking the driver takes half a second of a core
@@ -27,17 +27,19 @@ def open_slots(spec: dict[str, Any], env: dict[str, str]) -> Slots:
     """Given the spec of a job that queues and its environment, return the slots that it may have. Raises
     Refusal where there will never be enough."""
     need, kind, count = _checked(spec["queue"])
+    problems: list[str] = []
     if kind == "slot" or (kind is None and count):
         names = [str(number) for number in range(count or 0)]
         kind, usable, variable = "slot", names, ""
         where = "slots: of the server in the inventory says how many it has"
     else:
-        kind, (names, usable, variable) = "gpu", _cards(env)
+        kind, (names, usable, variable, problems) = "gpu", _cards(env)
         where = "rl servers --gpus shows them; for a queue without cards give the server slots: N"
     if need > len(usable):
         noun = _plural(need, _NOUNS[kind])
         has = f"has {len(names)}" if usable == names else f"may use {len(usable)} of {len(names)}"
-        raise Refusal("SlotsError", f"the job needs {noun}, and this server {has}", where)
+        why = f"the job needs {noun}, and this server {'; '.join([has, *problems])}"
+        raise Refusal("SlotsError", why, where)
     return Slots(slots_folder(env), kind, names, usable, variable)
 
 
@@ -52,10 +54,11 @@ def _checked(queue: Any) -> tuple[int, str | None, int | None]:
     return need, kind, count
 
 
-def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str]:
+def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str, list[str]]:
     """Return the indices of all cards, of those that a job may have (whole ones that the environment leaves
-    visible), and the variable that does that."""
-    found = gpus.cards()
+    visible), the variable that does that, and what is wrong with the driver, in words."""
+    told = gpus.survey()
+    found = told["cards"]
     found = [card for card in found if card["vendor"] == found[0]["vendor"]]
     names = [str(card["index"]) for card in found]
     variable = gpus.SHOWS.get(found[0]["vendor"], "CUDA_VISIBLE_DEVICES") if found else ""
@@ -66,7 +69,7 @@ def _cards(env: dict[str, str]) -> tuple[list[str], list[str], str]:
             shown = [(str(place), card) for place, card in enumerate(_named(env[name], shown))]
     # A program sees one part of a card that is split by MIG, and then no other card.
     usable = sorted({card["index"] for _, card in shown if not card["mig"]})
-    return names, [str(index) for index in usable], hides or variable
+    return names, [str(index) for index in usable], hides or variable, told["problems"]
 
 
 def _named(setting: str, cards: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -202,7 +205,7 @@ class Turn:
         if slots.kind == "gpu" and (len(slots.held) == self.need or self._busy):
             if now < self._cards_at + CARDS_EVERY_S:
                 return False
-            self._busy = busy_cards(gpus.cards(), slots.usable)
+            self._busy = gpus.in_use(gpus.cards(), slots.usable)
             self._cards_at = time.monotonic()
             self._give_back(name for name in slots.held if name in self._busy)
             self._fill()
@@ -281,28 +284,3 @@ class Turn:
         elif self.slots.variable == gpus.ROCR:
             variables[gpus.SHOWS["amd"]] = ",".join(map(str, range(len(self.slots.held))))
         return variables
-
-
-def busy_cards(cards: list[dict[str, Any]], names: Sequence[str] = ()) -> dict[str, str]:
-    """Return those of the cards that others use, or a job of ours that did not queue: {index: who}. One of
-    ``names`` that the driver tells nothing of is none to begin on."""
-    found = dict.fromkeys(names, "nobody: the driver tells nothing of it")
-    for card in cards:
-        trouble = card.get("trouble")
-        who = card.get("busy") or (f"nobody: it {trouble}" if trouble else _own_job(card))
-        found.pop(str(card["index"]), None)
-        if who:
-            found[str(card["index"])] = str(who)
-    return found
-
-
-def _own_job(card: dict[str, Any]) -> str | None:
-    """Return who of our own jobs is on a card whose slot was free. A notebook or the like doesn't count."""
-    for process in card["processes"]:
-        if process.get("is_own"):
-            with contextlib.suppress(OSError), open(f"/proc/{process['pid']}/environ", "rb") as file:
-                environ = b"\0" + file.read()
-                if b"\0RL_JOB_ID=" in environ:
-                    how = "" if b"\0RL_SLOTS=" in environ else " that did not queue"
-                    return f"a job of yours{how} (pid {process['pid']})"
-    return None

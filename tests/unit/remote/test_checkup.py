@@ -70,6 +70,19 @@ def test_what_hangs_is_late_and_hides_nothing() -> None:
     assert answers == {"well": 1, "fails": None}
 
 
+def test_what_may_take_longer_is_waited_for() -> None:
+    release, waited = threading.Event(), threading.Event()
+
+    def slow() -> bool:
+        waited.set()
+        return release.wait(60)
+
+    timer = threading.Timer(0.5, release.set)
+    timer.start()
+    questions = {"slow": slow, "well": waited.wait}
+    assert checkup.ask_all(questions, 0.0, {"slow": 60.0})["slow"] is True
+
+
 def test_processes_of_an_ended_job_are_counted(served: Served) -> None:
     job = served.start("sleep 600")
     until((served.folder(job) / "started.json").exists, "the start")
@@ -93,7 +106,7 @@ class TestImport:
     def test_a_torch_that_breaks_says_its_last_line(self, tmp_path: Path) -> None:
         (tmp_path / "torch.py").write_text("raise ImportError('libcudnn.so.9: cannot open')")
         request = {"python": sys.executable, "env": {"PYTHONPATH": str(tmp_path)}}
-        told = torchfiles.imported(request, str(tmp_path), 30)
+        told = torchfiles.imported(request, str(tmp_path), 120)
         assert told == {"error": "ImportError: libcudnn.so.9: cannot open"}
 
     def test_one_that_takes_too_long_is_ended(self, tmp_path: Path) -> None:
@@ -112,5 +125,5 @@ class TestImport:
             "def is_nccl_available(): return False\n"
         )
         request = {"python": sys.executable, "env": {"PYTHONPATH": str(tmp_path)}}
-        told = torchfiles.imported(request, os.fspath(tmp_path), 30)
+        told = torchfiles.imported(request, os.fspath(tmp_path), 120)
         assert (told["torch"], told["gloo"], told["nccl"], told["cards"]) == ("9.9", True, None, 0)

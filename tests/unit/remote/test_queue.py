@@ -176,7 +176,7 @@ def test_the_log_of_a_queued_job_says_so(served: Served) -> None:
     slots_of(served, first)
     asked = {"jobs": [{"job_id": second, "launcher": True}], "follow": False, "workdir": str(served.workdir)}
     with served.popen("follow") as process:
-        out, _ = process.communicate(json.dumps(asked).encode(), timeout=30)
+        out, _ = process.communicate(json.dumps(asked).encode(), timeout=60)
     frames = [json.loads(line) for line in out.splitlines()]
     assert frames[0] == {"job": second, "note": "queued: next, waits for 1 of 1 slot"}
     assert frames[-1]["state"] == "QUEUED"
@@ -370,8 +370,19 @@ class TestCards:
         spec = carded.spec("true")
         spec["queue"] = {"need": 1, "kind": None, "slots": None}
         error = carded.call("start", spec=spec)["error"]
-        assert error["message"] == "the job needs 1 card, and this server has 0"
+        assert error["message"].startswith("the job needs 1 card, and this server has 0")
         assert "give the server slots: N" in error["hint"]
+
+    def test_a_driver_that_fails_is_why_there_are_none(self, carded: Served) -> None:
+        stand_in(self.programs, fails="Failed to initialize NVML: Driver/library version mismatch")
+        spec = carded.spec("true")
+        spec["queue"] = {"need": 1, "kind": None, "slots": None}
+        message = carded.call("start", spec=spec)["error"]["message"]
+        assert message.startswith("the job needs 1 card, and this server has 0; the driver was updated")
+        told = carded.call("queue", slots=None, slots_dir=str(carded.workdir / "slots"))
+        assert (told["lines"], len(told["problems"])) == ([], 1)
+        facts = carded.call("probe", job_ids=[], facts=True)["facts"]
+        assert (facts["gpus"], facts["gpu_problems"]) == ([], told["problems"])
 
     def test_rl_queue_tells_of_them(self, carded: Served) -> None:
         job = self.queue(carded)

@@ -28,7 +28,7 @@ def card(index: int, vendor: str = "nvidia", **more: Any) -> dict[str, Any]:
 
 
 def usable(monkeypatch: pytest.MonkeyPatch, cards: list[dict[str, Any]], **env: str) -> list[str]:
-    monkeypatch.setattr(gpus, "cards", lambda: cards)
+    monkeypatch.setattr(gpus, "survey", lambda: {"cards": cards, "problems": []})
     return turn._cards(env)[1]
 
 
@@ -56,7 +56,7 @@ class TestWhichCards:
         cards = [card(index, "amd") for index in range(4)]
         assert usable(monkeypatch, cards, ROCR_VISIBLE_DEVICES="2,3") == ["2", "3"]
         env = {"ROCR_VISIBLE_DEVICES": "3,1", "HIP_VISIBLE_DEVICES": "0"}
-        names, found, variable = turn._cards(env)
+        names, found, variable, _ = turn._cards(env)
         assert found == ["3"]
         slots = Slots(str(tmp_path), "gpu", names, found, variable)
         slots.take("3")
