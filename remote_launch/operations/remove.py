@@ -200,7 +200,11 @@ def _size(folder: Path) -> int:
 
 def _remove_tree(folder: Path) -> None:
     """Remove a folder; a link in its place is removed itself. Raises OSError."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
+    while os.path.lexists(folder):
+        try:
+            if folder.is_symlink() or not folder.is_dir():
+                folder.unlink()
+            else:
+                shutil.rmtree(folder)
+        except FileNotFoundError:
+            continue  # another rl is at it too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -85,6 +86,28 @@ def test_a_removed_job_is_gone_here_too(fleet: Fleet, servers: FakeServers) -> N
     assert result.outcome == "removed"
     assert folders(fleet) == {stays.job_id}
     assert fleet.registry.all() == [stays]
+
+
+def test_another_removal_of_the_same_is_no_failure(
+    fleet: Fleet, servers: FakeServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rl job-prune at once: each finds files gone that it has just seen."""
+    jobs = [add(fleet), add(fleet)]
+    rmtree = shutil.rmtree
+    rival = iter(["some of it", "all of it"])
+
+    def raced(folder: Path) -> None:
+        if next(rival, None) == "all of it":
+            rmtree(folder)
+        (folder / "job.out").unlink()
+        (folder / "job.out").unlink()
+
+    monkeypatch.setattr(shutil, "rmtree", raced)
+    results = remove(fleet, jobs[:1])
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    assert [(result.outcome, result.reason) for result in results] == [("removed", None)]
+    assert folders(fleet) == {jobs[1].job_id}
+    assert fleet.registry.all() == jobs[1:]
 
 
 @pytest.mark.parametrize(
