@@ -27,7 +27,7 @@ def main() -> int:
     """Given {"backend", "address", "port", "rank", "world_size", "limit_s"} on stdin, meet the others and add
     up; return the process's exit code."""
     from .reach import end_when_unread
-    from .verbs import read_request
+    from .request import read_request
 
     archive = os.path.dirname(os.path.dirname(__file__))
     sys.path[:] = [path for path in sys.path if os.path.abspath(path) != os.path.abspath(archive)]

@@ -5,20 +5,18 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import sys
 
 from .jobdir import Refusal
+from .request import read_request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-REQUEST_LIMIT_BYTES = 128 << 20  # a list of files can be long
 VERBS = (
-    "gpus",
-    "start", "probe", "preflight", "kill", "follow", "workspace", "prepare", "fetch", "storage", "removal",
-    "outputs", "queue", "torchrun", "reach", "allreduce", "checkup",
+    "start", "probe", "preflight", "reach", "checkup", "gpus", "kill", "follow", "workspace", "storage",
+    "removal", "queue", "outputs", "prepare", "fetch", "allreduce", "torchrun",
 )
 
 
@@ -82,20 +80,3 @@ def _answer(verb: str, request: dict[str, Any]) -> dict[str, Any]:
         return prepare.check(request)
     answer: dict[str, Any] = getattr(importlib.import_module(f".{verb}", __package__), verb)(request)
     return answer
-
-
-def read_request() -> dict[str, Any]:
-    """Return the object on stdin. Raises Refusal for anything else, so for what a broken connection cut
-    off."""
-    content = os.fdopen(0, "rb", closefd=False).read(REQUEST_LIMIT_BYTES + 1)
-    if len(content) > REQUEST_LIMIT_BYTES:
-        raise Refusal("RequestError", f"the request is larger than {REQUEST_LIMIT_BYTES} bytes")
-    try:
-        request = json.loads(content)
-    except (ValueError, RecursionError):
-        raise Refusal(
-            "RequestError", "the request is not whole: the connection may have ended in the middle"
-        ) from None
-    if not isinstance(request, dict):
-        raise Refusal("RequestError", "the request is not a JSON object")
-    return request

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from remote_launch.transport.command import Command
     from remote_launch.transport.process import Cancel
 
-CAPTURE_LIMIT_BYTES = 64 * 1024 * 1024
-
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -142,7 +140,7 @@ class Transport(Protocol):
         ``Completed.check``).
 
         With a callback, chunks are handed over as they come (as bytes; may split characters) from one thread,
-        and only the last 64 KiB are kept. Without one, output over CAPTURE_LIMIT_BYTES raises CommandError.
+        and only the last 64 KiB are kept. Without one, output over 64 MiB raises CommandError.
         On timeout, KeyboardInterrupt or an exception from a callback, the command's processes on the server
         are stopped, then the exception goes on (CommandTimeoutError for a timeout). A background child that
         keeps stdout open holds ``run`` as it would hold ssh. Raises ConnectError, ConnectionLostError,

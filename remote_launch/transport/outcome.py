@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from remote_launch.errors import CommandError, CommandTimeoutError, last_lines
-from remote_launch.transport.base import CAPTURE_LIMIT_BYTES
+from remote_launch.transport.process import CAPTURE_LIMIT_BYTES
 
 if TYPE_CHECKING:
     from remote_launch.transport.command import Command

@@ -14,12 +14,11 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING, NoReturn, cast
 
-from remote_launch.transport.base import CAPTURE_LIMIT_BYTES
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+CAPTURE_LIMIT_BYTES = 64 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
 _CHUNK_BYTES = 64 * 1024
 _POLL_S = 0.05
