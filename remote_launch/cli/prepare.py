@@ -90,8 +90,8 @@ def rsync(
     plan = plan_sync(fleet)
     if dry_run:
         return _show_sync_plan(plan, [server.name for server in chosen], as_json=as_json)
-    if plan.warning and not as_json:
-        output.warn(plan.warning)
+    for warning in () if as_json else plan.warnings:
+        output.warn(warning)
     outcomes = sync(fleet, chosen, plan, adopt=adopt)
     if as_json:
         return output.emit_outcomes(
@@ -128,8 +128,9 @@ def _show_sync_plan(plan: SyncPlan, servers: Sequence[str], *, as_json: bool) ->
         f"{output.plural(len(plan.files), 'file')}, {output.size_text(plan.size_bytes)}, "
         f"to {', '.join(servers)}"
     )
-    if plan.warning:
-        output.warn(plan.warning)
+    output.say("no server was asked: what is there already, and has not changed, is not sent again")
+    for warning in plan.warnings:
+        output.warn(warning)
     return 0
 
 
@@ -160,9 +161,9 @@ def _prepare(
         else:
             prepared.show_plan(plan, {server.name: server.workdir for server in chosen})
         return 0
-    warnings = [plan.sync.warning] if plan.sync.warning and "rsync" in plan.parts else []
-    if warnings and not as_json:
-        output.warn(warnings[0])
+    warnings = list(plan.sync.warnings) if "rsync" in plan.parts else []
+    for warning in () if as_json else warnings:
+        output.warn(warning)
     try:
         with ServerProgress([server.name for server in chosen], show_output=show_output) as progress:
             outcomes = run_prepare(fleet, chosen, plan, progress.on_progress, adopt=adopt)

@@ -88,8 +88,8 @@ def show_plan(plan: PreparePlan, workdirs: Mapping[str, str]) -> None:
         for line in lines:
             click.echo(f"  {output.clean(line, colour=False)}".rstrip())
     output.say("no server was asked: what is done there already is left as it is; --json has the scripts too")
-    if plan.sync.warning:
-        output.warn(plan.sync.warning)
+    for warning in plan.sync.warnings:
+        output.warn(warning)
 
 
 def _plan_lines(plan: PreparePlan, recipe: Recipe, workdir: str) -> list[str]:

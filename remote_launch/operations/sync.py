@@ -36,7 +36,12 @@ class SyncPlan:
 
     root: Path
     files: tuple[SentFile, ...]
-    warning: str | None
+    warnings: tuple[str, ...]
+
+    @property
+    def warning(self) -> str | None:
+        """Return the warnings as one text; None without any."""
+        return "\n".join(self.warnings) or None
 
     @property
     def size_bytes(self) -> int:
@@ -109,11 +114,11 @@ def _listing(fleet: Fleet) -> Listing:
 def plan_sync(fleet: Fleet) -> SyncPlan:
     """List what will be sent; warn when it is a lot, and of links that can't be."""
     listing = _listing(fleet)
-    warnings = [_size_warning(fleet, listing.files), _links_warning(listing.links_out)]
+    warnings = (_size_warning(fleet, listing.files), _links_warning(listing.links_out))
     return SyncPlan(
         root=fleet.project.root,
         files=tuple(listing.files),
-        warning="\n".join(warning for warning in warnings if warning) or None,
+        warnings=tuple(filter(None, warnings)),
     )
 
 
@@ -238,20 +243,24 @@ def _links_warning(names: Sequence[str]) -> str | None:
 
 
 def _size_warning(fleet: Fleet, files: Sequence[SentFile]) -> str | None:
-    """Given the files, return a warning that names the heaviest folder, or None when they are few."""
+    """Given the files, return a warning that names what is heaviest, or None when they are few."""
     limits = fleet.inventory.sync
     total = sum(file.size_bytes for file in files)
     if total <= limits.max_warn_bytes and len(files) <= limits.max_warn_files:
         return None
-    by_bytes: Counter[str] = Counter()
-    by_count: Counter[str] = Counter()
+    heavy = total > limits.max_warn_bytes
+    amounts: Counter[str] = Counter()
+    folders: set[str] = set()
     for file in files:
-        folder = file.path.partition("/")[0] if "/" in file.path else "."
-        by_bytes[folder] += file.size_bytes
-        by_count[folder] += 1
-    name, amount = by_bytes.most_common(1)[0] if total > limits.max_warn_bytes else by_count.most_common(1)[0]
-    what = f"{amount / 1e6:,.0f} MB" if total > limits.max_warn_bytes else f"{amount:,} files"
+        top, in_folder, _ = file.path.partition("/")
+        # A file of the project's own folder stands for itself, but it is not one of many.
+        amounts[top if in_folder or heavy else ""] += file.size_bytes if heavy else 1
+        folders.update([top] if in_folder else [])
+    name, amount = amounts.most_common(1)[0]
+    what = f"{amount / 1e6:,.0f} MB" if heavy else f"{amount:,} files"
+    where = ("is in " if name in folders else "is ") + name if name else "are in the project's own folder"
+    excludes = fleet.project.exclude_file.name
     return (
-        f"{len(files):,} files, {total / 1e6:,.0f} MB will be sent; the most is in {name} ({what}). "
-        f"To leave it out, add a line to {fleet.project.exclude_file.name}: /{name}"
+        f"{len(files):,} files, {total / 1e6:,.0f} MB will be sent; the most {where} ({what}). "
+        + (f"To leave it out, add a line to {excludes}: /{name}" if name else f"{excludes} leaves files out")
     )

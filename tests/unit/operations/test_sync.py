@@ -62,3 +62,41 @@ def test_outputs_are_not_sent(project: Path) -> None:
         file.write("outputs: [checkpoints/, 'runs/**/*.pt']\n")
     plan = plan_sync(Fleet.load(str(project)))
     assert [file.path for file in plan.files] == ["runs/a/config.py", "src/checkpoints/code.py", "train.py"]
+
+
+class TestTheWarningOfSize:
+    def warnings(self, project: Path, limit: str) -> tuple[str, ...]:
+        (project / ".remote/configs.yaml").write_text(
+            f"servers:\n  a: {{connection: local}}\nsync: {{{limit}}}\n"
+        )
+        return plan_sync(Fleet.load(str(project))).warnings
+
+    def test_names_the_heaviest_folder(self, project: Path) -> None:
+        (project / "data").mkdir()
+        for number in range(3):
+            (project / f"data/{number}.bin").write_bytes(bytes(1_000_000))
+        (project / "one.bin").write_bytes(bytes(2_000_000))
+        [warning] = self.warnings(project, "max_warn_bytes: 4 MB")
+        assert "the most is in data (3 MB)" in warning
+        assert warning.endswith("add a line to exclude.txt: /data")
+
+    def test_names_the_file_where_that_is_what_is_heavy(self, project: Path) -> None:
+        (project / "data").mkdir()
+        (project / "data/1.bin").write_bytes(bytes(1_000_000))
+        (project / "one.bin").write_bytes(bytes(4_000_000))
+        [warning] = self.warnings(project, "max_warn_bytes: 4 MB")
+        assert "the most is one.bin (4 MB)" in warning
+        assert warning.endswith("add a line to exclude.txt: /one.bin")
+
+    def test_has_no_folder_to_leave_out_where_the_files_lie_in_the_projects_own(self, project: Path) -> None:
+        for number in range(5):
+            (project / f"{number}.txt").touch()
+        [warning] = self.warnings(project, "max_warn_files: 4")
+        assert "the most are in the project's own folder (6 files)" in warning
+        assert "exclude.txt" in warning
+        assert "/." not in warning
+
+    def test_stands_beside_the_one_of_links(self, project: Path) -> None:
+        (project / "out").symlink_to("/etc")
+        (project / "more.py").touch()
+        assert len(self.warnings(project, "max_warn_files: 1")) == 2
