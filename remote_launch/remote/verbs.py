@@ -3,6 +3,7 @@ on stdout."""
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import sys
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         answer = Refusal("ServerError", f"{verb}: {error.strerror or error}{where}").to_wire()
     sys.stdout.write(json.dumps(answer) + "\n")
     sys.stdout.flush()
+    gc.freeze()  # the process ends: going through all it holds for cycles would take 2 ms
     return 0
 
 
