@@ -41,7 +41,7 @@ def parse_server(text: str) -> ServerDraft:
         login = parse_login(rest)
     except ValueError as error:
         raise UsageError(
-            f"not a server: {error}",
+            f"{_shown(text)} is no server: {error}",
             hint="write gpu-a=ubuntu@10.0.0.5:2222 (name, user, port: optional)",
         ) from error
     if not equals:
@@ -78,6 +78,14 @@ def servers_from_ssh_config(patterns: Sequence[str], config_path: Path | None = 
     chosen = [alias for alias in aliases if any(fnmatchcase(alias, pattern) for pattern in patterns)]
     ssh_config = None if config_path is None else str(config_path.expanduser().absolute())
     return [ServerDraft(name=_name_of(alias), hostname=alias, ssh_config=ssh_config) for alias in chosen]
+
+
+def _shown(text: str) -> str:
+    """Return what was typed for a server, without what may be a password (user:password@host, host:word)."""
+    text = text.strip()
+    if re.fullmatch(r"[^:]*(:[0-9]{1,6})?", text):
+        return repr(text)
+    return repr(f"…@{text.rpartition('@')[2].partition(':')[0]}" if "@" in text else "…")
 
 
 def _name_of(hostname: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_launch.core.drafts import ServerDraft, local_servers, parse_server, servers_from_ssh_config
@@ -16,7 +17,6 @@ from remote_launch.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 __all__ = [
     "FIRST_MANAGER",
@@ -89,7 +89,7 @@ def init_project(
         servers=tuple(server.name for server in servers),
         written=tuple(written),
         kept=tuple(kept),
-        next_steps=_next_steps(project, bool(servers)),
+        next_steps=_next_steps(project, servers),
     )
 
 
@@ -131,8 +131,14 @@ def _config_text(project: Project, name: str, servers: Sequence[ServerDraft], ma
     return text
 
 
-def _next_steps(project: Project, has_servers: bool) -> tuple[str, ...]:
-    steps = [] if has_servers else [f"add your servers to {project.config}"]
+def _next_steps(project: Project, servers: Sequence[ServerDraft]) -> tuple[str, ...]:
+    steps = [] if servers else [f"add your servers to {project.config}"]
+    keys = dict.fromkeys(server.private_key for server in servers if server.private_key)
+    steps += [
+        f"rl authorize                # there is no {key} yet: makes it, and installs it by a password"
+        for key in keys
+        if not (project.root / Path(key).expanduser()).exists()
+    ]
     return (
         *steps,
         "rl servers --check          # can each one be reached, and what has it",

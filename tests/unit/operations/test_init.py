@@ -263,3 +263,34 @@ class TestTemplate:
             ".DS_Store",
         } <= set(lines)
         assert all(line == line.strip() for line in lines)
+
+
+def test_a_key_that_is_not_there_yet_is_the_first_thing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "id_here").touch()
+    drafts = [
+        ServerDraft(name="a", hostname="10.0.0.5", private_key="id_here"),
+        ServerDraft(name="b", hostname="10.0.0.6", private_key="id_gone"),
+    ]
+    first, second, *_ = init_project(tmp_path, servers=drafts).next_steps
+    assert first.startswith("rl authorize ")
+    assert "there is no id_gone yet" in first
+    assert second.startswith("rl servers --check ")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a=gpu b", "'a=gpu b' is no server"),
+        ("me@gpu b", "'me@gpu b' is no server"),
+        ("a=", "'a=' is no server"),
+        ("a=gpu:99999", "'a=gpu:99999' is no server"),
+        ("gpu:s3cret", "'…' is no server"),
+        ("a=me:s3cret=s3cret@gpu b:22", "'…@gpu b' is no server"),
+        ("me:s3cret@gpu b", "'…@gpu b' is no server"),
+    ],
+)
+def test_a_text_that_is_no_server_is_named_but_for_what_may_be_a_password(text: str, shown: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_server(text)
+    assert caught.value.message.startswith(shown)
+    assert "s3cret" not in str(caught.value)
