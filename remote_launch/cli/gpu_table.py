@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _BAR_CELLS = 8
 _BAR_FROM_COLUMNS = 100
+_NARROW_COLUMNS = 84  # below it a card has one line all the same: less is told
+_NARROW_MARGIN = 13  # between the columns there, and at the sides
+_LEAST_CELLS = 6
 _MOST_PROCESSES = 4
 _STYLES = {"free": "green", "yours": "cyan", "held": "yellow", "broken": "red"}
 
@@ -118,6 +121,8 @@ def _problems(outcomes: Outcomes[Survey]) -> list[str]:
 
 
 def _rows(outcomes: Outcomes[Survey]) -> output.Rows:
+    if sys.stdout.isatty() and (columns := shutil.get_terminal_size().columns) < _NARROW_COLUMNS:
+        return narrow_rows(outcomes, columns)
     rows = output.Rows("server", "card", "model", "memory", "use", "temp", "state", "processes")
     for outcome in outcomes:
         if outcome.value is None:
@@ -137,6 +142,34 @@ def _rows(outcomes: Outcomes[Survey]) -> output.Rows:
             )
         if not outcome.value.cards:
             rows.add_row(outcome.server, "none", "", "", "", "", "", "")
+    return rows
+
+
+def narrow_rows(outcomes: Outcomes[Survey], columns: int) -> output.Rows:
+    """Return the table for a narrow terminal: no model, no temperature, of the processes what has room."""
+    headers = ("server", "card", "GiB", "use", "state", "who")
+    rows = output.Rows(*headers)
+    lines: list[tuple[str, str, str, str, str, str]] = []
+    for outcome in outcomes:
+        name = outcome.server
+        if outcome.value is None:
+            lines.append((name, "", "", "", "failed", ""))
+            continue
+        for number, card in enumerate(outcome.value.cards):
+            used = "?" if card.memory_used_mb is None else f"{card.memory_used_mb / 1024:.0f}"
+            total = "?" if card.memory_total_mb is None else f"{card.memory_total_mb / 1024:.0f}"
+            use = "–" if card.utilization_percent is None else f"{card.utilization_percent} %"
+            who = " ".join(_processes(card).split())
+            lines.append(
+                (name if number == 0 else "", str(card.index), f"{used}/{total}", use, _state(card), who)
+            )
+        if not outcome.value.cards:
+            lines.append((name, "none", "", "", "", ""))
+    taken = sum(max(len(line[place]) for line in (headers, *lines)) for place in range(5))
+    room = max(_LEAST_CELLS, columns - _NARROW_MARGIN - taken)
+    for *cells, state, who in lines:
+        shown = who if len(who) <= room else f"{who[: room - 1]}…"
+        rows.add_row(*cells, output.Cell(state, _STYLES.get(state, "red")), shown)
     return rows
 
 
@@ -162,7 +195,7 @@ def _memory(card: Card) -> str:
 def _processes(card: Card) -> str:
     """Return who is on a card, one a line on a terminal; or what else holds it."""
     lines = [
-        f"{process.user}: {process.command or '?'} (pid {process.pid}"
+        f"{'you' if process.is_own else process.user}: {process.command or '?'} (pid {process.pid}"
         + (f", {process.memory_mb / 1024:.1f} GiB)" if process.memory_mb is not None else ")")
         for process in card.processes[:_MOST_PROCESSES]
     ]
