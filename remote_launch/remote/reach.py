@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LIMIT_S = 60.0  # the most that a request may ask for
 _RETRY_S = 0.02
+_FIRST_RETRY_S = 0.002  # the others mostly begin within milliseconds of each other
 _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM)
 _MODES = ("reach", "ping", "bulk")
 
@@ -175,6 +176,7 @@ class _Attempt:
         """Return the target with its "outcome" and what was measured. A port where nobody listens yet is
         tried until the time is up."""
         link = {**target, "outcome": "timed_out", "said": ""}
+        pause_s = _FIRST_RETRY_S
         while True:
             left_s = self.deadline - time.monotonic()
             if left_s <= 0:
@@ -188,7 +190,8 @@ class _Attempt:
                 link["outcome"], link["said"] = _outcome(error)
                 if link["outcome"] != "refused":
                     return link
-                time.sleep(_RETRY_S)
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _RETRY_S)
                 continue
             link["connect_ms"] = round((time.monotonic() - started) * 1000, 3)
             with sock:
