@@ -165,6 +165,8 @@ def _detach(
     try:
         report = json.loads(answer)
     except ValueError:
+        if os.path.lexists(job.started):  # its child may have run: the guardian writes down what came of it
+            return {**_already(job), "state": "STARTED"}
         raise Refusal(
             "StartError", "the supervisor ended before it could start the job", f"see {job.log}"
         ) from None

@@ -21,7 +21,7 @@ def supervisor_of(served: Served, job_id: str) -> int:
 
 
 def test_a_killed_supervisor_leaves_no_process_and_an_end(served: Served) -> None:
-    job_id = served.start("trap '' TERM; setsid sleep 60 & sleep 60; sleep 60", grace_s=0.5)
+    job_id = served.start("trap '' TERM; setsid sleep 600 & sleep 600; sleep 600", grace_s=0.5)
     until(lambda: len(served.pids(job_id)) >= 3, "the job's processes run")
     began = time.monotonic()
     served.kill_supervisor(job_id)
@@ -36,7 +36,7 @@ def test_a_killed_supervisor_leaves_no_process_and_an_end(served: Served) -> Non
 
 def test_what_hides_from_its_mark_is_ended_too(served: Served) -> None:
     """A daemon with an emptied environment and a session of its own: only descent tells whose it is."""
-    job_id = served.start("setsid env -i /bin/sleep 61 & echo $! > pid; exec sleep 60", grace_s=0.5)
+    job_id = served.start("setsid env -i /bin/sleep 61 & echo $! > pid; exec sleep 600", grace_s=0.5)
     told = served.workdir / "pid"
     hidden = int(until(lambda: told.exists() and told.read_text(), "its pid"))
     until(lambda: procs.start_ticks(hidden) is not None and hidden not in served.pids(job_id), "it hides")
@@ -63,7 +63,7 @@ def test_a_kill_that_finds_the_supervisor_dead_is_a_kill(served: Served) -> None
 
 
 def test_the_guardian_ends_with_its_supervisor(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     pid = supervisor_of(served, job_id)
     guardian = int(procs._stat(pid)[1])
     ticks = procs.start_ticks(guardian)
@@ -92,3 +92,12 @@ def _of_its_program(served: Served) -> set[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_job_that_kills_its_supervisor_has_an_end(served: Served) -> None:
+    """It may be faster than the supervisor's report to who starts it."""
+    job_id = served.start("kill -9 $PPID; sleep 600", grace_s=0.5)
+    end = served.wait(job_id)
+    assert (end["state"], end["left_over"]) == ("LOST", 0)
+    assert end["reason"] == "its supervisor was killed by signal KILL, so the job was stopped"
+    assert served.pids(job_id) == []
