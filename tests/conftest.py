@@ -22,10 +22,11 @@ _FOREIGN = ("SSH_AUTH_SOCK", "SSH_ASKPASS", "RSYNC_RSH", "XDG_RUNTIME_DIR", "RL_
 
 def pytest_configure() -> None:
     """A run in the background (``&``, nohup) ignores these signals, and so would all that it starts. A
-    handler that does nothing is not inherited."""
+    handler is not inherited."""
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, lambda *_: None)
+            interrupts = number == signal.SIGINT
+            signal.signal(number, signal.default_int_handler if interrupts else lambda *_: None)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -53,7 +53,8 @@ def stand_in(
     """Write an nvidia-smi (see ``program``) into a folder and return the folder, which goes in front of
     PATH."""
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "nvidia-smi"
-    file.write_text(program(cards, processes, **more))
-    file.chmod(0o755)
+    aside = folder / "nvidia-smi.new"
+    aside.write_text(program(cards, processes, **more))
+    aside.chmod(0o755)
+    aside.replace(folder / "nvidia-smi")  # somebody may be about to run it
     return folder

@@ -121,7 +121,7 @@ class TestScript:
     @pytest.mark.parametrize(("code", "said"), [(7, ""), (0, "conda made no python")])
     def test_a_failure_leaves_the_folder_ours(self, tmp_path: Path, code: int, said: str) -> None:
         process = self.start(tmp_path, f'ls -A "$4" && exit 9; echo "[$PYTHONPATH] $*"; exit {code}')
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
         assert process.returncode == (code or 1)
         assert f"[] create -y -p {tmp_path}/envs/x python=3.11" in out
         assert said in out
@@ -133,7 +133,7 @@ class TestScript:
         while process.stdout.readline() != "going\n":
             assert process.poll() is None
         os.killpg(process.pid, signal.SIGTERM)
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)
         assert process.returncode == 143
         assert {path.name for path in (tmp_path / "envs/x").iterdir()} == {".rl-env", "conda-meta"}
 

@@ -93,7 +93,7 @@ class TestKeys:
                 assert process.stdin is not None
                 process.stdin.write("go\n")
                 process.stdin.flush()
-            answers = [process.communicate(timeout=120)[0] for process in processes]
+            answers = [process.communicate(timeout=240)[0] for process in processes]
         assert [process.returncode for process in processes] == [0] * 10
         told = sorted(int(line) for answer in answers for line in answer.split())
         assert told == list(range(1, 501))
@@ -340,7 +340,7 @@ class TestDamage:
                 process.stdin.write("go\n")
                 process.stdin.flush()
             for process in processes:
-                process.communicate(timeout=60)
+                process.communicate(timeout=240)
                 assert process.returncode == 0
         assert [job.key for job in registry.all()] == list(range(1, 201))
         assert len(list(registry.path.parent.glob("*.corrupt-*"))) == 1

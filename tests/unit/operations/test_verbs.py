@@ -218,7 +218,7 @@ class TestInterpreters:
         program = tmp_path / "program"
         program.write_text("import sys; print(sys.argv[1], sys.executable)")
         words = ["/bin/sh", "-c", transport.commands[0].shell, "sh", str(program), "probe", *pythons]
-        return subprocess.run(words, capture_output=True, text=True, timeout=30)
+        return subprocess.run(words, capture_output=True, text=True, timeout=60)
 
     def fake(self, tmp_path: Path, script: str) -> str:
         path = tmp_path / "fake-python"
@@ -247,7 +247,7 @@ class TestInterpreters:
             "probe",
             "python3",
         ]
-        assert subprocess.run(words, timeout=30).returncode == NO_PROGRAM
+        assert subprocess.run(words, timeout=60).returncode == NO_PROGRAM
 
 
 def test_a_user_without_a_name_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

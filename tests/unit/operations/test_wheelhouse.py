@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -139,9 +138,7 @@ class TestOnce:
 
     def test_the_second_call_finds_it(self, bench: Bench) -> None:
         place = bench.build("lib\n")
-        begun = time.monotonic()
         assert bench.build("lib\n", server="gpu-b") == place
-        assert time.monotonic() - begun < 0.5
         assert bench.downloads == 1
         assert bench.lines[-1] == "packages found on this machine"
 
@@ -177,7 +174,7 @@ class TestOnce:
         waiting = threading.Event()
 
         def slow(requirements: Path, target: object, folder: Path, **words: object) -> list[Path]:
-            assert waiting.wait(10)
+            assert waiting.wait(60)
             return without_pip(requirements, target, folder, **words)
 
         def heard(line: str) -> None:

@@ -24,7 +24,7 @@ from remote_launch.transport.command import (
 def run(command: Command, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """Run a command as a login shell would, with what is sent on stdin."""
     return subprocess.run(
-        ["/bin/sh", "-c", command.remote()], input=command.stdin(content), capture_output=True, timeout=20
+        ["/bin/sh", "-c", command.remote()], input=command.stdin(content), capture_output=True, timeout=60
     )
 
 
@@ -45,7 +45,7 @@ def test_a_connection_that_breaks_in_the_header_runs_nothing() -> None:
     whole = command.header()
     for length in range(len(whole) - 2):  # without the last newline it is whole
         done = subprocess.run(
-            ["/bin/sh", "-c", command.script()], input=whole[:length], capture_output=True, timeout=20
+            ["/bin/sh", "-c", command.script()], input=whole[:length], capture_output=True, timeout=60
         )
         assert done.stdout == b"", whole[:length]
 

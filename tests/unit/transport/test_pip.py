@@ -224,7 +224,7 @@ class TestFailures:
         folder = bench.project / "slow"
         folder.mkdir()
         mark = bench.project / "building"
-        wait = f"\nopen({str(mark)!r}, 'w').close()\nimport time; time.sleep(60)\n"
+        wait = f"\nopen({str(mark)!r}, 'w').close()\nimport time; time.sleep(600)\n"
         for name, text in source_files("slow").items():
             (folder / name).write_text(text + wait if name == "backend.py" else text)
         cancel, ended = Cancel(), threading.Event()
