@@ -6,15 +6,8 @@ import signal
 import time
 
 from . import procs
-from .gang import (
-    BEAT_S,
-    EOF_PATIENCE_S,
-    GANG_GRACE_S,
-    choose_cause,
-    counts,
-    lost,
-    stopped_from_outside,
-)
+from .causes import choose_cause, counts, lost, stopped_from_outside
+from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S
 from .gangturn import SILENCE_S, GangTurn
 from .jobdir import Refusal, number, text
 from .nodes import Nodes

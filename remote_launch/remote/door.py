@@ -3,9 +3,12 @@ that they know the launch's token. Strangers are dropped; each reason is logged 
 
 from __future__ import annotations
 
+import errno
 import selectors
+import socket
 
-from .gang import Watched, listen
+from .gang import Watched
+from .jobdir import Refusal
 from .link import HANDSHAKE_S, Link, LinkError
 
 TYPE_CHECKING = False
@@ -32,7 +35,7 @@ class Door:
         self._reasons: set[str] = set()
         self._pending: list[Link] = []
         self._watched = Watched(host.selector)
-        self._listener = listen(settings.address, settings.port)
+        self._listener = _listen(settings.address, settings.port)
         host.selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
 
     def _accept(self) -> None:
@@ -90,3 +93,25 @@ class Door:
         for link in self._pending:
             self._watched.drop(link)
         self._listener.close()
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    """Return a socket that listens on the address when it is one of ours, else (names, NAT) on all. Raises
+    Refusal."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    hosts = [address, ""] if address.replace(".", "").isdigit() or ":" in address else [""]
+    for host in hosts:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((host, port))
+            sock.listen(128)
+            sock.setblocking(False)
+            return sock
+        except OSError as error:
+            sock.close()
+            if host and error.errno == errno.EADDRNOTAVAIL:  # an address that is mapped to this machine
+                continue
+            message = f"port {port} on {address}: {error.strerror}"
+            raise Refusal("PortTakenError", message, "try again: another port is chosen") from error
+    raise Refusal("PortTakenError", f"port {port} on {address} can't be listened on")

@@ -37,10 +37,7 @@ finds, should it come back, that its part is over. Node 0 can't be replaced: the
 from __future__ import annotations
 
 import contextlib
-import errno
 import selectors
-import socket
-import time
 
 from .jobdir import Refusal, number
 
@@ -77,9 +74,6 @@ if TYPE_CHECKING:
 BEAT_S = 1.0
 EOF_PATIENCE_S = 3.0  # for a broken connection to be mended
 GANG_GRACE_S = 5.0  # torchrun, in its exit barrier, ignores TERM for 300 s
-CLOCK_SLACK_S = 1.5  # torch's own timestamps are whole seconds
-OUTSIDE = "its supervisor was told to stop (SIGTERM), not by rl"
-_SECONDARY_SIGNALS = ("TERM", "ABRT")  # ABRT: gloo and NCCL's watchdog abort when a peer is gone
 
 
 class GangSettings:
@@ -126,54 +120,6 @@ class GangSettings:
         return {"node_rank": node, "first_rank": sum(self.nprocs[:node]), "nproc": self.nprocs[node]}
 
 
-def choose_cause(failures: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Given all failures of a launch, return its cause: a lost node, else a worker ended by a signal that is
-    not a mere consequence, else the earliest.
-
-    A node is missed seconds after it is gone, and what it took down with it fails before that; but a node
-    that was heard from well after a failure is not the cause of that failure.
-    """
-    others = [number(failure, "time", 0.0) or 0.0 for failure in failures if not failure.get("lost")]
-    first_other = min(others) if others else float("inf")
-
-    def weight(failure: dict[str, Any]) -> tuple[int, float]:
-        at = number(failure, "time", 0.0) or 0.0
-        if failure.get("lost"):
-            kind = 0 if at <= first_other + CLOCK_SLACK_S else 3
-        elif failure.get("signal") and failure["signal"] not in _SECONDARY_SIGNALS:
-            kind = 1
-        else:
-            kind = 2
-        return kind, at
-
-    return min(failures, key=weight) if failures else None
-
-
-def counts(failure: dict[str, Any] | None, asked: bool) -> bool:
-    """True when an ended child is a failure of its own, not the mere result of having been stopped."""
-    if failure is None:
-        return False
-    return not asked or (failure.get("rank") is not None and failure.get("signal") not in ("TERM", "KILL"))
-
-
-def lost(node: int, server: str, message: str, heard_s_ago: float) -> dict[str, Any]:
-    """Return the failure record of a node that was lost; its time is when it was last heard."""
-    return {
-        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": None, "tail": "",
-        "lost": True,
-        "message": f"node {node} ({server}) was lost: {message}", "time": time.time() - heard_s_ago,
-    }
-
-
-def stopped_from_outside(node: int, server: str, age_s: float) -> dict[str, Any]:
-    """Return the failure record of a node whose supervisor was told to stop, but not by rl: the machine shuts
-    down."""
-    return {
-        "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": "TERM", "tail": "",
-        "from_outside": True, "message": OUTSIDE, "time": time.time() - age_s,
-    }
-
-
 class Watched:
     """A link in the host's selector: reads when there is something, writes when something waits."""
 
@@ -197,27 +143,3 @@ class Watched:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(link.sock)
         link.close()
-
-
-def listen(address: str, port: int) -> socket.socket:
-    """Return a socket that listens on the address when it is one of ours, else (names, NAT) on all. Raises
-    Refusal."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    hosts = [address, ""] if address.replace(".", "").isdigit() or ":" in address else [""]
-    for host in hosts:
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((host, port))
-            sock.listen(128)
-            sock.setblocking(False)
-            return sock
-        except OSError as error:
-            sock.close()
-            if host and error.errno == errno.EADDRNOTAVAIL:  # an address that is mapped to this machine
-                continue
-            message = f"port {port} on {address}: {error.strerror}"
-            raise Refusal("PortTakenError", message, "try again: another port is chosen") from error
-    raise Refusal("PortTakenError", f"port {port} on {address} can't be listened on")
-
-

@@ -10,7 +10,8 @@ import socket
 import time
 
 from . import procs
-from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, OUTSIDE, Watched, choose_cause, counts, lost
+from .causes import OUTSIDE, choose_cause, counts, lost
+from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S, Watched
 from .gangturn import SILENCE_S
 from .jobdir import Refusal, number, text
 from .link import HANDSHAKE_S, Link, LinkError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .gang import OUTSIDE, lost
+from .causes import OUTSIDE, lost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

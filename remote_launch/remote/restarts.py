@@ -11,7 +11,7 @@ import socket
 import time
 
 from . import machine
-from .gang import OUTSIDE
+from .causes import OUTSIDE
 from .jobdir import SPEC_LIMIT_BYTES, number, read_object, write_atomic
 
 TYPE_CHECKING = False

@@ -8,7 +8,7 @@ import re
 import time
 
 from . import oom, procs, room
-from .gang import OUTSIDE
+from .causes import OUTSIDE
 from .jobdir import CorruptError, JobDir, number, read_json
 
 TYPE_CHECKING = False

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from remote_launch.remote.coordinator import Coordinator
-from remote_launch.remote.gang import choose_cause, lost
+from remote_launch.remote.causes import choose_cause, lost
 from remote_launch.remote.link import Link, LinkError
 from remote_launch.remote.restarts import Restarts
 from tests.support.ports import free_port
