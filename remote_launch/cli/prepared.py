@@ -107,7 +107,8 @@ def _plan_lines(plan: PreparePlan, recipe: Recipe, workdir: str) -> list[str]:
     if "update-packages" in plan.parts:
         names = ", ".join(recipe.source_files)
         none = "none: no file names any" if recipe.packages is None else "as the inventory says"
-        lines.append(f"packages     {f'as {names} says' if names else none}")
+        says = "say" if len(recipe.source_files) > 1 else "says"
+        lines.append(f"packages     {f'as {names} {says}' if names else none}")
         for step in recipe.packages.steps if recipe.packages else ():
             lines += _step_lines(step)
     return lines
