@@ -76,6 +76,17 @@ def updated(job: JobRecord, told: Mapping[str, Any] | None) -> JobRecord:
     )
 
 
+def is_in_another_workdir(job: JobRecord, server: Server) -> bool:
+    """True for a job that was started in a folder that the inventory has no more: nothing is known of it."""
+    return bool(job.workdir) and job.workdir != server.workdir and not job.state.is_terminal
+
+
+def not_looked_at(job: JobRecord, server: Server) -> JobRecord:
+    """Given such a job, return its record: its state stays, with the reason why."""
+    change = f"it was started in {job.workdir}, and workdir is now {server.workdir}"
+    return dataclasses.replace(job, reason=f"{change}: set it back to see the job")
+
+
 def gone(job: JobRecord, left_over: int = 0) -> JobRecord:
     """Given a job of which the server has no folder, return its record as it is now. ``left_over``: how many
     of its processes run there all the same."""

@@ -17,7 +17,14 @@ from remote_launch.core.programs import archive_name
 from remote_launch.errors import TransportError, UnknownJobError
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.log_sync import sync_logs
-from remote_launch.operations.records import adopted_record, gone, is_unjudged, updated
+from remote_launch.operations.records import (
+    adopted_record,
+    gone,
+    is_in_another_workdir,
+    is_unjudged,
+    not_looked_at,
+    updated,
+)
 from remote_launch.operations.told import mapping, mappings, number, text, texts
 from remote_launch.operations.verbs import call
 
@@ -192,7 +199,11 @@ def _ask(
     missing = set(texts(answer.get("missing")))
     alive = mapping(answer.get("missing_alive"))
     changed = [
-        gone(job, number(alive.get(job_id)) or 0) if job_id in missing else updated(job, told.get(job_id))
+        not_looked_at(job, server)
+        if job_id in missing and is_in_another_workdir(job, server)
+        else gone(job, number(alive.get(job_id)) or 0)
+        if job_id in missing
+        else updated(job, told.get(job_id))
         for job_id, job in by_id.items()
     ]
     adopted = _Adopted()
@@ -203,6 +214,8 @@ def _ask(
     bad = [*_bad(answer), *adopted.bad]
     unjudged = {job_id: item for job_id, item in told.items() if is_unjudged(item)}
     bad += [f"job {by_id[job_id].key} {text(item.get('reason'))}" for job_id, item in unjudged.items()]
+    elsewhere = [job for job in changed if job.job_id in missing and is_in_another_workdir(job, server)]
+    bad += [f"job {job.key}: {job.reason}" for job in elsewhere]
     summary = Refreshed(changed=moved, adopted=len(adopted.sure), bad=tuple(bad))
     return _Told(changed=changed, adopted=adopted, summary=summary)
 

@@ -152,9 +152,9 @@ class _Kill:
         left = self._sweep()
         self.state = {
             "state": "LOST" if left else "KILLED", "left_over": left, "ended_at": time.time(),
-            "reason": f"killed by {self.by or 'rl'} (its folder was gone)",
+            "reason": f"killed by {self.by or 'rl'} (its folder is not there)",
         }
-        self._done("killed", "its folder was gone; what ran of it was ended")
+        self._done("killed", "its folder is not there; what ran of it was ended")
 
     def _end_before_its_start(self) -> None:
         """Under the job's lock: a start that comes later finds exit.json. One that holds the lock is not to

@@ -192,6 +192,21 @@ class TestStates:
         servers.error = ConnectTimeoutError("s", "no answer")
         assert refresh_jobs(fleet, [silent]) == [silent]
 
+    def test_a_job_in_a_folder_that_workdir_was_is_not_called_lost(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job, here = add(fleet, workdir="~/before"), add(fleet, workdir="~/w")
+        outcome = refresh(fleet)["s"]
+        after = fleet.registry.get(job.job_id)
+        assert after.state is JobState.RUNNING
+        assert "started in ~/before, and workdir is now ~/w: set it back" in str(after.reason)
+        assert outcome.value is not None
+        assert outcome.value.bad == (f"job {job.key}: {after.reason}",)
+        assert fleet.registry.get(here.job_id).state is JobState.LOST
+        servers.jobs[job.job_id] = {"state": "RUNNING"}  # it is the same folder after all, by another name
+        refresh(fleet)
+        assert fleet.registry.get(job.job_id).reason is None
+
     def test_a_start_that_is_just_under_way_is_not_given_up(self, fleet: Fleet, servers: FakeServers) -> None:
         [young] = refresh_jobs(fleet, [add(fleet, JobState.CREATED)])
         assert young.state is JobState.CREATED
