@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from remote_launch.cli import output
-from remote_launch.cli.options import dry_run_option, examples, json_option, load_fleet, servers_option
+from remote_launch.cli.options import (
+    dry_run_option,
+    examples,
+    json_option,
+    load_fleet,
+    servers_option,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,7 +111,7 @@ def _show_environments(reports: Sequence[EnvironmentReport], *, sizes: bool) -> 
 @click.option("--jobs", is_flag=True, help="The folders of jobs that have ended, with their logs there.")
 @click.option("--cache", is_flag=True, help="Downloads, caches and older programs of rl.")
 @click.option("--all", "everything", is_flag=True, help="All of these.")
-@click.option("--yes", "-y", is_flag=True, help="Don't ask.")
+@yes_option
 @dry_run_option
 @json_option
 @click.pass_context

@@ -13,6 +13,7 @@ from remote_launch.cli.jobs import launch_groups
 from remote_launch.cli.options import (
     choose_jobs,
     examples,
+    grace_option,
     jobs_argument,
     jobs_option,
     json_option,
@@ -20,6 +21,7 @@ from remote_launch.cli.options import (
     notify_local_option,
     servers_option,
     tags_option,
+    yes_option,
 )
 
 if TYPE_CHECKING:
@@ -100,16 +102,8 @@ def job_wait(
 @tags_option
 @servers_option
 @click.option("--signal", "signal_word", default="TERM", show_default=True, help="What the job gets first.")
-@click.option(
-    "--grace",
-    "grace_s",
-    type=float,
-    default=15.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long until KILL.",
-)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@grace_option
+@yes_option
 @json_option
 @click.pass_context
 def job_kill(

@@ -18,6 +18,7 @@ from remote_launch.cli.options import (
     load_fleet,
     servers_option,
     tags_option,
+    yes_option,
 )
 from remote_launch.cli.times import Span
 
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 _ROWS = 50  # of a table that a person reads before saying yes
 _ENDED = ("SUCCEEDED", "FAILED", "KILLED", "LOST")
-
-
-yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command("job-rm", epilog=examples("rl job-rm 12 13", "rl job-rm --tag sweep --dry-run"))

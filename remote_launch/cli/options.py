@@ -50,6 +50,16 @@ json_option = click.option(
     help="Print one JSON object on stdout, and nothing else there.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Print what would be done; do nothing.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+grace_option = click.option(
+    "--grace",
+    "grace_s",
+    type=float,
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="At a kill, how long from the first signal to KILL.",
+)
 
 
 class EnvOption(click.Option):

@@ -91,7 +91,7 @@ class TestPackages:
 
     def ask(self, monkeypatch: pytest.MonkeyPatch, conda: str, far: str, **env: str) -> str | None:
         monkeypatch.setattr(programs, "_device", lambda path: 2 if path.startswith(far) else 1)
-        return programs.caches({"CONDA": conda, **env}, "/work/.rl/env", "/work").get("CONDA_PKGS_DIRS")
+        return programs.caches({"CONDA": conda, **env}, "/data/p/.rl/env", "/data/p").get("CONDA_PKGS_DIRS")
 
     def test_on_one_filesystem_conda_is_left_alone(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         conda = program(home / "miniforge3/bin/conda")
@@ -101,18 +101,18 @@ class TestPackages:
         self, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         conda = program(home / "miniforge3/bin/conda")
-        assert self.ask(monkeypatch, conda, str(home)) == f"/work/.rl/cache/conda,{home}/miniforge3/pkgs"
+        assert self.ask(monkeypatch, conda, str(home)) == f"/data/p/.rl/cache/conda,{home}/miniforge3/pkgs"
         assert self.ask(monkeypatch, conda, str(home), CONDA_PKGS_DIRS="/mine") is None
 
     def test_micromamba_keeps_them_elsewhere(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         conda = program(home / ".local/bin/micromamba")
-        assert self.ask(monkeypatch, conda, "/mamba", MAMBA_ROOT_PREFIX="/mamba") == "/work/.rl/cache/conda"
+        assert self.ask(monkeypatch, conda, "/mamba", MAMBA_ROOT_PREFIX="/mamba") == "/data/p/.rl/cache/conda"
 
     def test_a_conda_of_roots(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         conda = program(home / "opt/bin/conda")
         monkeypatch.setattr(os, "access", lambda path, _: path != str(home / "opt"))
         told = self.ask(monkeypatch, conda, str(home / ".conda"))
-        assert told == f"/work/.rl/cache/conda,{home}/.conda/pkgs"
+        assert told == f"/data/p/.rl/cache/conda,{home}/.conda/pkgs"
 
 
 def test_the_version_of_a_prefix_by_its_own_files(tmp_path: Path) -> None:
