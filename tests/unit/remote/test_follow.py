@@ -56,7 +56,7 @@ def test_a_job_is_followed_to_its_end(served: Served) -> None:
     job_id = served.start("for i in 1 2 3 4 5; do echo $i; echo e$i >&2; sleep 0.1; done; exit 3")
     with following(served, {"job_id": job_id, "lines": -1}) as process:
         found = list(frames(process.stdout))
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert texts(found) == {"job.out": b"1\n2\n3\n4\n5\n", "job.err": b"e1\ne2\ne3\ne4\ne5\n"}
     assert {
         (header["stream"], header["rank"]) for header, _ in found[:-1]
@@ -106,22 +106,22 @@ def test_the_last_lines_of_a_huge_file_are_there_at_once(served: Served) -> None
     job_id = served.start("true")
     served.wait(job_id)
     with open(served.folder(job_id) / "job.out", "wb") as file:
-        file.seek(5 << 30)
+        file.seek(1 << 40)  # with holes; to read it takes minutes
         file.write(b"\n" + b"".join(b"%d\n" % n for n in range(1000)))
     at = time.monotonic()
     with following(served, {"job_id": job_id, "lines": 3}) as process:
         assert texts(list(frames(process.stdout)))["job.out"] == b"997\n998\n999\n"
-    # One "line" of 5 GiB: cut, not read.
+    # One "line" of a terabyte: cut, not read.
     with following(served, {"job_id": job_id, "lines": 1002}) as process:
         content = texts(list(frames(process.stdout)))["job.out"]
     assert content.endswith(b"999\n")
     assert len(content) < 8 << 20
-    assert time.monotonic() - at < 10
+    assert time.monotonic() - at < 120
     os.unlink(served.folder(job_id) / "job.out")
 
 
 def test_a_file_of_which_nothing_was_shown_yet_is_not_repeated_on_resuming(served: Served) -> None:
-    job_id = served.start("echo old; echo old >&2; exec sleep 60")
+    job_id = served.start("echo old; echo old >&2; exec sleep 600")
     until(lambda: (served.folder(job_id) / "job.err").stat().st_size, "both lines")
     with following(served, {"job_id": job_id, "lines": 0}, live=False) as process:
         offsets = {
@@ -155,19 +155,19 @@ def test_ranks_are_global_and_can_be_chosen(served: Served) -> None:
 
 
 def test_without_follow_it_ends_though_the_job_runs(served: Served) -> None:
-    job_id = served.start("echo started; exec sleep 60")
+    job_id = served.start("echo started; exec sleep 600")
     until(lambda: served.out(job_id), "the first line")
     unknown = uuid.uuid4().hex
     with following(served, {"job_id": job_id}, {"job_id": unknown}, live=False) as process:
         found = list(frames(process.stdout))
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert texts(found) == {"job.out": b"started\n"}
     ends = {header["job"]: header["state"] for header, _ in found if header.get("end")}
     assert ends == {job_id: "RUNNING", unknown: None}
 
 
 def test_it_ends_when_nobody_reads_any_more(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     process = served.popen("follow")
     process.stdin.write(
         json.dumps({"workdir": str(served.workdir), "jobs": [{"job_id": job_id}], "follow": True}).encode()
@@ -175,13 +175,13 @@ def test_it_ends_when_nobody_reads_any_more(served: Served) -> None:
     process.stdin.close()
     until(lambda: os.path.exists(f"/proc/{process.pid}/fd/3"), "it has opened the log")
     process.stdout.close()
-    assert process.wait(2) == 0
+    assert process.wait(60) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
 
 
 def test_a_lost_job_ends_its_stream(served: Served) -> None:
-    job_id = served.start("echo bye; exec sleep 60")
+    job_id = served.start("echo bye; exec sleep 600")
     until(lambda: served.out(job_id), "the first line")
     with following(served, {"job_id": job_id}) as process:
         os.kill(served.read(job_id, "started.json")["supervisor_pid"], 9)
@@ -203,10 +203,16 @@ def test_where_the_last_lines_start(tmp_path) -> None:
 
 
 def test_a_rest_between_two_attempts_is_told_once(served: Served) -> None:
-    job_id = served.start("echo $RL_ATTEMPT; [ $RL_ATTEMPT = 1 ]", max_restarts=2)
+    shell = "echo $RL_ATTEMPT; while [ ! -e go ]; do sleep 0.05; done; [ $RL_ATTEMPT = 3 ]"
+    job_id = served.start(shell, max_restarts=3)
+    found = []
     with following(served, {"job_id": job_id, "lines": -1}) as process:
-        found = [header for header, _ in frames(process.stdout)]
+        for header, _ in frames(process.stdout):
+            found.append(header)
+            (served.workdir / "go").touch()  # now that it follows
     told = [header["next_attempt"] for header in found if "next_attempt" in header]
-    assert [(one["attempt"], one["words"]) for one in told] == [(1, "restart 1 of 2")]
-    assert told[0]["why"] == "the command on s0 exited with 1"
-    assert 0 < told[0]["in_s"] <= 1
+    # They last 1, 2 and 4 seconds: on a busy machine the first may be over before it is seen.
+    rests = [(number, f"restart {number} of 3") for number in (1, 2, 3)]
+    assert [(one["attempt"], one["words"]) for one in told] == rests[-len(told):]
+    assert {one["why"] for one in told} == {"the command on s0 exited with 1"}
+    assert 0 <= told[-1]["in_s"] <= 4

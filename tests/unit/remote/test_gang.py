@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_launch.remote.coordinator import Coordinator
 from remote_launch.remote.causes import choose_cause, lost
+from remote_launch.remote.coordinator import Coordinator
 from remote_launch.remote.link import Link, LinkError
 from remote_launch.remote.restarts import Restarts
 from tests.support.ports import free_port
@@ -24,7 +24,7 @@ from tests.support.served import Launch, until
 if TYPE_CHECKING:
     from tests.support.served import Served
 
-SLEEP = "exec sleep 60"
+SLEEP = "exec sleep 600"
 
 
 def test_all_nodes_succeed_together(nodes: list[Served]) -> None:
@@ -47,7 +47,7 @@ def test_one_nodes_success_is_no_end_for_the_others(nodes: list[Served]) -> None
 
 def test_a_failure_on_node_1_stops_node_0_with_its_cause(nodes: list[Served]) -> None:
     launch = Launch(nodes)
-    launch.start("trap '' TERM; sleep 60; sleep 60", "sleep 0.3; echo 'it broke' >&2; exit 37", grace_s=0.5)
+    launch.start("trap '' TERM; sleep 600; sleep 600", "sleep 0.3; echo 'it broke' >&2; exit 37", grace_s=0.5)
     ends = [launch.wait(rank) for rank in range(2)]
     for end in ends:
         cause = end["cause"]
@@ -64,7 +64,9 @@ def test_a_failure_on_node_1_stops_node_0_with_its_cause(nodes: list[Served]) ->
 
 def test_a_failure_on_node_0_stops_node_1(nodes: list[Served]) -> None:
     launch = Launch(nodes)
-    launch.start("sleep 0.3; kill -SEGV $$", SLEEP)
+    launch.start("while [ ! -e go ]; do sleep 0.05; done; kill -SEGV $$", SLEEP)
+    launch.joined()
+    (nodes[0].workdir / "go").touch()
     ends = [launch.wait(rank) for rank in range(2)]
     assert [(end["cause"]["node_rank"], end["cause"]["signal"]) for end in ends] == [(0, "SEGV")] * 2
     assert ends[1]["signal"] == "TERM"
@@ -158,7 +160,7 @@ def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
 
 
 def test_a_silent_node_is_lost(nodes: list[Served]) -> None:
-    launch = Launch(nodes, silence_s=2.0)
+    launch = Launch(nodes, silence_s=5.0)
     launch.start(SLEEP, SLEEP)
     launch.joined()
     supervisor = nodes[1].read(launch.ids[1], "started.json")["supervisor_pid"]
@@ -182,7 +184,7 @@ def test_a_node_that_never_comes_ends_the_launch(nodes: list[Served]) -> None:
 def test_a_persons_kill_of_one_node_kills_the_launch(nodes: list[Served]) -> None:
     for victim in range(2):
         launch = Launch(nodes)
-        launch.start(SLEEP, "trap '' TERM; sleep 60; sleep 60")
+        launch.start(SLEEP, "trap '' TERM; sleep 600; sleep 600")
         launch.joined()
         assert nodes[victim].kill(launch.ids[victim], grace_s=0.5)["outcome"] == "killed"
         ends = [launch.wait(rank) for rank in range(2)]
@@ -192,9 +194,9 @@ def test_a_persons_kill_of_one_node_kills_the_launch(nodes: list[Served]) -> Non
 
 
 def test_a_member_with_the_wrong_token_stays_out(nodes: list[Served]) -> None:
-    right = Launch(nodes, join_timeout_s=2.0)
+    right = Launch(nodes, join_timeout_s=10.0)
     right.start(SLEEP)
-    wrong = Launch(nodes, token="w" * 32, join_timeout_s=1.0)
+    wrong = Launch(nodes, token="w" * 32, join_timeout_s=5.0)
     wrong.launch_id = right.launch_id
     gang = {**right.spec(1, SLEEP)["gang"], "token": "w" * 32}
     spec = {**wrong.spec(1, SLEEP), "gang": gang}
@@ -213,7 +215,7 @@ def test_strangers_neither_join_nor_block(nodes: list[Served]) -> None:
         idle = [stack.enter_context(socket.create_connection(address)) for _ in range(80)]
         flood = stack.enter_context(socket.create_connection(address))
         with contextlib.suppress(OSError):
-            flood.settimeout(5)
+            flood.settimeout(60)
             flood.sendall(b"x" * (3 << 20))
             while flood.recv(65536):
                 pass

@@ -57,7 +57,7 @@ def test_a_job_is_started_in_a_scope_where_logout_would_end_it(served: Served, t
 
 def test_a_start_is_made_once_whichever_way(served: Served, tmp_path: Path) -> None:
     stand_ins(tmp_path, served)
-    spec = served.spec("echo once >> times; exec sleep 60")
+    spec = served.spec("echo once >> times; exec sleep 600")
     first = served.call("start", spec=spec)
     second = served.call("start", spec=spec)
     assert (first["state"], second["state"]) == ("STARTED", "ALREADY")

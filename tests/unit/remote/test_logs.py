@@ -78,11 +78,11 @@ class TestLogFiles:
 
 class TestWhereToBegin:
     @pytest.mark.parametrize("tail", [b"", b"last line\n" * 3])
-    def test_a_line_of_gigabytes_is_cut(self, tmp_path: Path, tail: bytes) -> None:
+    def test_a_line_of_a_terabyte_is_cut(self, tmp_path: Path, tail: bytes) -> None:
         path = tmp_path / "log"
         with path.open("wb") as file:
             file.write(b"first\n")
-            file.seek(5 << 30)
+            file.seek(1 << 40)  # with holes; to read it takes minutes
             file.write(b"\n" + tail if tail else b"bar")
         fd = os.open(path, os.O_RDONLY)
         began = time.monotonic()
@@ -91,7 +91,7 @@ class TestWhereToBegin:
         size = os.fstat(fd).st_size
         os.close(fd)
         assert LINE_LIMIT_BYTES <= size - start <= LINE_LIMIT_BYTES + 2 * BLOCK_BYTES + 100
-        assert took_s < 1
+        assert took_s < 60
 
     def test_many_lines_are_all_found(self, tmp_path: Path) -> None:
         path = tmp_path / "log"
@@ -210,8 +210,12 @@ class TestFollowing:
         until(lambda: time.time() > at + 1.2, "a second later")
         (served.workdir / "go").touch()
         served.wait(job_id)
-        age_s = time.time() - at - 1.0
-        with following(served, {"job_id": job_id, "since_age_s": age_s}) as process:
+        [first, *later] = map(json.loads, path.read_text().splitlines())
+        assert first == [at, sizes]
+        # Asked for between the two, however long the asking takes.
+        rows = [[at - 1000, sizes], *([when, more] for when, more in later)]
+        path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        with following(served, {"job_id": job_id, "since_age_s": 500}) as process:
             assert texts(list(frames(process.stdout))) == {"job.out": b"new\n"}
 
     def test_what_was_not_written_since_is_not_shown(self, served: Served) -> None:
@@ -246,11 +250,11 @@ class TestFollowing:
         assert found[0][0]["state"] == "SUCCEEDED"
 
     def test_a_reader_is_told_when_it_falls_quiet(self, served: Served) -> None:
-        job_id = served.start("printf 'continue? '; exec sleep 60")
+        job_id = served.start("printf 'continue? '; exec sleep 600")
         with following(served, {"job_id": job_id, "lines": -1}) as process:
-            began = time.monotonic()
             seen = [json.loads(process.stdout.readline())]
             process.stdout.read(seen[0]["length"])
+            began = time.monotonic()
             seen.append(json.loads(process.stdout.readline()))
             assert "ping" in seen[1]
             assert time.monotonic() - began < 4  # not only with the next of the regular ones

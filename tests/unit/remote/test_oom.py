@@ -169,7 +169,7 @@ def test_the_kernel_s_kill_is_named_and_another_s_is_not(served: Served, small_c
 
 def test_every_node_of_a_launch_is_told(nodes: list[Served], small_cgroup: Path) -> None:
     launch = Launch(nodes)
-    answer = nodes[0].call("start", spec=launch.spec(0, "exec sleep 60"))
+    answer = nodes[0].call("start", spec=launch.spec(0, "exec sleep 600"))
     assert answer["state"] == "STARTED"
     start_in(small_cgroup, nodes[1], launch.spec(1, f"exec {HOG}"))
     assert launch.wait(0)["reason"] == (

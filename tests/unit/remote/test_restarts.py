@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SLEEP = "exec sleep 60"
+SLEEP = "exec sleep 600"
 # Fails in its first attempt, once the others are up; ends well in the next, with them.
 FAIL_ONCE = 'echo "attempt $RL_ATTEMPT"; [ $RL_ATTEMPT -gt 0 ] || { sleep 0.3; echo broke >&2; exit 37; }'
-SLEEP_ONCE = 'echo "attempt $RL_ATTEMPT"; [ $RL_ATTEMPT -gt 0 ] || exec sleep 60'
+SLEEP_ONCE = 'echo "attempt $RL_ATTEMPT"; [ $RL_ATTEMPT -gt 0 ] || exec sleep 600'
 
 
 @pytest.fixture
@@ -124,20 +124,23 @@ def test_secrets_reach_every_attempt(served: Served) -> None:
 
 def test_a_kill_between_two_attempts_is_the_end(served: Served) -> None:
     job_id = served.start("exit 1", max_restarts=9)
-    until(lambda: served.probe(job_id)["attempt"] == 1, "the second attempt")
-    told = until(lambda: (one := served.probe(job_id))["reason"] and one, "it rests")
+    told = until(
+        lambda: (one := served.probe(job_id))["reason"] and one["attempt"] >= 1 and one, "it rests again"
+    )
     assert told["state"] == "RUNNING"
-    assert "restarting (restart 2 of 9) after the command on s0 exited with 1" in told["reason"]
+    number = told["attempt"] + 1  # 2, unless this machine is so busy that it had rested before we looked
+    assert f"restarting (restart {number} of 9) after the command on s0 exited with 1" in told["reason"]
     coming = told["next_attempt"]
-    assert (coming["attempt"], coming["words"]) == (2, "restart 2 of 9")
-    assert 0 <= coming["in_s"] <= 2
+    assert (coming["attempt"], coming["words"]) == (number, f"restart {number} of 9")
+    assert 0 <= coming["in_s"] <= 2 ** (number - 1)
     asked_at = time.time()
     answer = served.kill(job_id)
-    assert (answer["outcome"], len(answer["attempts"])) == ("killed", 2)
+    assert answer["outcome"] == "killed"
     end = served.wait(job_id)
-    assert (end["state"], end["reason"], len(end["attempts"])) == ("KILLED", "killed by me@laptop", 2)
+    assert (end["state"], end["reason"]) == ("KILLED", "killed by me@laptop")
+    assert len(end["attempts"]) == len(answer["attempts"]) >= number
     assert end["ended_at"] >= asked_at  # not when the last attempt ended
-    assert abs(lasted(end) - end["duration_s"]) < 0.5
+    assert abs(lasted(end) - end["duration_s"]) < 1
 
 
 def test_a_killed_or_stopped_job_is_not_started_again(served: Served) -> None:
@@ -161,9 +164,9 @@ def test_a_stop_from_outside_between_two_attempts_is_the_end(served: Served) -> 
 
 def test_a_stop_from_outside_while_a_stalled_job_is_stopped_is_the_end(served: Served) -> None:
     shell = "trap '' TERM; while :; do sleep 0.1; done"
-    job_id = served.start(shell, max_restarts=3, stall_timeout_s=1.0, grace_s=3.0)
+    job_id = served.start(shell, max_restarts=3, stall_timeout_s=1.0, grace_s=10.0)
     log = served.folder(job_id) / "supervisor.log"
-    until(lambda: "stop: signal TERM" in log.read_text(), "it is stopped for its stall", 30)
+    until(lambda: "stop: signal TERM" in log.read_text(), "it is stopped for its stall")
     os.kill(started(served, job_id)["supervisor_pid"], signal.SIGTERM)
     end = served.wait(job_id)
     assert (end["state"], end["attempt"]) == ("FAILED", 0)
@@ -194,10 +197,9 @@ def test_an_attempt_that_cant_be_begun_has_failed(served: Served) -> None:
 def test_a_failure_on_one_node_starts_all_again(nodes: list[Served]) -> None:
     launch = Launch(nodes)
     launch.start(SLEEP_ONCE, FAIL_ONCE, max_restarts=2)
-    reason = until(
-        lambda: nodes[0].probe(launch.ids[0])["reason"], "node 0 says that another attempt comes"
-    )
-    assert reason == "restarting (restart 1 of 2) after the command on s1 exited with 37"
+    log = nodes[0].folder(launch.ids[0]) / "supervisor.log"  # its state says so for a second alone
+    reason = "restarting (restart 1 of 2) after the command on s1 exited with 37\n"
+    until(lambda: reason in log.read_text(), "node 0 says that another attempt comes")
     for rank, end in enumerate([launch.wait(0), launch.wait(1)]):
         assert (end["state"], end["attempt"], end["cause"]) == ("SUCCEEDED", 1, None)
         first, last = end["attempts"]
@@ -212,7 +214,7 @@ def test_a_failure_on_one_node_starts_all_again(nodes: list[Served]) -> None:
 def test_every_attempt_has_a_port_of_its_own(nodes: list[Served]) -> None:
     launch = Launch(nodes)
     tell, env = "echo $MASTER_PORT; [ $RL_ATTEMPT = 1 ]", {"MASTER_PORT": "29500"}
-    launch.start(tell, f"{tell} || exec sleep 60", max_restarts=1, fresh_port=True, env=env)
+    launch.start(tell, f"{tell} || exec sleep 600", max_restarts=1, fresh_port=True, env=env)
     assert [launch.wait(rank)["state"] for rank in range(2)] == ["SUCCEEDED"] * 2
     ports = [(nodes[rank].folder(launch.ids[rank]) / "job.1.out").read_text() for rank in range(2)]
     assert ports[0] == ports[1] != "29500\n"
@@ -233,14 +235,14 @@ def test_a_node_has_lasted_until_its_own_end(nodes: list[Served]) -> None:
     launch.start(stubborn, "sleep 0.3; exit 3", max_restarts=1, grace_s=2.0)
     ends = [launch.wait(rank) for rank in (0, 1)]
     assert [end["attempt"] for end in ends] == [1, 1]
-    assert [abs(lasted(end) - end["duration_s"]) < 0.5 for end in ends] == [True, True]
+    assert [abs(lasted(end) - end["duration_s"]) < 1 for end in ends] == [True, True]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_kill_while_a_launch_rests_kills_it(nodes: list[Served], victim: int) -> None:
     launch = Launch(nodes)
     launch.start(SLEEP, "exit 1", max_restarts=9)
-    until(lambda: started(nodes[victim], launch.ids[victim])["attempt"] == 1, "the second attempt")
+    until(lambda: started(nodes[victim], launch.ids[victim])["attempt"] >= 1, "the second attempt")
     until(lambda: nodes[victim].probe(launch.ids[victim])["reason"], "it rests")
     assert nodes[victim].kill(launch.ids[victim])["outcome"] == "killed"
     for rank in range(2):
@@ -250,7 +252,7 @@ def test_a_kill_while_a_launch_rests_kills_it(nodes: list[Served], victim: int) 
 
 
 def test_a_silent_node_that_comes_back_takes_part_again(nodes: list[Served]) -> None:
-    launch = Launch(nodes, silence_s=1.5)
+    launch = Launch(nodes, silence_s=5.0)
     launch.start(SLEEP_ONCE, SLEEP_ONCE, max_restarts=1)
     launch.joined()
     supervisor = started(nodes[1], launch.ids[1])["supervisor_pid"]
@@ -264,7 +266,7 @@ def test_a_silent_node_that_comes_back_takes_part_again(nodes: list[Served]) -> 
 
 
 def test_a_lost_node_without_a_spare_ends_the_launch(nodes: list[Served]) -> None:
-    launch = Launch(nodes, join_timeout_s=3.0)
+    launch = Launch(nodes, join_timeout_s=10.0)
     launch.start(SLEEP, SLEEP, max_restarts=3)
     launch.joined()
     nodes[1].kill_supervisor(launch.ids[1])
@@ -274,7 +276,7 @@ def test_a_lost_node_without_a_spare_ends_the_launch(nodes: list[Served]) -> Non
 
 
 def test_node_0_lost_ends_the_launch(nodes: list[Served]) -> None:
-    launch = Launch(nodes, join_timeout_s=3.0)
+    launch = Launch(nodes, join_timeout_s=10.0)
     launch.start(SLEEP, SLEEP, max_restarts=3)
     launch.joined()
     nodes[0].kill_supervisor(launch.ids[0])
@@ -323,8 +325,8 @@ def test_a_kill_reaches_spares(three: list[Served]) -> None:
 
 
 def test_a_paused_node_finds_itself_replaced_and_stops(three: list[Served]) -> None:
-    launch = Launch(three, spares=1, silence_s=1.5)
-    shell = "[ $RL_ATTEMPT -gt 0 ] || exec sleep 60; while [ ! -e go ]; do sleep 0.05; done"
+    launch = Launch(three, spares=1, silence_s=5.0)
+    shell = "[ $RL_ATTEMPT -gt 0 ] || exec sleep 600; while [ ! -e go ]; do sleep 0.05; done"
     launch.start(shell, shell, shell, max_restarts=1)
     launch.joined(2)
     supervisor = started(three[1], launch.ids[1])["supervisor_pid"]

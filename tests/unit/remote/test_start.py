@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.support.served import Served
 
 def test_start_reports_the_child_and_a_second_start_says_already(served: Served) -> None:
-    spec = served.spec("echo once; exec sleep 60")
+    spec = served.spec("echo once; exec sleep 600")
     first = served.call("start", spec=spec)
     second = served.call("start", spec=spec)
     assert first["state"] == "STARTED"
@@ -48,7 +48,7 @@ def test_a_start_that_meets_another_one_is_no_failure_of_the_job(
 
 
 def test_ten_starts_at_once_make_one_child(served: Served) -> None:
-    spec = served.spec("echo run >> count; exec sleep 60")
+    spec = served.spec("echo run >> count; exec sleep 600")
     rivals = [served.popen("start") for _ in range(10)]
     for rival in rivals:
         rival.stdin.write(json.dumps({"spec": spec}).encode())
@@ -61,7 +61,8 @@ def test_ten_starts_at_once_make_one_child(served: Served) -> None:
         rival.stderr.close()
     assert sorted(answer["state"] for answer in answers) == ["ALREADY"] * 9 + ["STARTED"]
     assert len({answer["child_pid"] for answer in answers}) == 1
-    until((served.workdir / "count").exists, "the child writes")
+    count = served.workdir / "count"
+    until(lambda: count.exists() and count.read_text(), "the child writes")
     assert (served.workdir / "count").read_text() == "run\n"
 
 
@@ -195,7 +196,7 @@ def test_the_environment_of_the_job(served: Served, tmp_path: Path) -> None:
 
 
 def test_secrets_are_not_written_down(served: Served) -> None:
-    spec = served.spec("exec sleep 60", secret_env={"API_KEY": "s3cret-value"})
+    spec = served.spec("exec sleep 600", secret_env={"API_KEY": "s3cret-value"})
     spec["gang"] = {"token": "s3cret-token", "nnodes": 1}
     assert served.call("start", spec=spec)["state"] == "STARTED"
     for path in served.folder(spec["job_id"]).rglob("*"):
@@ -216,7 +217,7 @@ def test_the_job_has_the_users_umask_and_folder(served: Served) -> None:
 
 def test_the_supervisor_is_detached(served: Served) -> None:
     """Nothing of the connection is held, and its end does no harm."""
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     pid = served.read(job_id, "started.json")["supervisor_pid"]
     assert os.getsid(pid) != os.getsid(0)
     targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in ("0", "1", "2")}

@@ -6,7 +6,6 @@ import fcntl
 import json
 import os
 import signal
-import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
 def test_a_running_job_and_what_its_spec_says(served: Served) -> None:
     job_id = served.start(
-        "echo 12345; exec sleep 60", command="train me", tags=("a",), node_rank=0, created_at=5.0
+        "echo 12345; exec sleep 600", command="train me", tags=("a",), node_rank=0, created_at=5.0
     )
     until(lambda: served.probe(job_id)["log_bytes"] == 6, "the log grows")
     answer = served.call("probe", job_ids=[job_id], specs=True)
@@ -34,7 +33,7 @@ def test_a_running_job_and_what_its_spec_says(served: Served) -> None:
 
 
 def test_a_job_started_in_an_earlier_boot_is_lost(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     path = served.folder(job_id) / "started.json"
     started = served.read(job_id, "started.json")
     path.write_text(json.dumps({**started, "boot_id": "another"}))
@@ -59,7 +58,7 @@ def test_a_start_that_was_broken_off_is_no_job_for_ever(served: Served) -> None:
 
 
 def test_a_recycled_pid_is_not_the_supervisor(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     started = served.read(job_id, "started.json")
     path = served.folder(job_id) / "started.json"
     path.write_text(json.dumps({**started, "supervisor_pid": os.getpid()}))
@@ -137,9 +136,10 @@ def test_facts_of_the_machine(served: Served) -> None:
 
 def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> None:
     """A child that ended by itself keeps its own end, though a kill was asked for a moment later."""
-    job_id = served.start("touch up; exec sleep 0.3")
+    job_id = served.start("while [ ! -e go ]; do sleep 0.05; done")
     supervisor = served.read(job_id, "started.json")["supervisor_pid"]
     os.kill(supervisor, signal.SIGSTOP)
+    (served.workdir / "go").touch()
     until(lambda: not served.pids(job_id), "the child ends")
     (served.folder(job_id) / "kill.json").write_text('{"signal": "TERM", "grace_s": 1, "by": "me"}')
     os.kill(supervisor, signal.SIGTERM)
@@ -148,7 +148,7 @@ def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> N
 
 
 def test_a_container_that_was_started_again_is_no_reboot(served: Served) -> None:
-    job_id = served.start("exec sleep 60")
+    job_id = served.start("exec sleep 600")
     path = served.folder(job_id) / "started.json"
     started = served.read(job_id, "started.json")
     path.write_text(json.dumps({**started, "pid_namespace": "pid:[1]"}))
@@ -159,15 +159,15 @@ def test_a_container_that_was_started_again_is_no_reboot(served: Served) -> None
 
 
 def test_how_long_it_has_run_is_told_apart_from_the_clock(served: Served) -> None:
-    job_id = served.start("sleep 0.3; touch there; exec sleep 60")
+    job_id = served.start("sleep 0.3; touch there; exec sleep 600")
     until((served.workdir / "there").exists, "it runs")
     path = served.folder(job_id) / "started.json"
     started = served.read(job_id, "started.json")
     path.write_text(json.dumps({**started, "started_at": started["started_at"] + 3600}))
-    assert 0.3 <= served.probe(job_id)["running_s"] < 20
+    assert 0.3 <= served.probe(job_id)["running_s"] < 600
     served.kill(job_id)
     job = served.probe(job_id)
-    assert 0.3 <= job["duration_s"] < 20
+    assert 0.3 <= job["duration_s"] < 600
     assert "running_s" not in job
 
 
@@ -180,9 +180,9 @@ def test_files_that_are_huge_from_the_future_or_lead_elsewhere(served: Served) -
     for job_id in ids:
         (jobs / job_id / "ranks").mkdir(parents=True)
     with (jobs / ids[0] / "exit.json").open("wb") as file:
-        file.truncate(10 << 30)  # sparse
+        file.truncate(1 << 40)  # sparse
     with (jobs / ids[1] / "started.json").open("wb") as file:
-        file.truncate(10 << 30)
+        file.truncate(1 << 40)
     future = '{"state": "SUCCEEDED", "exit_code": 0, "ended_at": 9e9, "started_at": 8e9, "duration_s": -5}'
     (jobs / ids[2] / "exit.json").write_text(future)
     (jobs / ids[3] / "exit.json").write_text('{"state": "FAILED", "version": 99, "new": {"deep": [1]}}')
@@ -191,9 +191,7 @@ def test_files_that_are_huge_from_the_future_or_lead_elsewhere(served: Served) -
     os.symlink(secret, jobs / ids[4] / "exit.json")
     os.symlink("/usr", jobs / ids[5] / "ranks" / "run")
     os.symlink("/proc/kcore", jobs / ids[5] / "job.out")
-    begun = time.monotonic()
-    answer = served.call("probe", job_ids=None, specs=True)
-    assert time.monotonic() - begun < 5
+    answer = served.call("probe", job_ids=None, specs=True)  # it has 60 s; to read the files takes minutes
     told = {job["job_id"]: job for job in answer["jobs"]}
     assert told[good]["state"] == "SUCCEEDED"
     assert (told[ids[2]]["state"], told[ids[3]]["state"]) == ("SUCCEEDED", "FAILED")

@@ -65,7 +65,7 @@ def start(served: Served, workers: dict[int, str]) -> str:
 
 
 def test_the_first_failing_rank_is_found_however_torch_orders_them(served: Served) -> None:
-    workers = {4: "sleep 3; kill -TERM $$", 5: "sleep 0.2; exit 37", 6: "sleep 1.6; kill -SEGV $$"}
+    workers = {4: "sleep 7; kill -TERM $$", 5: "sleep 0.2; exit 37", 6: "sleep 3.6; kill -SEGV $$"}
     job_id = start(served, workers)
     end = served.wait(job_id)
     assert (end["state"], end["exit_code"], end["signal"]) == ("FAILED", 37, None)
