@@ -98,7 +98,7 @@ class Downloads:
                 server.name,
                 step.name,
                 f"neither the server nor this machine could download it: {why}",
-                hint="environment.installer_url names another place, a mirror for one; manager: uv or venv needs none",
+                hint="installer_url names another place, a mirror for one; manager: uv or venv needs none",
             )
         on_line(step.name, f"sending {file.path.name} ({file.path.stat().st_size / 1e6:.0f} MB)")
         rsync_push(
