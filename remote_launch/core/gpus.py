@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from remote_launch.core.cards import CardChoice
+from remote_launch.core.visible_cards import ROCR, VISIBLE, is_called, shown, shown_at_login, variables
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 
     from remote_launch.core.cards import Card, Survey
 
-VISIBLE = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "HIP_VISIBLE_DEVICES"}
-_ROCR = "ROCR_VISIBLE_DEVICES"  # what it hides, HIP's numbers do not count
-ORDER = "CUDA_DEVICE_ORDER"  # CUDA's own order is fastest first; nvidia-smi's, and so ours, is by PCI bus
 _NAME = re.compile(r"\d{1,3}\Z|(?:GPU|MIG)-[A-Za-z0-9/-]{4,80}\Z|0x[0-9a-fA-F]{4,32}\Z")
 NO_CARDS = "none"
 _TAKEN = "another node of this launch"
@@ -81,17 +79,17 @@ def choose_cards(
 
     ``taken``: uuids that another node of the launch on the same machine has. Raises TopologyError.
     """
-    fixed = next((name for name in (*VISIBLE.values(), _ROCR) if name in user_env), None)
-    if fixed:
-        return _as_set(server, f"{fixed}={user_env[fixed]}", user_env[fixed], "as you set it", wish)
+    fixed = next((name for name in (*VISIBLE.values(), ROCR) if name in user_env), None)
     cards = survey.of_vendor()
+    word = str(ranks if ranks is not None else "cpu").strip().lower()
+    if fixed:
+        return _as_user_set(server, f"{fixed}={user_env[fixed]}", cards, wish, word)
     names = wish.named.get(server, wish.named.get(None))
     if names is not None:
-        return _named(server, survey, cards, names, user_env)
-    pool, login = _shown_at_login(survey, cards)
+        return _crowded(_named(server, survey, cards, names, user_env), word)
+    pool, login = shown_at_login(survey, cards)
     if pool is None:
-        return _as_set(server, login, login.partition("=")[2], "as its login environment says", wish)
-    word = str(ranks if ranks is not None else "cpu").strip().lower()
+        return _as_set(server, login, "as its login environment says", wish)
     if wish.per_node is None and word == "cpu":
         return CardChoice(server=server, count=len(pool))
     if wish.per_node is not None or word in ("gpu", "auto"):
@@ -100,20 +98,36 @@ def choose_cards(
     free = sorted((c for c in pool if c not in held), key=lambda c: (bool(c.busy), bool(c.processes)))
     chosen = _count(server, survey, wish, word, pool, held, free)
     if chosen is None:
-        return CardChoice(server=server, count=len(pool), warnings=_problems(server, survey))
+        left = CardChoice(server=server, count=len(pool), warnings=_problems(server, survey))
+        return _crowded(left, word)
     chosen = [card for card in pool if card in chosen]
     reason = f"{server}: {_cards(chosen)}{f' of {len(cards)}' if len(chosen) < len(cards) else ''}"
     reason += f" ({chosen[0].name})" if chosen else ""
     reason += f"; {login} of its login environment" if login else ""
-    left = [card.why_not for card in held if card.why_not]
-    return CardChoice(
+    whys = [card.why_not for card in held if card.why_not]
+    choice = CardChoice(
         server=server,
         count=len(chosen),
         cards=tuple(chosen),
-        env=_env(chosen, survey, user_env),
-        reason="; ".join([reason, *left]),
+        env=variables(chosen, survey, user_env),
+        reason="; ".join([reason, *whys]),
         warnings=(*_problems(server, survey), *_shared(server, chosen)),
     )
+    return _crowded(choice, word)
+
+
+def _crowded(choice: CardChoice, word: str) -> CardChoice:
+    """Return the choice with a warning where there are more ranks than cards: each ``cuda:$LOCAL_RANK`` is
+    there for the first ones only."""
+    ranks = int(word) if word.isdecimal() else 0
+    if not 0 < choice.count < ranks:
+        return choice
+    cards = "one card" if choice.count == 1 else f"{choice.count} cards"
+    text = (
+        f"{choice.server}: {ranks} ranks share {cards}: there is no cuda:$LOCAL_RANK for each of them "
+        "(--nproc-per-node gpu: one a card; --gpus none: the job needs no card)"
+    )
+    return dataclasses.replace(choice, warnings=(*choice.warnings, text))
 
 
 def _count(
@@ -154,18 +168,29 @@ def _named(
         return CardChoice(server=server, count=0, env=env, reason=f"{server}: no card, as you asked")
     chosen: list[Card] = []
     devices: list[str] = []
+    words: dict[str, str] = {}  # by which name a card was named
     for name in names:
-        card = next((card for card in cards if _is_called(card, name)), None)
+        called = [card for card in cards if is_called(card, name)]
+        if len(called) > 1:
+            *first, last = (str(card.index) for card in called)
+            raise TopologyError(
+                f"{server}: {name} may be card {', '.join(first)} or {last}",
+                hint="write more of its uuid; rl servers --gpus --json lists them",
+            )
+        card = called[0] if called else None
         if card is None:
             there = _cards(cards) if cards else "; ".join(survey.problems) or "no GPU was found there"
             raise TopologyError(
                 f"{server}: there is no card {name}; it has {there}" if cards else f"{server}: {there}",
                 hint="rl servers --gpus lists them; --gpus-per-node N takes any N",
             )
+        other = words.setdefault(name if name.startswith("MIG-") else str(card.index), name)
+        if other != name:
+            raise TopologyError(f"{server}: {other} and {name} are the same card", hint="name it once")
         chosen.append(card)
         devices.append(name if name.startswith("MIG-") else "")
     warnings = [f"{server}: {card.why_not}; it was named, so it is used" for card in chosen if card.why_not]
-    env = _env(chosen, survey, user_env, devices=devices, by_uuid=not names[0].isdecimal())
+    env = variables(chosen, survey, user_env, devices=devices, by_uuid=not names[0].isdecimal())
     return CardChoice(
         server=server,
         count=len(chosen),
@@ -176,62 +201,33 @@ def _named(
     )
 
 
-def _is_called(card: Card, name: str) -> bool:
-    if name.isdecimal():
-        return card.index == int(name)
-    uuids = [card.uuid, *(uuid for _, uuid in card.devices)]
-    return any(uuid.startswith(name) for uuid in uuids if uuid)
+def _as_user_set(
+    server: str, setting: str, cards: Sequence[Card], wish: GpuWish, word: str
+) -> CardChoice:
+    """Return what the user's own variable shows; with a word where that is not there. Raises TopologyError
+    where a rank a card is wanted of none."""
+    choice = _as_set(server, setting, "as you set it", wish)
+    if not choice.count and word == "gpu":
+        hint = "leave it out, or give a number of ranks"
+        raise TopologyError(f"{server}: --nproc-per-node gpu, but {setting} shows no card", hint=hint)
+    lacking = [
+        name
+        for name in shown(setting.partition("=")[2])
+        if name.isdecimal() and not any(card.index == int(name) for card in cards)
+    ]
+    if not cards or not lacking or setting.startswith(ROCR):
+        return choice
+    text = f"{server}: {setting}: there is no card {lacking[0]}; it has {_cards(cards)}"
+    return dataclasses.replace(choice, warnings=(*choice.warnings, text))
 
 
-def _as_set(server: str, setting: str, value: str, why: str, wish: GpuWish) -> CardChoice:
+def _as_set(server: str, setting: str, why: str, wish: GpuWish) -> CardChoice:
     """Return what a variable that is set already shows; rl leaves it as it is."""
+    value = setting.partition("=")[2]
     warnings = (f"{server}: --gpus does not count there: {setting} is set",) if wish.is_given else ()
     return CardChoice(
-        server=server, count=len(_shown(value)), reason=f"{server}: {setting}, {why}", warnings=warnings
+        server=server, count=len(shown(value)), reason=f"{server}: {setting}, {why}", warnings=warnings
     )
-
-
-def _shown(value: str) -> list[str]:
-    """Given CUDA_VISIBLE_DEVICES, return the cards it names: all before the first that is none."""
-    names = [name.strip() for name in value.split(",") if name.strip()]
-    return names[: names.index("-1")] if "-1" in names else names
-
-
-def _shown_at_login(survey: Survey, cards: Sequence[Card]) -> tuple[tuple[Card, ...] | None, str]:
-    """Return the cards that the login environment shows, and the setting; None where it names what can't be
-    found among them."""
-    vendor = cards[0].vendor if cards else "nvidia"
-    order = (VISIBLE[vendor], *((_ROCR,) if vendor == "amd" else ()))
-    name = next((name for name in order if name in survey.visible), None)
-    if name is None:
-        return tuple(cards), ""
-    setting = f"{name}={survey.visible[name]}"
-    found = [next((c for c in cards if _is_called(c, one)), None) for one in _shown(survey.visible[name])]
-    return (None if None in found else tuple(card for card in found if card)), setting
-
-
-def _env(
-    chosen: Sequence[Card],
-    survey: Survey,
-    user_env: Mapping[str, str],
-    *,
-    devices: Sequence[str] = (),
-    by_uuid: bool = False,
-) -> dict[str, str]:
-    """Return the variables that show exactly these cards."""
-    if chosen[0].vendor == "amd":
-        hidden = _shown(survey.visible.get(_ROCR, ""))
-        places = [str(card.index) for card in chosen]
-        if hidden:  # HIP counts among what ROCR leaves it
-            names = [next((n for n in hidden if _is_called(card, n)), None) for card in chosen]
-            places = [str(hidden.index(name)) for name in names if name is not None]
-        return {VISIBLE["amd"]: ",".join(places)}
-    if any(devices):
-        return {VISIBLE["nvidia"]: ",".join(d or c.uuid for d, c in zip(devices, chosen, strict=True))}
-    own_order = user_env.get(ORDER, "PCI_BUS_ID") != "PCI_BUS_ID"  # an index means another card there
-    if (by_uuid or own_order) and all(card.uuid for card in chosen):
-        return {VISIBLE["nvidia"]: ",".join(card.uuid for card in chosen)}
-    return {ORDER: "PCI_BUS_ID", VISIBLE["nvidia"]: ",".join(str(card.index) for card in chosen)}
 
 
 def _cards(cards: Sequence[Card]) -> str:
@@ -261,6 +257,9 @@ def _not_enough(
     if not pool:
         why = "; ".join(survey.problems) or "no GPU was found there"
         return TopologyError(f"{server}: {asked}, but {why}", hint="rl servers --gpus shows the cards")
+    if (count := asked.rpartition(" ")[2]).isdecimal() and int(count) > len(pool):
+        has = "one card" if len(pool) == 1 else f"{len(pool)} cards"
+        return TopologyError(f"{server}: {asked}, but it has {has}", hint="rl servers --gpus shows the cards")
     can = f"{len(free)} of its {len(pool)} cards {'is' if len(free) == 1 else 'are'} free"
     hint = _USE_HINT
     if any(card.busy == _TAKEN for card in held):

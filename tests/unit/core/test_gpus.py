@@ -103,6 +103,11 @@ class TestCounts:
         assert "card 0 is held by alice (python, pid 9, 30000 MiB)" in str(caught.value)
         assert "--busy-gpus" in str(caught.value.hint)
 
+    def test_more_than_there_are(self) -> None:
+        with pytest.raises(TopologyError, match="a: --gpus-per-node 9, but it has 4 cards") as caught:
+            choose(HELD, per_node=9)
+        assert "--busy-gpus" not in str(caught.value.hint)
+
     def test_none_is_free(self) -> None:
         with pytest.raises(TopologyError, match="0 of its 1 cards are free: card 0 is held by bob"):
             choose(survey(card(0, busy="bob")))
@@ -131,6 +136,16 @@ class TestCounts:
             choose(HELD, 4)
         assert "--gpus none" in str(caught.value.hint)
         assert choose(HELD, 8).env == {}  # not one a rank
+
+    def test_more_ranks_than_cards_are_told_of(self) -> None:
+        for choice in (choose(FOUR, 8), choose(HELD, 8), choose(FOUR, 3, named={None: ("0", "2")}),
+                       choose(FOUR, "3", per_node=2)):
+            [text] = choice.warnings
+            assert "ranks share" in text
+            assert "--gpus none" in text
+        assert choose(FOUR, 4).warnings == choose(survey(), 4).warnings == ()
+        assert choose(FOUR, 8, named={None: ()}).warnings == ()
+        assert choose(FOUR, "cpu").warnings == ()
 
     def test_ranks_on_processors_get_no_card_chosen(self) -> None:
         assert choose(HELD, "cpu").env == {}
@@ -171,6 +186,16 @@ class TestNames:
         with pytest.raises(TopologyError, match="there is no card 4; it has cards 0, 1, 2, 3"):
             choose(FOUR, named={None: ("4",)})
 
+    def test_a_card_named_twice_in_different_words(self) -> None:
+        with pytest.raises(TopologyError, match="a: 2 and GPU-nvidia2 are the same card"):
+            choose(FOUR, named={None: ("2", "GPU-nvidia2")})
+        told = survey(card(0, is_split=True, devices=(("1g", "MIG-1234-a"), ("1g", "MIG-1234-b"))))
+        assert shown(choose(told, named={None: ("MIG-1234-a", "MIG-1234-b")})) == "MIG-1234-a,MIG-1234-b"
+
+    def test_the_beginning_of_several_uuids(self) -> None:
+        with pytest.raises(TopologyError, match="GPU-nvidia may be card 0, 1, 2 or 3"):
+            choose(FOUR, named={None: ("GPU-nvidia",)})
+
     def test_none(self) -> None:
         choice = choose(FOUR, 4, named={None: ()})
         assert (choice.count, shown(choice)) == (0, "")
@@ -182,6 +207,14 @@ class TestWhatIsSetAlready:
         assert (choice.count, dict(choice.env)) == (2, {})
         assert "does not count" in choice.warnings[0]
         assert choice.reason == "a: CUDA_VISIBLE_DEVICES=0,1, as you set it"
+
+    def test_a_variable_that_shows_what_is_not_there(self) -> None:
+        [text] = choose(FOUR, env={"CUDA_VISIBLE_DEVICES": "0,7"}).warnings
+        assert text == "a: CUDA_VISIBLE_DEVICES=0,7: there is no card 7; it has cards 0, 1, 2, 3"
+        assert choose(survey(), 1, env={"CUDA_VISIBLE_DEVICES": "0,7"}).warnings == ()
+        with pytest.raises(TopologyError, match="CUDA_VISIBLE_DEVICES= shows no card"):
+            choose(FOUR, env={"CUDA_VISIBLE_DEVICES": ""})
+        assert choose(FOUR, "auto", env={"CUDA_VISIBLE_DEVICES": ""}).count == 0
 
     def test_the_login_environment_narrows_the_choice(self) -> None:
         told = survey(*map(card, range(4)), visible={"CUDA_VISIBLE_DEVICES": "3,1"})
