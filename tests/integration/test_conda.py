@@ -20,6 +20,7 @@ import yaml
 from tests.support.cli import Rl, rl_path
 from tests.support.conda_installer import PYTHON, write_conda, write_installer
 from tests.support.file_server import FileServer, served_folder
+from tests.support.processes import naming
 from tests.support.wheels import make_wheel
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class TestInstall:
         finally:
             process.send_signal(signal.SIGKILL)
             process.wait(60)
+        until(lambda: not naming(site.folder), "nothing of it runs on", 60)
         (site.home / "installer-hangs").unlink()
         site.prepare()
         assert site.installed() == 2

@@ -31,6 +31,18 @@ def at_work_in(folder: Path) -> list[int]:
     return found
 
 
+def naming(folder: Path) -> list[int]:
+    """Return the processes whose command line names the folder, or what is in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and bytes(folder) in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
 def pids_of(folder: Path, *words: str) -> list[str]:
     """Return the processes whose command line has all of the words, and one that begins with the folder."""
     wanted = set(map(os.fsencode, words))
