@@ -78,6 +78,9 @@ class Queue:
 def queue_spec(server: Server, *, slots: int | None = None, gpus: int | None = None) -> QueueSpec:
     """Return what a job asks of its server's queue: so many slots or cards; 1 of what the server has.
     Raises UsageError."""
+    for name, count in (("slots", slots), ("gpus", gpus)):
+        if count is not None and (type(count) is not int or count < 0):  # from Python it may be anything
+            raise UsageError(f"{name}: {count!r} is not a number of {name}", hint=f"{name}=2, for example")
     if slots and gpus:
         hint = "--slots, or --gpus-per-node"
         raise UsageError("a job waits for slots or for cards, not for both", hint=hint)

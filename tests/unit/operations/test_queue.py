@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_a_job_needs_one_of_what_the_server_has() -> None:
     assert queue_spec(SLOTTED, gpus=2) == QueueSpec(need=2, kind="gpu", slots=4)
     with pytest.raises(UsageError, match="not for both"):
         queue_spec(PLAIN, slots=1, gpus=1)
+
+
+@pytest.mark.parametrize("count", ["2", 1.5, True, -1])
+def test_what_is_no_count(count: Any) -> None:
+    with pytest.raises(UsageError, match="is not a number of gpus"):
+        queue_spec(PLAIN, gpus=count)
+    with pytest.raises(UsageError, match="is not a number of slots"):
+        queue_spec(PLAIN, slots=count)
 
 
 def test_a_node_of_a_launch_needs_one_a_rank_or_the_cards_it_was_told() -> None:
