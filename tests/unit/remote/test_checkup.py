@@ -64,7 +64,7 @@ def test_a_proxy_is_named_without_its_password(tmp_path: Path) -> None:
 def test_what_hangs_is_late_and_hides_nothing() -> None:
     release = threading.Event()
     try:
-        answers = checkup.ask_all({"hangs": release.wait, "well": lambda: 1, "fails": lambda: 1 // 0}, 0.2)
+        answers = checkup.ask_all({"hangs": release.wait, "well": lambda: 1, "fails": lambda: 1 // 0}, 3.0)
     finally:
         release.set()
     assert answers == {"well": 1, "fails": None}
@@ -110,7 +110,7 @@ class TestImport:
         assert told == {"error": "ImportError: libcudnn.so.9: cannot open"}
 
     def test_one_that_takes_too_long_is_ended(self, tmp_path: Path) -> None:
-        (tmp_path / "torch.py").write_text("import time; time.sleep(60)")
+        (tmp_path / "torch.py").write_text("import time; time.sleep(600)")
         request = {"python": sys.executable, "env": {"PYTHONPATH": str(tmp_path)}}
         assert "longer than" in torchfiles.imported(request, str(tmp_path), 0.5)["error"]
 

@@ -26,7 +26,7 @@ def test_a_killed_supervisor_leaves_no_process_and_an_end(served: Served) -> Non
     began = time.monotonic()
     served.kill_supervisor(job_id)
     end = served.wait(job_id)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert (end["state"], end["exit_code"], end["left_over"]) == ("LOST", None, 0)
     assert end["reason"] == "its supervisor was killed by signal KILL, so the job was stopped"
     assert served.pids(job_id) == []

@@ -24,8 +24,8 @@ def test_output_of_a_program() -> None:
 def test_output_that_does_not_come() -> None:
     before = set(os.listdir("/proc/self/fd"))
     began = time.monotonic()
-    assert machine.output(["/bin/sh", "-c", "echo one; exec sleep 60"], 0.2) == ""
-    assert time.monotonic() - began < 10
+    assert machine.output(["/bin/sh", "-c", "echo one; exec sleep 600"], 0.2) == ""
+    assert time.monotonic() - began < 60
     assert set(os.listdir("/proc/self/fd")) <= before
 
 
