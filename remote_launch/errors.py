@@ -27,6 +27,7 @@ catches. A bug keeps its traceback: it is never one of these."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ class RemoteLaunchError(Exception):
         self.hint = hint
         if exit_code is not None:
             self.exit_code = exit_code
+        self._note("", self.hint)
+
+    def _note(self, indent: str, hint: str | None) -> None:
+        """Have a traceback show the next step too; the command line shows it in its own way."""
+        if sys.version_info >= (3, 11):
+            for line in (hint or "").splitlines():
+                self.add_note(f"{indent}→ {line}")
 
     def __str__(self) -> str:
         return self.message
@@ -260,6 +268,10 @@ class ServersFailedError(RemoteLaunchError):
             else f"{what + ': ' if what else ''}{len(failed)} {noun} failed",
             exit_code=3 if some else 1,
         )
+        for error in self.outcomes.values():
+            if error is not None and sys.version_info >= (3, 11):
+                self.add_note(f"✗ {error.message}")
+                self._note("  ", error.hint)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
