@@ -271,6 +271,9 @@ class _Reader(threading.Thread):
         source = _source(job.job_id, file, header)
         if shown is not None and offset > shown:  # what was between is gone: two lines must not become one
             self.lines.flush(lambda one: one == source)
+            size = f"{max(0.1, (offset - shown) / 1e6):.1f} MB"
+            note = f"job {job.key}: {size} of {file} were given back before they came here (log_max_bytes)"
+            self.events.put(Notice(server=self.server.name, text=note))
         self.first_attempts.setdefault(job.job_id, source.attempt)
         if body:
             self.lines.add(source, body)

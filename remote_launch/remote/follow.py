@@ -39,9 +39,10 @@ def follow(request: dict[str, Any]) -> int:
     "first_attempt"}], "follow"}, write frames to stdout until all jobs have ended (or, without "follow", to
     the ends that the files have now).
 
-    ``ranks`` are global ranks, null all of them. Without an ``attempt`` it is the newest (or, for who
-    resumes, the ``first_attempt`` that was shown) and those that come. With ``since_age_s``, files begin at
-    what was written that long ago instead of at their last ``lines``: an age, for clocks differ."""
+    ``ranks`` are global ranks, null all of them; none and no ``launcher``: the end alone. Without an
+    ``attempt`` it is the newest (or, for who resumes, the ``first_attempt`` that was shown) and those that
+    come. With ``since_age_s``, files begin at what was written that long ago instead of at their last
+    ``lines``: an age, for clocks differ."""
     folder = jobdir.jobs_folder(request)
     items = request.get("jobs")
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
@@ -245,6 +246,8 @@ class _Job:
         self._fresh = False
 
     def _is_wanted(self, log: LogFile) -> bool:
+        if self._ranks == [] and not self._launcher:
+            return False  # who waits for the end alone
         if self._attempt is not None and log.attempt != self._attempt:
             return False
         if self._attempt is None and log.attempt < (self._first_attempt or 0):

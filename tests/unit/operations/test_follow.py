@@ -134,6 +134,8 @@ class TestReconnect:
     def test_lines_on_both_sides_of_what_is_gone_are_two(self, run: Any) -> None:
         events, _ = run([chunk(b"one\ntw"), chunk(b"enty\n", 90_000), frame(END)])
         assert texts(events) == ["one", "tw", "enty"]
+        [said] = [event.text for event in events if isinstance(event, Notice)]
+        assert said == "job 0: 0.1 MB of job.out were given back before they came here (log_max_bytes)"
 
     def test_a_frame_cut_by_the_break_is_forgotten(self, run: Any) -> None:
         whole = chunk(b"one\n")

@@ -67,6 +67,16 @@ def test_a_job_is_followed_to_its_end(served: Served) -> None:
     }
 
 
+def test_who_waits_for_the_end_alone_is_sent_no_line(served: Served) -> None:
+    """5 GB of output would come to rl job-wait otherwise, to be thrown away."""
+    job_id = served.start("seq 1000; until [ -e go ]; do sleep 0.05; done; seq 1000; exit 3")
+    with following(served, {"job_id": job_id, "ranks": [], "launcher": False, "lines": 0}) as process:
+        (served.workdir / "go").touch()
+        found = list(frames(process.stdout))
+        assert process.wait(60) == 0
+    assert [(header.get("end"), header.get("exit_code")) for header, _ in found] == [(True, 3)]
+
+
 def test_a_file_that_was_emptied_says_so(served: Served) -> None:
     job_id = served.start("echo old old; while [ ! -e go ]; do sleep 0.05; done; echo new")
     out = served.folder(job_id) / "job.out"
