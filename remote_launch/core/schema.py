@@ -109,8 +109,11 @@ class Problems:
         """Raise one ConfigError with all problems, by line, the first in its attributes; return for none."""
         if not self._found:
             return
-        (line, key, message, hint), *others = sorted(self._found, key=lambda problem: problem[0])
-        message = "\n".join([message, *(f"{self.path}:{other[0]}: {other[2]}" for other in others)])
+        found = sorted(self._found, key=lambda problem: problem[0])
+        (line, key, message, hint), *others = found
+        if others:
+            message = "\n".join([message, *(f"{self.path}:{other[0]}: {other[2]}" for other in others)])
+            hint = "\n".join(f"line {problem[0]}: {problem[3]}" for problem in found if problem[3]) or None
         raise ConfigError(message, path=self.path, line=line, key=key or None, hint=hint)
 
 

@@ -487,6 +487,15 @@ class TestMistakes:
         assert where == [("2", "servers.a.prot"), ("3", "servers.b.port"), ("4", "sink")]
         assert (error.line, error.key) == (2, "servers.a.prot")
 
+    def test_with_several_mistakes_each_next_step_names_its_line(self, project: Project) -> None:
+        text = 'servers:\n  a: {hostname: h, port: "22"}\n  b: {hostname: h, port: "23"}\n  c: {port: x}\n'
+        hints = (refused(project, text).hint or "").splitlines()
+        assert hints == [
+            "line 2: write the number without quotes",
+            "line 3: write the number without quotes",
+            "line 4: an address, or an alias of ~/.ssh/config",
+        ]
+
     def test_a_wrong_default_is_said_once(self, project: Project) -> None:
         error = refused(project, "defaults: {hostname: -x}\nservers: {a: {}, b: {}}\n")
         assert error.key == "defaults.hostname"
