@@ -71,8 +71,17 @@ def _s(seconds: float) -> str:
     return f"{seconds:.1f}" if seconds >= 10 else f"{seconds:.2f}" if seconds >= 0.2 else f"{seconds:.3f}"
 
 
-def write(path: Path, text: str) -> None:
-    """Put the results between the markers of a file; what stands around them is kept."""
+def write(path: Path, text: str, *, keep: bool = False) -> None:
+    """Put the results between the markers of a file; what stands around them is kept. ``keep``: the tables
+    that the results lack are kept, too; each of the new ones says itself when and how it was measured."""
     before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    old, _, after = rest.partition(END)
+    if keep:
+        conditions, *new = text.rstrip("\n").split("\n\n### ")
+        kept, *sections = old.strip("\n").split("\n\n### ")
+        tables = dict(section.split("\n\n", 1) for section in sections)
+        for section in new:
+            title, table = section.split("\n\n", 1)
+            tables[title] = f"{conditions}\n\n{table}"
+        text = "\n\n### ".join([kept, *(f"{title}\n\n{table}" for title, table in tables.items())]) + "\n"
     path.write_text(f"{before}{BEGIN}\n{text}{END}{after}")

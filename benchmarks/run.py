@@ -1,7 +1,7 @@
 """Measure rl beside labml_remote and beside what people type by hand: same hosts, same run, taking turns.
 
     python benchmarks/run.py                          everything, five runs each; writes benchmarks/README.md
-    python benchmarks/run.py --only list --runs 2     one part, printed only
+    python benchmarks/run.py --only list --runs 2     one part, printed only (--write: its table is renewed)
 
 Needs docker (see tests/support/docker_image.py), ssh, rsync, and a package index once. What it installs is
 kept under benchmarks/results/; the containers, ssh masters and jobs that it starts are ended with it.
@@ -193,7 +193,7 @@ def parse_args() -> argparse.Namespace:
         "--folder", type=Path, default=ROOT / "benchmarks" / "results", help="keeps environments and results"
     )
     parser.add_argument(
-        "--write", action="store_true", help="write the README, though not every part was run"
+        "--write", action="store_true", help="with --only: write these parts' tables into the README"
     )
     return parser.parse_args()
 
@@ -233,7 +233,7 @@ def main() -> int:
     text = report.markdown(results)
     print(text)
     if args.write or (not args.only and not failed):
-        report.write(ROOT / "benchmarks" / "README.md", text)
+        report.write(ROOT / "benchmarks" / "README.md", text, keep=bool(args.only) or failed)
     return 1 if failed else 0
 
 
