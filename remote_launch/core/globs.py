@@ -40,7 +40,6 @@ class PathGlob:
         """True for a path below ``base`` that the wildcards mean."""
         return bool(self.parts) and _matches(self.parts, tuple(name.split("/")))
 
-
     def covers(self, path: str) -> bool:
         """True for a path, relative as this one, that it means, and for what lies below one."""
         prefix = f"{self.base}/" if self.base else ""

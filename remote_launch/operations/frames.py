@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 MAX_HEADER_BYTES = 16 * 1024
 MAX_BODY_BYTES = 256 * 1024  # four times what our own program sends
 
+
 class Frames:
     """Cuts a stream into frames, however its chunks were cut, and hands each over; skips noise."""
 

@@ -74,7 +74,6 @@ class World:
         return self.downloads.send(server, self.step, need, lambda _step, _line: None)
 
 
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
