@@ -110,9 +110,6 @@ def _authentication_error(
     if target.password_command is not None:
         keys_of = keys_of.replace("password:", "password_command:")
     hint = f"check {keys_of} of {target.name}; {by_hand} must work"
-    if target.password is None and {"password", "keyboard-interactive"} & set(methods):
-        hint = f"{hint}; `{ssh_errors.AUTHORIZE} {target.name}` installs a key, with the password once"
-    if target.username is None:
-        hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
+    hint += ssh_errors.more_hints(target, methods)
     said = f"{where} denied the login ({'; '.join(tried)})"
     return AuthenticationError(target.name, said, hint=hint, methods=methods)

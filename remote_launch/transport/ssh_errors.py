@@ -17,7 +17,7 @@ from remote_launch.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from remote_launch.transport.base import Target
 
@@ -160,6 +160,16 @@ def open_key_error(server: str, path: str) -> AuthenticationError:
     )
 
 
+def more_hints(target: Target, methods: Sequence[str]) -> str:
+    """Given the ways to log in that a server takes, return further lines of a refused login's hint."""
+    lines = ""
+    if target.password is None and {"password", "keyboard-interactive"} & set(methods):
+        lines += f"\n`{AUTHORIZE} {target.name}` installs a key, with the password once"
+    if target.username is None:
+        lines += "\nthe user was ssh's choice; labml_remote assumed 'ubuntu'; set username: in the inventory"
+    return lines
+
+
 def _authentication_error(target: Target, said: str, config: Mapping[str, str]) -> AuthenticationError:
     if too_open := _OPEN_KEY.search(said):
         return open_key_error(target.name, too_open[1])
@@ -174,11 +184,8 @@ def _authentication_error(target: Target, said: str, config: Mapping[str, str]) 
         tried.append(f"the server takes: {denied[2]}")
     if trouble := _KEY_TROUBLE.search(said):
         tried.append(f"key {trouble[1]}: {trouble[2]}")
-    hint = f"must work without a question: ssh -o BatchMode=yes {login(target)}"
-    if {"password", "keyboard-interactive"} & set(methods):
-        hint = f"{hint}; `{AUTHORIZE} {target.name}` installs a key, with the password once"
-    if target.username is None:
-        hint = f"labml_remote assumed 'ubuntu'; set username: in the inventory. {hint}"
+    hint = f"this must work without a question: ssh -o BatchMode=yes {login(target)}"
+    hint += more_hints(target, methods)
     return AuthenticationError(
         target.name,
         f"{place(target, config)} denied the login ({'; '.join(tried)})",

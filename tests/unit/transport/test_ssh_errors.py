@@ -83,7 +83,10 @@ def test_without_a_username() -> None:
         Target(name="a", hostname="h"), "laptop@h: Permission denied (publickey).", {"user": "laptop"}
     )
     assert "user 'laptop'" in str(error)
-    assert "labml_remote assumed 'ubuntu'; set username:" in str(error.hint)
+    by_hand, user = str(error.hint).splitlines()
+    assert by_hand == "this must work without a question: ssh -o BatchMode=yes h"
+    assert user.startswith("the user was ssh's choice")
+    assert "labml_remote assumed 'ubuntu'; set username: in the inventory" in user
 
 
 def test_an_open_key_gives_the_chmod_line() -> None:
