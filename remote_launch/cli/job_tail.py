@@ -165,9 +165,14 @@ def _pattern(grep: str | None, *, plain: bool) -> re.Pattern[str] | None:
 def job_to_show(fleet: Fleet, keys: Sequence[str], tags: Sequence[str]) -> tuple[JobRecord, bool]:
     """Given keys or tags, return the one job to show: running before ended, master before others, newest
     first; and whether there was a choice."""
-    from remote_launch.errors import NO_JOBS_HINT, UnknownJobError
+    from remote_launch.errors import NO_JOBS_HINT, UnknownJobError, UsageError
 
     jobs = choose_jobs(fleet, keys, tags)
+    if keys and len(jobs) > 1:
+        raise UsageError(
+            f"one job or launch is shown at a time, and {len(jobs)} are named",
+            hint="--all-ranks shows all nodes of a launch; several jobs, a terminal each",
+        )
     if not jobs:
         raise UnknownJobError("there are no jobs yet", hint=NO_JOBS_HINT)
     best = max(

@@ -30,6 +30,7 @@ from .jobdir import (
     write_atomic,
 )
 from .supervisor import Supervisor
+from .verdict import tail_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -167,9 +168,9 @@ def _detach(
     except ValueError:
         if os.path.lexists(job.started):  # its child may have run: the guardian writes down what came of it
             return {**_already(job), "state": "STARTED"}
-        raise Refusal(
-            "StartError", "the supervisor ended before it could start the job", f"see {job.log}"
-        ) from None
+        said = tail_of(job.log).splitlines()[-1:]  # the folder goes, and the log with it
+        message = ": ".join(["the supervisor ended before it could start the job", *said])
+        raise Refusal("StartError", message) from None
     if "error" in report:
         error = report["error"]
         raise Refusal(error["type"], error["message"], error["hint"])

@@ -151,6 +151,8 @@ class TestWholePath:
         rl("job-wait", "2", code=37)
         done = rl("job-wait", "1", "2", "3", "--timeout", "0.5", code=124)
         assert "job 1 not ended after 0.5 s" in done.stderr
+        refused = rl("job-tail", "1", "2", code=2).stderr
+        assert "one job or launch is shown at a time, and 2 are named" in refused
         assert "job 2: FAILED" in done.stderr
         assert "job 3 not ended after 0.5 s" in done.stderr
         told = rl.json("job-wait", "1", "2", "--timeout", "0", code=124)

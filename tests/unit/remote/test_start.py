@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.served import Served
+
 
 def test_start_reports_the_child_and_a_second_start_says_already(served: Served) -> None:
     spec = served.spec("echo once; exec sleep 600")
@@ -236,3 +238,29 @@ def test_processes_left_by_a_child_that_ended_are_swept(served: Served) -> None:
     assert (end["state"], end["exit_code"], end["left_over"]) == ("FAILED", 4, 0)
     assert served.pids(job_id) == []
     assert procs.start_ticks(int((served.workdir / "wiped").read_text())) is None
+
+
+EARLY_END = """
+import os, sys
+from remote_launch.remote import start
+from remote_launch.remote.jobdir import JobDir, Refusal
+
+def dies(spec, job, *_):
+    with open(job.log, "w") as log:
+        log.write("Traceback (most recent call last):\\nMemoryError\\n")
+    os._exit(1)
+
+start._supervise = dies
+try:
+    start._detach({}, JobDir(sys.argv[1]), sys.argv[1], 0, None)
+except Refusal as refusal:
+    print(refusal.message)
+"""
+
+
+def test_a_supervisor_that_ends_at_once_has_last_words(tmp_path: Path) -> None:
+    """The folder of a start that failed is removed: nobody can look into its log."""
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY_END, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "the supervisor ended before it could start the job: MemoryError\n", done.stderr
