@@ -42,12 +42,14 @@ def per_node_globs(fleet: Fleet) -> list[PathGlob]:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Files that ``servers`` have and ``others`` lack, or (``others`` empty) that are not the same on all."""
+    """Files that ``servers`` have and ``others`` lack, or (``others`` empty) that are not the same on all.
+    Where some lack them, those that have them need not have the same (``is_same``)."""
 
     paths: tuple[str, ...]
     servers: tuple[str, ...]
     others: tuple[str, ...] = ()
     newest: str = ""  # the server whose file is the newest
+    is_same: bool = True  # on ``servers``
 
     def __str__(self) -> str:
         first = "".join(char if char.isprintable() else "?" for char in self.paths[0][:200])
@@ -56,7 +58,8 @@ class Difference:
         if not self.others:
             return f"{files} {are} not the same on {listed(self.servers)}: the newest is {self.newest}'s"
         alone = " alone" if len(self.servers) == 1 else f", not on {listed(self.others)}"
-        return f"{files} {are} on {listed(self.servers)}{alone}"
+        unlike = "" if self.is_same else f", and not the same where it is: the newest is {self.newest}'s"
+        return f"{files} {are} on {listed(self.servers)}{alone}{unlike}"
 
 
 def differences(
@@ -68,20 +71,22 @@ def differences(
     ``per_node``, logs and the like don't count. Of lists that were cut off, only the part that all have is
     compared."""
     offsets = _offsets(clocks or {})
-    groups: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
-    newest: dict[tuple[str, ...], str] = {}
+    groups: dict[tuple[tuple[str, ...], tuple[str, ...], bool], list[str]] = {}
+    newest: dict[object, str] = {}
     for index in range(min(map(len, seen.values()), default=0)):
         for path, files in _by_path({name: found[index] for name, found in seen.items()}).items():
             if any(glob.covers(path) for glob in per_node):
                 continue
             have = tuple(name for name in seen if name in files)
             lack = tuple(name for name in seen if name not in files)
-            if lack or not _same(files, offsets):
-                groups.setdefault((have, lack), []).append(path)
-                newest.setdefault(have, max(have, key=lambda name: files[name].mtime))
+            is_same = _same(files, offsets)
+            if lack or not is_same:
+                key = (have, lack, is_same)
+                groups.setdefault(key, []).append(path)
+                newest.setdefault(key, max(have, key=lambda name: files[name].mtime))
     return [
-        Difference(paths=tuple(paths), servers=have, others=lack, newest=newest[have])
-        for (have, lack), paths in groups.items()
+        Difference(paths=tuple(paths), servers=key[0], others=key[1], newest=newest[key], is_same=key[2])
+        for key, paths in groups.items()
     ]
 
 

@@ -165,7 +165,7 @@ def _only_source(seen: Mapping[str, Sequence[Found]], per_node: Sequence[PathGlo
     sources = {difference.newest for difference in found if difference.others}
     if not found:
         return next(iter(seen))
-    if len(sources) == 1 and all(difference.others for difference in found):
+    if len(sources) == 1 and all(difference.others and difference.is_same for difference in found):
         return sources.pop()
     raise UsageError(f"whose outputs? {in_words(found)}", hint="name the server: rl push-outputs NAME")
 

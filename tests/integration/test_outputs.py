@@ -291,6 +291,26 @@ class TestPushOutputs:
         assert (work / "mine.log").read_text() == "mine"
         assert "server-2 has all that server-1 has" in rl("push-outputs", "server-1").stderr
 
+    def test_of_two_that_differ_none_is_chosen_by_itself(
+        self, tmp_path: Path, servers: list[SshdServer]
+    ) -> None:
+        """The third lacks the file: no reason to take the newest one's, and to replace the other's by it."""
+        rl = make_project(tmp_path, servers)
+        config = rl.project / ".remote" / "configs.yaml"
+        content = yaml.safe_load(config.read_text())
+        third = {"connection": "local", "workdir": str(tmp_path / "work" / "server-3")}
+        content["servers"]["server-3"] = third
+        config.write_text(yaml.safe_dump(content))
+        rl("rsync")
+        older = write(rl, 1, "checkpoints/last.pt", "epoch 5", age_s=7200)
+        write(rl, 2, "checkpoints/last.pt", "epoch 9")
+        refused = rl("push-outputs", code=2).stderr
+        assert "whose outputs? checkpoints/last.pt is on server-1 and server-2, not on server-3" in refused
+        assert "the newest is server-2's" in refused
+        assert older.read_text() == "epoch 5"
+        rl("push-outputs", "server-2")
+        assert older.read_text() == "epoch 9"
+
     def test_newer_files_are_replaced_only_on_request(self, rl: Rl) -> None:
         write(rl, 1, "checkpoints/last.pt", "epoch 5", age_s=7200)
         newer = write(rl, 2, "checkpoints/last.pt", "epoch 9")

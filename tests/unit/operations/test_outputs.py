@@ -51,6 +51,12 @@ class TestDifferences:
             "ck/last.pt (and 1 more) are on a and c, not on b"
         ]
 
+    def test_some_lack_it_and_the_others_have_different_ones(self) -> None:
+        servers = {"a": told(last=(9, NOW)), "b": told(last=(10, NOW + 3600)), "c": told()}
+        assert found(servers) == [
+            "ck/last.pt is on a and b, not on c, and not the same where it is: the newest is b's"
+        ]
+
     def test_another_size_or_another_time(self) -> None:
         assert found({"a": told(last=10), "b": told(last=11)})
         [text] = found({"a": told(last=(10, NOW)), "b": told(last=(10, NOW + 3600))})
