@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 FORGET_DEAD_S = 24 * 3600.0
-_STOP_S = 20.0  # it looks every second; but may just be connecting
+_STOP_S = 30.0  # it looks every second, but may just be connecting
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
