@@ -15,8 +15,8 @@ apt_install() {
     say "installing with apt-get: $*"
     _log=$(mktemp)
     # RUNLEVEL=1 keeps the packages' services (sshd, docker) from being started now.
-    if { [ -n "${APT_UPDATED-}" ] || apt-get update -qq || true; } >"$_log" 2>&1 &&
-        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -qq -y --no-install-recommends "$@" \
+    if { [ -n "${APT_UPDATED-}" ] || apt-get -o Acquire::Retries=5 update -qq || true; } >"$_log" 2>&1 &&
+        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o Acquire::Retries=5 install -qq -y --no-install-recommends "$@" \
             >>"$_log" 2>&1 </dev/null; then
         APT_UPDATED=1
         rm -f "$_log"

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.faults import marked
-from tests.support.training import PATIENT, make_project
+from tests.support.training import ENVIRONMENTS, PATIENT, make_project
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.cluster.conftest import WriteInventory
     from tests.support.cli import Rl
     from tests.support.docker_hosts import DockerHost
 
@@ -126,7 +127,11 @@ def test_by_password_over_fabric(tmp_path: Path, hosts: list[DockerHost]) -> Non
     )
 
 
-def test_one_host_down_hides_nothing_of_the_other(rl: Rl, hosts: list[DockerHost]) -> None:
+def test_one_host_down_hides_nothing_of_the_other(
+    rl: Rl, hosts: list[DockerHost], inventory: WriteInventory
+) -> None:
+    impatient = {"host-1": {"connect_timeout_s": 2}}
+    inventory(rl.project, hosts, name="train-uv", environment=ENVIRONMENTS["uv"], servers=impatient)
     hosts[1].kill()
     checked = rl.json("servers", "--check", code=3)
     assert checked["status"] == "partial"
