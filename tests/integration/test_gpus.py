@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
 class Cards:
     """A project with the local servers ``a`` and ``b``, and a nvidia-smi of its own in front of PATH."""
 

@@ -30,6 +30,7 @@ def test_a_child_that_cant_be_made_leaves_no_file_open(
         Child(["true"], {}, "/", JobDir(str(tmp_path)), 0o022)
     assert os.listdir("/proc/self/fd") == before
 
+
 def test_it_keeps_its_files_open_where_only_few_are_allowed(tmp_path: Path) -> None:
     """Numbers from 100 on are none there."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
