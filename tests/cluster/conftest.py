@@ -96,21 +96,19 @@ def docker_setup() -> list[str]:
 
 @pytest.fixture(scope="session")
 def docker_cleanup() -> list[str]:
-    return ["down --volumes --timeout 1"]
+    return []  # all that has the session's label is removed at its end; should that fail, no test has
 
 
 @pytest.fixture(scope="session")
 def cluster(
     docker_services: Services, docker_compose_project_name: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
+) -> Cluster:
     """The session's containers. Tests take ``hosts`` or ``docker_host_factory``, which also heal them."""
-    cluster = Cluster(
+    return Cluster(
         project=docker_compose_project_name,
         compose=docker_services._docker_compose.execute,
         folder=tmp_path_factory.mktemp("cluster"),
     )
-    yield cluster
-    cluster.heal()  # compose can't stop a paused container
 
 
 @pytest.fixture

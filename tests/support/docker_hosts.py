@@ -7,7 +7,6 @@ packages. ``DockerHost`` is one server: run commands in it behind ssh's back, br
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import os
@@ -300,14 +299,25 @@ def remove_leftovers(*, of_pid: int | None = None) -> None:
         "container": ("ps", "-aq"), "network": ("network", "ls", "-q"), "volume": ("volume", "ls", "-q"),
     }
     for kind, listing in listings.items():
-        for found in docker(*listing, "--filter", f"label={SESSION_LABEL}").stdout.split():
-            labels = "{{json .Config.Labels}}" if kind == "container" else "{{json .Labels}}"
-            with contextlib.suppress(DockerError):  # it may be on its way out, or another session removes it
-                pid = json.loads(docker(kind, "inspect", "-f", labels, found).stdout)[SESSION_LABEL]
-                if int(pid) == of_pid if of_pid is not None else not Path(f"/proc/{pid}").exists():
-                    if kind == "container":
-                        docker("unpause", found, check=False)
-                    docker(kind, "rm", *(["-f", "-v"] if kind == "container" else []), found)
+        left = docker(*listing, "--filter", f"label={SESSION_LABEL}").stdout.split()
+        left = [found for found in left if _is_left_over(kind, found, of_pid)]
+        if not left:
+            continue
+        # What can't be removed now (it may be on its way out) is left to the next session.
+        if kind == "container":
+            docker("unpause", *left, check=False)
+            docker("rm", "-f", "-v", *left, check=False)
+        else:
+            docker(kind, "rm", *left, check=False)
+
+
+def _is_left_over(kind: str, found: str, of_pid: int | None) -> bool:
+    labels = "{{json .Config.Labels}}" if kind == "container" else "{{json .Labels}}"
+    try:
+        pid = int(json.loads(docker(kind, "inspect", "-f", labels, found).stdout)[SESSION_LABEL])
+    except DockerError:  # another session has removed it
+        return False
+    return pid == of_pid if of_pid is not None else not Path(f"/proc/{pid}").exists()
 
 
 def write_inventory(folder: Path, hosts: Sequence[DockerHost], **keys: Any) -> Path:
