@@ -194,7 +194,7 @@ def test_a_persons_kill_of_one_node_kills_the_launch(nodes: list[Served]) -> Non
 
 
 def test_a_member_with_the_wrong_token_stays_out(nodes: list[Served]) -> None:
-    right = Launch(nodes, join_timeout_s=10.0)
+    right = Launch(nodes, join_timeout_s=20.0)
     right.start(SLEEP)
     wrong = Launch(nodes, token="w" * 32, join_timeout_s=5.0)
     wrong.launch_id = right.launch_id

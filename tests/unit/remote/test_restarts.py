@@ -266,7 +266,7 @@ def test_a_silent_node_that_comes_back_takes_part_again(nodes: list[Served]) -> 
 
 
 def test_a_lost_node_without_a_spare_ends_the_launch(nodes: list[Served]) -> None:
-    launch = Launch(nodes, join_timeout_s=10.0)
+    launch = Launch(nodes, join_timeout_s=20.0)
     launch.start(SLEEP, SLEEP, max_restarts=3)
     launch.joined()
     nodes[1].kill_supervisor(launch.ids[1])
@@ -276,7 +276,7 @@ def test_a_lost_node_without_a_spare_ends_the_launch(nodes: list[Served]) -> Non
 
 
 def test_node_0_lost_ends_the_launch(nodes: list[Served]) -> None:
-    launch = Launch(nodes, join_timeout_s=10.0)
+    launch = Launch(nodes, join_timeout_s=20.0)
     launch.start(SLEEP, SLEEP, max_restarts=3)
     launch.joined()
     nodes[0].kill_supervisor(launch.ids[0])
