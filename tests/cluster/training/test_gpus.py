@@ -24,7 +24,8 @@ told = [None] * dist.get_world_size()
 dist.all_gather_object(told, me)
 if dist.get_rank() == 0:
     print("told", json.dumps(told), flush=True)
-dist.destroy_process_group()
+dist.barrier()
+os._exit(0)  # now and then gloo's threads abort a Python that shuts down
 """
 
 
@@ -43,4 +44,4 @@ def test_one_rank_and_three(tmp_path: Path, hosts: list[DockerHost], give_cards:
         ["0", "0", "0", "0"], ["1", "0", "1", "1,2,3"], ["2", "1", "1", "1,2,3"], ["3", "2", "1", "1,2,3"],
     ]  # fmt: skip
     refused = rl("torch-launch", "--gpus-per-node", "2", "who.py", code=1).stderr
-    assert "host-0: --gpus-per-node 2, but 1 of its 1 cards is free" in refused
+    assert "host-0: --gpus-per-node 2, but it has one card" in refused
