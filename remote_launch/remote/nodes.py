@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from .gang import GangSettings, Host
 
-LINGER_S = 2.0
-SPARES_LINGER_S = 10.0  # for one whose start is still under way: it is to know that it was not needed
+# For the verdict to be read, also by a node that is too busy to do it at once, and by a spare whose start is
+# still under way.
+LINGER_S = 10.0
 
 
 class Node:
@@ -152,12 +153,12 @@ class Nodes:
         self._door.tick(now)
 
     def close(self) -> None:
-        """Wait (shortly) until the members have read the verdict: closing on unread beats would reset the
+        """Wait (a while) until the members have read the verdict: closing on unread beats would reset the
         connection under it."""
         now = time.monotonic()
-        deadline, spares_deadline = now + LINGER_S, now + SPARES_LINGER_S
-        while (any(node.link for node in self._all) and now < deadline) or (
-            any(node.place is None and not node.joined for node in self._all) and now < spares_deadline
+        deadline = now + LINGER_S
+        while now < deadline and any(
+            node.link or (node.place is None and not node.joined) for node in self._all
         ):
             now = time.monotonic()
             for key, events in self._host.selector.select(0.1):

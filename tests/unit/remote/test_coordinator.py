@@ -40,6 +40,9 @@ class FakeDoor:
     def tick(self, now: float) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class Gang:
     """A coordinator of ``nnodes`` nodes and some spares; they say what a test has them say."""
@@ -60,6 +63,7 @@ class Gang:
         self.begun: list[dict[str, Any]] = []
         self.rests: list[dict[str, Any]] = []
         self.stopped: list[tuple[int, float]] = []
+        self.reads_at: dict[int, float] = {}
         gang = {
             "nnodes": nnodes, "spares": spares, "address": "127.0.0.1", "port": PORT, "token": "t" * 32,
             "silence_s": SILENCE_S, "join_timeout_s": JOIN_S,
@@ -77,6 +81,14 @@ class Gang:
         raise KeyError
 
     unregister = get_key
+
+    def select(self, timeout_s: float) -> list[Any]:
+        """Nothing is heard; a member that reads its messages late hangs up when it has read the last."""
+        self.now += timeout_s
+        for node in self.it._nodes:
+            if self.now >= self.reads_at.get(node.member, 0.0):
+                node.link = None
+        return []
 
     def log(self, _: str) -> None:
         pass
@@ -164,6 +176,16 @@ class TestTheEnd:
         gang.after(1)
         assert gang.it.verdict["state"] == "SUCCEEDED"
         assert gang.sent(1) == gang.sent(2) == ["end"]
+
+    def test_is_not_closed_upon_a_node_that_is_slow_to_read_it(self, make: Any) -> None:
+        gang = make()
+        for member in (0, 1, 2):
+            gang.fail(member)
+        gang.stops(0, 1, 2)
+        gang.after(0.5)
+        gang.reads_at[2] = gang.now + 8
+        gang.it.close()
+        assert gang.now >= gang.reads_at[2]
 
     def test_comes_when_every_node_is_stopped_and_not_before(self, make: Any) -> None:
         gang = make()
