@@ -98,11 +98,13 @@ def test_python_keeps_no_lines_back(served: Served) -> None:
     assert served.wait(job_id)["state"] == "SUCCEEDED"
 
 
-def test_one_node_with_output_keeps_a_launch_going(nodes: list[Served]) -> None:
+def test_one_node_with_output_keeps_a_launch_going(nodes: list[Served], tmp_path: Path) -> None:
     launch = Launch(nodes)
+    over = tmp_path / "over"  # neither is to be quiet alone, however late the other began
     launch.start(
-        "for i in $(seq 24); do echo $i; sleep 0.25; done", "sleep 6",
-        stall_timeout_s=4,
+        f"for i in $(seq 36); do echo $i; sleep 0.25; done; touch {over}",
+        f"until [ -e {over} ]; do sleep 0.1; done",
+        stall_timeout_s=6,
     )
     assert [launch.wait(rank)["state"] for rank in range(2)] == ["SUCCEEDED", "SUCCEEDED"]
 
