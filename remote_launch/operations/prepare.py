@@ -139,7 +139,8 @@ class _Run:
         self._downloads = Downloads(fleet)
         # Servers may share a home: what is made there is made once, by whichever came first.
         self._homes: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        self._made: dict[str, str] = {}  # by home, the server that made it
+        self._at: dict[str, str] = {}  # by home, the server that makes it
+        self._made: set[str] = set()
 
     def prepare(self, server: Server) -> PrepareResult:
         tell = Tell(server.name, self._on_progress)
@@ -159,15 +160,16 @@ class _Run:
         home = text(answer.get("home")) or server.name
         lock = self._homes[home]
         if not lock.acquire(blocking=False):
-            tell.line("waiting", f"for {self._made.get(home, 'a server')}, which shares its home")
+            tell.line("waiting", f"for {self._at.get(home, 'a server')}, which shares its home")
             lock.acquire()
         try:
             if home in self._made:  # another server of this run was here: is it truly the same folder?
                 answer = self._check(server)
                 if self._is_ready(answer):
                     return self._result(server, self._all_same(server), begun, answer)
-            self._made[home] = server.name
+            self._at[home] = server.name
             steps = self._make(server, answer, tell)
+            self._made.add(home)
         finally:
             lock.release()
         return self._result(server, steps, begun, answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,6 +103,25 @@ def test_from_nothing_to_an_environment_and_back(lab: Lab) -> None:
     lab.good("clean", "--all", "--yes")
     assert not lab.ab.exists()
     assert not lab.c.exists()
+
+
+def test_what_failed_on_one_server_is_not_called_done_on_another_that_shares_its_home(
+    lab: Lab, tmp_path: Path
+) -> None:
+    python, broken = tmp_path / "python3", tmp_path / "broken"
+    python.write_text(f'#!/bin/sh\n[ ! -e {broken} ] || exit 9\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    config = lab.root / ".remote" / "configs.yaml"
+    content = yaml.safe_load(config.read_text())
+    content["environment"]["python"] = str(python)
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    lab.rl("prepare", "--server", "a", "--server", "b")
+    broken.touch()
+    again = lab.rl("prepare", "--force", "--server", "a", "--server", "b", code=None)
+    assert again.returncode != 0
+    assert "nothing to do" not in again.stdout
+    broken.unlink()
+    assert lab.good("prepare", "--force").returncode == 0
 
 
 def test_on_a_terminal_clean_asks_and_no_is_the_default(lab: Lab) -> None:
