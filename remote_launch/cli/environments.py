@@ -70,9 +70,12 @@ def env(ctx: click.Context, servers: Sequence[str], sizes: bool, as_json: bool) 
         _show_environments(list(found.values()), sizes=sizes)
     output.show_failures(outcomes.errors.values())
     show_differences(differences)
-    behind = [name for name, report in found.items() if report.state not in ("up_to_date", "foreign")]
-    if behind:
-        output.say(f"next: rl prepare brings {', '.join(behind)} up to date")
+    behind = [report for report in found.values() if report.state not in ("up_to_date", "foreign")]
+    if made := [report.server for report in behind if report.manager != "none"]:
+        output.say(f"next: rl prepare brings {', '.join(made)} up to date")
+    for report in behind:
+        if report.manager == "none":
+            output.say(f"next: {report.server} has no {report.python}: name another by python: in the inventory")
     return outcomes.exit_code
 
 

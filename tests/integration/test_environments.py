@@ -124,6 +124,17 @@ def test_what_failed_on_one_server_is_not_called_done_on_another_that_shares_its
     assert lab.good("prepare", "--force").returncode == 0
 
 
+def test_env_offers_no_prepare_for_an_interpreter_that_rl_does_not_make(lab: Lab) -> None:
+    content = {
+        "name": "proj", "environment": {"manager": "none", "python": "/nowhere/python"},
+        "servers": {"a": {"connection": "local", "workdir": str(lab.ab)}},
+    }  # fmt: skip
+    (lab.root / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    said = lab.rl("env").stderr
+    assert "rl prepare" not in said
+    assert "next: a has no /nowhere/python: name another by python: in the inventory" in said
+
+
 def test_on_a_terminal_clean_asks_and_no_is_the_default(lab: Lab) -> None:
     lab.good("rsync")
     argv = [rl_path(), "clean", "--code", "--server", "c"]
