@@ -75,7 +75,8 @@ def env(ctx: click.Context, servers: Sequence[str], sizes: bool, as_json: bool) 
         output.say(f"next: rl prepare brings {', '.join(made)} up to date")
     for report in behind:
         if report.manager == "none":
-            output.say(f"next: {report.server} has no {report.python}: name another by python: in the inventory")
+            said = f"{report.server} has no {report.python}: name another by python: in the inventory"
+            output.say(f"next: {said}")
     return outcomes.exit_code
 
 
