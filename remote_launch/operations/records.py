@@ -93,10 +93,11 @@ def gone(job: JobRecord, left_over: int = 0) -> JobRecord:
     details = {name: value for name, value in job.details.items() if name != "left_over"}
     seen = dataclasses.replace(job, seen_at=now(), unreachable_since=None, details=details)
     if left_over > 0:
+        seen = dataclasses.replace(seen, details={**details, "left_over": left_over})
+        if job.state.is_terminal and job.state is not JobState.LOST:
+            return seen  # how it ended is known
         reason = f"{_NO_FOLDER}; {left_over} of its processes still run: rl job-kill ends them"
-        return dataclasses.replace(
-            seen, state=JobState.LOST, reason=reason, details={**details, "left_over": left_over}
-        )
+        return dataclasses.replace(seen, state=JobState.LOST, reason=reason)
     if job.state is JobState.LOST and str(job.reason).startswith(f"{_NO_FOLDER}; "):
         return dataclasses.replace(seen, reason=_NO_FOLDER)
     if job.state is JobState.CREATED:  # its start may be just under way

@@ -24,6 +24,7 @@ from .states import TERMINAL, state_of, supervisor_lives
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
 PATIENCE_S = 10.0  # past the grace, for the supervisor
@@ -146,8 +147,13 @@ class _Kill:
     def _end_without_its_folder(self) -> None:
         """Somebody has removed the folder. What runs on is known by the job's mark; its supervisor ends with
         it, for another attempt has nowhere to write."""
-        if not procs.members(self.job.job_id):
+        found = procs.members(self.job.job_id)
+        if not found:
             self.outcome, self.message = "not_found", "there is no such job on this server"
+            return
+        elsewhere = _folder_of(found)
+        if elsewhere is not None:  # its supervisor would take a sweep for a failure, and start it again
+            self._done("failed", f"it runs, with its folder in another workdir: {elsewhere}")
             return
         left = self._sweep()
         self.state = {
@@ -207,11 +213,14 @@ class _Kill:
             "reason": f"killed by {self.by or 'rl'} ({why})", "left_over": left,
             "ended_at": time.time(), "attempts": self.started.get("attempts") or [],
         }
-        with contextlib.suppress(OSError):  # as above
+        try:
             room.write(self.job.exit, {
                 **self.state, "started_at": number(self.started, "started_at"),
                 "attempt": number(self.started, "attempt", 0), "failures": [], "cause": None,
             })
+        except OSError:  # a full disk hinders no kill, but without this file a start may still come through
+            if not os.path.lexists(self.job.started):
+                raise
         room.clear(self.job)
         self._done("failed" if left else "killed", why)
 
@@ -247,3 +256,15 @@ class _Kill:
             "left_over": state.get("left_over") or 0, "attempts": state.get("attempts") or [],
             **{name: state.get(name) for name in ("state", "exit_code", "signal", "reason", "ended_at")},
         }
+
+
+def _folder_of(processes: Iterable[int]) -> str | None:
+    """Given processes of a job, return its folder as they were told of it; None when there is none any
+    more."""
+    for pid in processes:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+            for entry in file.read().split(b"\0"):
+                name, _, path = entry.partition(b"=")
+                if name == b"RL_JOB_DIR" and os.path.isdir(path):
+                    return os.fsdecode(path)
+    return None

@@ -164,6 +164,18 @@ class TestStates:
         assert (after.state, after.reason) == (JobState.LOST, "its folder is gone from the server")
         assert "left_over" not in after.details
 
+    def test_how_a_job_ended_stays_known_whatever_it_left_running(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job = add(fleet)
+        servers.jobs[job.job_id] = {"state": "SUCCEEDED", "exit_code": 0, "ended_at": 7.0}
+        [ended] = refresh_jobs(fleet, [job])
+        servers.jobs.clear()
+        servers.more = {"missing_alive": {job.job_id: 2}}
+        [after] = refresh_jobs(fleet, [ended])
+        assert (after.state, after.reason) == (JobState.SUCCEEDED, ended.reason)
+        assert after.details["left_over"] == 2
+
     def test_what_a_lost_job_left_over_ends(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)
         for left in (3, 0):

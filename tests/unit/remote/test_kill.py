@@ -175,3 +175,18 @@ def test_a_job_whose_folder_was_removed_is_stopped(served: Served) -> None:
     assert served.kill(job_id)["outcome"] == "not_found"
     assert not served.folder(job_id).exists()
     assert served.call("probe", job_ids=[job_id])["missing_alive"] == {}
+
+
+def test_a_job_of_another_workdir_is_left_to_its_supervisor(served: Served) -> None:
+    """It would start it again, in its own folder."""
+    job_id = served.start("touch up; sleep 600", max_restarts=3)
+    _is_up(served)
+    before = served.pids(job_id)
+    other = served.workdir / "other"
+    other.mkdir()
+    jobs = [{"job_id": job_id, "grace_s": 5}]
+    [answer] = served.call("kill", workdir=str(other), jobs=jobs, by="me@laptop")["jobs"]
+    assert (answer["outcome"], answer["state"]) == ("failed", None), answer
+    assert str(served.folder(job_id)) in answer["message"]
+    assert served.pids(job_id) == before
+    assert served.kill(job_id)["outcome"] == "killed"

@@ -108,6 +108,15 @@ def test_a_job_is_stopped_on_a_full_disk(served: Served, has_room: bool) -> None
     assert served.read(job_id, "exit.json")["state"] == ("KILLED" if has_room else "FAILED")
 
 
+@pytest.mark.usefixtures("full_disk")
+def test_a_start_that_could_not_be_prevented_is_not_called_killed(served: Served) -> None:
+    """Nothing would keep it from going on, once there is room."""
+    jobs = [{"job_id": "b" * 32, "prevent": True}]
+    [answer] = kill.kill({"workdir": str(served.workdir), "jobs": jobs})["jobs"]
+    assert answer["outcome"] == "failed", answer
+    assert "No space left" in answer["message"]
+
+
 @pytest.mark.parametrize("ends", ["by itself", "killed", "without its supervisor"])
 def test_what_was_not_needed_is_given_back(served: Served, ends: str) -> None:
     job_id = served.start("exit 3" if ends == "by itself" else "sleep 600", grace_s=0.5)
