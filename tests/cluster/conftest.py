@@ -28,6 +28,7 @@ from tests.support.docker_image import (
     compose_command,
     running_daemon,
 )
+from tests.support.endings import orderly_end
 from tests.support.sshd import end_masters
 from tests.support.stand_in_cards import card_row, process_row, program
 
@@ -57,9 +58,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def docker_image() -> Iterator[str]:
-    """The tag of the hosts' image. A daemon that had to be started for it ends with the session."""
+    """The tag of the hosts' image. A daemon that had to be started for it ends with the session.
+    TERM, which scripts/test sends to what it runs in the background, leaves no container."""
     try:
-        with running_daemon():
+        with orderly_end(), running_daemon():
             remove_leftovers()
             try:
                 yield build_host_image()
