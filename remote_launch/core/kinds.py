@@ -160,10 +160,12 @@ def _read_output(index: str, item: Node) -> Output:
     except ValueError as error:
         raise WrongValueError(f"{text!r}: {error}", node=fields["path"], key=where) from None
     per_node = fields.get("per_node")
-    if per_node is not None and not isinstance(per_node.value, bool):
+    if per_node is None or per_node.is_null:  # a key left blank is as good as absent
+        return Output(path=text)
+    if not isinstance(per_node.value, bool):
         reason = f"expected true or false, found {per_node.found()}"
         raise WrongValueError(reason, node=per_node, key=f"{index}.per_node")
-    return Output(path=text, per_node=per_node is not None and per_node.value)
+    return Output(path=text, per_node=per_node.value)
 
 
 def _read_secrets(node: Node) -> tuple[str, ...]:
