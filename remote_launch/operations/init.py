@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_launch.core.drafts import ServerDraft, local_servers, parse_server, servers_from_ssh_config
@@ -17,6 +17,7 @@ from remote_launch.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = [
     "FIRST_MANAGER",
@@ -137,7 +138,7 @@ def _next_steps(project: Project, servers: Sequence[ServerDraft]) -> tuple[str, 
     steps += [
         f"rl authorize                # there is no {key} yet: makes it, and installs it by a password"
         for key in keys
-        if not (project.root / Path(key).expanduser()).exists()
+        if not os.path.exists(project.root / os.path.expanduser(key))  # noqa: PTH110, PTH111 - Path raises
     ]
     return (
         *steps,

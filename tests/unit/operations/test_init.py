@@ -277,6 +277,13 @@ def test_a_key_that_is_not_there_yet_is_the_first_thing_to_do(tmp_path: Path) ->
     assert second.startswith("rl servers --check ")
 
 
+@pytest.mark.parametrize("key", ["~nobody-of-that-name/id", "x" * 300])
+def test_a_key_that_can_be_no_files_is_none_that_is_there(tmp_path: Path, key: str) -> None:
+    draft = ServerDraft(name="a", hostname="10.0.0.5", private_key=key)
+    first, *_ = init_project(tmp_path, servers=[draft]).next_steps
+    assert first.startswith("rl authorize ")
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
