@@ -10,7 +10,7 @@ from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.errors import JobStateError, RemoteLaunchError, UsageError
 from remote_launch.operations import told
 from remote_launch.operations.clocks import on_this_clock
-from remote_launch.operations.records import gone
+from remote_launch.operations.records import gone, is_in_another_workdir, not_looked_at
 from remote_launch.operations.verbs import call, who
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ def kill_jobs(
             str(answer.get("job_id")): answer for answer in told.mappings((outcome.value or {}).get("jobs"))
         }
         unanswered = {"outcome": "failed", "message": "the server's answer does not name it"}
-        result = _result(job, answers.get(job.job_id, unanswered), reason)
+        server = fleet.inventory.servers[job.server]
+        result = _result(job, server, answers.get(job.job_id, unanswered), reason)
         results.append(result)
         changed.append(result.job)
         fleet.log(job.server, f"kill {job.job_id}", signal=signal, outcome=result.outcome)
@@ -125,14 +126,21 @@ def kill_jobs(
     return results
 
 
-def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillResult:
+def _result(job: JobRecord, server: Server, answer: dict[str, Any], reason: str | None) -> KillResult:
     outcome = answer["outcome"] if answer.get("outcome") in _OUTCOMES else "failed"
+    if outcome == "not_found" and is_in_another_workdir(job, server):
+        job = not_looked_at(job, server)
+        return KillResult(job=job, outcome=outcome, message=job.reason or "")
     if outcome == "not_found":
         return KillResult(job=gone(job), outcome=outcome, message="the server has no such job")
     try:
         state = JobState(answer.get("state"))
     except (ValueError, TypeError):
         state = job.state
+    message, left_over = told.text(answer.get("message")) or "", told.number(answer.get("left_over")) or 0
+    if job.state.is_terminal and job.state is not JobState.LOST:  # how it ended is known: this was the rest
+        job = dataclasses.replace(job, seen_at=now(), unreachable_since=None)
+        return KillResult(job=job, outcome=outcome, message=message, left_over=left_over)
     past = told.attempts(answer, ended=state.is_terminal)
     details = {**job.details, **({"attempts": past} if past else {})}
     details.pop("next_attempt", None)  # whatever came of the kill, it is not to be waited for
@@ -150,5 +158,4 @@ def _result(job: JobRecord, answer: dict[str, Any], reason: str | None) -> KillR
         or (now() if state.is_terminal else None),
         details=details,
     )
-    message, left_over = told.text(answer.get("message")) or "", told.number(answer.get("left_over")) or 0
     return KillResult(job=changed, outcome=outcome, message=message, left_over=left_over)

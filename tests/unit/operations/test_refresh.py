@@ -456,6 +456,24 @@ class TestKill:
         [result] = kill_jobs(fleet, [job])
         assert (result.outcome, result.ok, result.job.state) == ("not_found", False, JobState.CREATED)
 
+    def test_a_job_in_a_folder_that_workdir_was_is_not_called_lost_by_a_kill(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job = add(fleet, workdir="~/before")
+        [result] = kill_jobs(fleet, [job])
+        assert (result.outcome, result.job.state) == ("not_found", JobState.RUNNING)
+        assert "started in ~/before, and workdir is now ~/w: set it back" in result.message
+
+    def test_what_a_job_that_succeeded_left_running_makes_it_no_killed_one(
+        self, fleet: Fleet, servers: FakeServers
+    ) -> None:
+        job = add(fleet, JobState.SUCCEEDED, exit_code=0, reason="done", ended_at=7.0)
+        servers.jobs[job.job_id] = {"outcome": "killed", "state": "KILLED", "ended_at": 9.0, "reason": "x"}
+        [result] = kill_jobs(fleet, [job])
+        after = result.job
+        assert (after.state, after.exit_code, after.reason) == (JobState.SUCCEEDED, 0, "done")
+        assert (result.ok, after.ended_at) == (True, 7.0)
+
     def test_the_attempts_of_a_job_are_noted(self, fleet: Fleet, servers: FakeServers) -> None:
         job = add(fleet)
         attempts = [{"attempt": number, "cause": None} for number in range(3)]
