@@ -574,7 +574,8 @@ class TestOutputs:
 
     def test_those_that_each_node_writes_for_itself(self, project: Project) -> None:
         text = (
-            "servers: {a: h}\noutputs:\n  - ck/\n  - path: ck/shards\n    per_node: true\n  - {path: runs, per_node: }\n"
+            "servers: {a: h}\noutputs:\n  - ck/\n  - path: ck/shards\n    per_node: true\n"
+            "  - {path: runs, per_node: }\n"
         )
         inventory = load(project, text)
         assert inventory.outputs == ("ck/", "ck/shards", "runs")
