@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     code = _wait_for(command)
     leftovers = _wait_for_end()
     for pid, line in leftovers:
-        print(f"left running by the tests: {pid} {line}", file=sys.stderr, flush=True)
+        print(f"left running by the tests: {pid} {line} ({origin(pid)})", file=sys.stderr, flush=True)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return code if code > 0 else 128 - code if code < 0 else int(bool(leftovers))
@@ -75,6 +75,16 @@ def descendants(ancestor: int) -> list[tuple[int, str]]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
             found.append((pid, words.decode(errors="replace").strip()[:200]))
     return found
+
+
+def origin(pid: int) -> str:
+    """Return what tells of the test that started a process: its folder, and what its environment names."""
+    known = []
+    with contextlib.suppress(OSError):
+        known.append(str(Path(f"/proc/{pid}/cwd").readlink()))
+        variables = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+        known += [one for one in variables if one.startswith(("PYTEST_CURRENT_TEST=", "RL_JOB_DIR="))]
+    return ", ".join(known)
 
 
 if __name__ == "__main__":

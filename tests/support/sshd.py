@@ -124,13 +124,19 @@ class SshdServer:
         power."""
         if self._process is None:
             return
-        family = descendants(self._process.pid)
-        self._process.kill()
-        self._process.wait(READY_S)
-        self._process = None
-        for pid in family:
+        family = [self._process.pid]
+        stopped: set[int] = set()
+        while more := [pid for pid in family if pid not in stopped]:
+            for pid in more:  # first: what is still forking would leave a child behind that nobody has seen
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped.update(more)
+            family += descendants(self._process.pid)
+        for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._process.wait(READY_S)
+        self._process = None
 
     def restart(self, *, new_host_key: bool = False) -> None:
         """Kill it and start it again on the same port; on demand with another host key."""
