@@ -45,6 +45,15 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
     return list(words) if words else str(cmd)
 
 
+command_argument = click.argument(
+    "words",
+    nargs=-1,
+    type=click.UNPROCESSED,
+    metavar="[--] COMMAND [ARG]...",
+    shell_complete=complete_files,
+)
+
+
 @click.command(
     context_settings=_WORDS,
     epilog=examples("rl run --server gpu-a -- nvidia-smi", "rl run --cmd 'python -V && df -h .'"),
@@ -54,13 +63,7 @@ def _command(words: Sequence[str], cmd: str | None) -> list[str] | str:
 @env_option
 @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Stop it after this long.")
 @click.option("--silent", is_flag=True, help="Hide the output.")
-@click.argument(
-    "words",
-    nargs=-1,
-    type=click.UNPROCESSED,
-    metavar="[--] COMMAND [ARG]...",
-    shell_complete=complete_files,
-)
+@command_argument
 @click.pass_context
 def run(
     ctx: click.Context,
@@ -133,13 +136,7 @@ def _piped() -> bytes | None:
 @supervision_options
 @dry_run_option
 @json_option
-@click.argument(
-    "words",
-    nargs=-1,
-    type=click.UNPROCESSED,
-    metavar="[--] COMMAND [ARG]...",
-    shell_complete=complete_files,
-)
+@command_argument
 @click.pass_context
 def job_run(
     ctx: click.Context,

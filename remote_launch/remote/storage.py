@@ -28,7 +28,7 @@ _JOB_LAST = ("exit.json", "spec.json", "started.json", "lock")
 _CACHES = ("cache", "wheelhouse", "downloads")  # in <workdir>/.rl
 _FRESH_S = 3600.0  # a download for all projects of this user: another one may be at it
 _LOCK = ".rl-lock"
-_OWN = ("workspace.json", "home.json", "visit.json", "bin")
+_OWN = ("workspace.json", "home.json", "bin")
 
 
 def storage(request: dict[str, Any]) -> dict[str, Any]:
