@@ -5,18 +5,22 @@ A command's module is imported when the command runs, so ``rl --help`` loads cli
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import io
 import os
 import signal
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from remote_launch import __version__
 from remote_launch.errors import RemoteLaunchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # name: (module in this package, the function's name there, one line for --help), in the order of --help, by
 # section.
@@ -57,6 +61,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str, str]]] = {
         "job-prune": ("job_remove", "job_prune", "Remove old jobs, on the servers and here; asks first"),
     },
 }
+_NOTICED_AFTER_S = 0.3
 _BY_NAME = {name: entry for section in COMMANDS.values() for name, entry in section.items()}
 
 
@@ -131,13 +136,26 @@ def main() -> None:
     ):  # a closed terminal ends what rl runs on the servers, as Ctrl-C does
         if signal.getsignal(number) is signal.SIG_DFL:  # nohup rl … stays as asked
             signal.signal(number, _interrupt)
-    code = run(sys.argv[1:])
+    with _noticed_interrupts():
+        code = run(sys.argv[1:])
     gc.freeze()  # the process ends: going through all it holds for cycles would take 10 ms
     sys.exit(code)
 
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _noticed_interrupts() -> Iterator[None]:
+    """Have each wait ended for an instant, time and again: a Ctrl-C that came just before one began, after
+    Python last looked, would else be noticed only when it is over."""
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, _NOTICED_AFTER_S, _NOTICED_AFTER_S)
+    try:
+        yield
+    finally:  # Python's own end gives the signal its meaning back, which is to end the process
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def run(argv: list[str]) -> int:

@@ -260,6 +260,7 @@ def become(argv: Sequence[str]) -> NoReturn:
     """Have a program take this process's place, with its terminal."""
     sys.stdout.flush()
     sys.stderr.flush()
+    signal.setitimer(signal.ITIMER_REAL, 0)  # the command line's would go on, and end the program
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     os.execvp(argv[0], list(argv))  # noqa: S606 - no shell is the point
