@@ -6,13 +6,14 @@ line is cut."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from remote_launch.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,7 +62,7 @@ def console(*, err: bool = False) -> Console:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Cell:
     """Text in a colour, for a table."""
 

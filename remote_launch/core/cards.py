@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.dataclass import dataclass
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CardProcess:
     """A process on a card. ``is_own`` is None where its owner can't be seen."""
 
@@ -25,7 +27,7 @@ class CardProcess:
         return f"{self.command or 'a process'} ({', '.join(filter(None, (f'pid {self.pid}', memory)))})"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """One card. ``busy`` says who else holds it, ``trouble`` what is wrong with it; None is well."""
 
@@ -54,7 +56,7 @@ class Card:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
     """What a server told of its cards, of what is wrong, and which its login environment shows (VISIBLE)."""
 
@@ -71,7 +73,7 @@ class Survey:
         return tuple(card for card in self.cards if card.vendor == best)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CardChoice:
     """The cards of one node: ``count`` is what ``--nproc-per-node gpu`` makes of them. ``env`` is empty where
     rl leaves the choice to the script."""

@@ -7,7 +7,6 @@ reached, and a warning says so.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from remote_launch.core.common_networks import (
@@ -18,6 +17,7 @@ from remote_launch.core.common_networks import (
     holds,
 )
 from remote_launch.core.networks import is_private, usable
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import TopologyError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _WHAT = {
 _NO_OTHER = "there is no other"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Where the other nodes of a launch reach one server."""
 
@@ -51,7 +51,7 @@ class Choice:
         return {"address": self.address, "interface": self.interface, "reason": self.reason}
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlane:
     """The choices for all servers of a launch, in their order."""
 

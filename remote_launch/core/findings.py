@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
+from remote_launch.dataclass import dataclass
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -13,7 +15,7 @@ LEVELS: tuple[Level, ...] = ("ok", "note", "warning", "error")  # an error: some
 _DETAILS_SHOWN = 4
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """What one check says of one server or more. ``message`` is a sentence without the servers' names, equal
     on servers that have the same; what differs on each (a size, a version) goes into ``detail``. Texts may
@@ -39,7 +41,7 @@ class Finding:
         }
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """A check as the list of them shows it."""
 

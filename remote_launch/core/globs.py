@@ -3,10 +3,11 @@ folders. As in a shell, a wildcard at the beginning of a part leaves hidden name
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from typing import TYPE_CHECKING, Any
+
+from remote_launch.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -15,7 +16,7 @@ _WILD = re.compile(r"[*?\[]")
 _RL_OWN = (".rl", ".remote", ".jobs")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PathGlob:
     """A path with or without wildcards. ``base`` is what stands before the first part with one: relative to
     the workdir ("" is the workdir itself), absolute, or from "~/". ``parts`` are the others."""
@@ -71,7 +72,7 @@ def parse_glob(text: str) -> PathGlob:
     )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
     """What jobs write, as a path in the workdir. ``per_node``: each node writes its own, so that it is no
     wonder where others lack it."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from remote_launch.core.cards import CardChoice
 from remote_launch.core.visible_cards import ROCR, VISIBLE, is_called, shown, shown_at_login, variables
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import TopologyError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ _OWN_MEMORY_MB = 100  # a smaller process of ours is no reason for a word
 _USE_HINT = "--busy-gpus takes cards that others hold, too; --gpus none: the job needs no card"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GpuWish:
     """What the user asked for: --gpus (by server; None is every other one), --gpus-per-node, --busy-gpus."""
 

@@ -21,6 +21,7 @@ from remote_launch.core.schema import (
     read_keys,
 )
 from remote_launch.core.yaml_lines import parse_yaml
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import ConfigError, UnknownServerError
 from remote_launch.transport.base import Target
 
@@ -36,7 +37,7 @@ DEFAULT_CONNECT_TIMEOUT_S = 10
 _SERVERS_HINT = "under servers:, one a line:  gpu-a: {hostname: 10.0.0.5, username: ubuntu}"
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The Python environment that ``rl prepare`` makes on a server."""
 
@@ -59,7 +60,7 @@ class Environment:
     prefix: str | None = None  # the environment's folder; None: in the workdir
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A named entry of the inventory, the defaults applied. None is "not said": found out, or left to ssh."""
 
@@ -101,7 +102,7 @@ class Server:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sync:
     """What goes to the servers and how. The project's exclude file comes on top of ``exclude``."""
 
@@ -112,7 +113,7 @@ class Sync:
     max_warn_files: int = 20_000
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
     """Everything that ``configs.yaml`` says. ``servers`` is in the file's order: the order of node ranks."""
 

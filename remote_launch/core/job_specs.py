@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.dataclass import dataclass
 from remote_launch.transport.command import MASK, mask_env, mask_urls
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GangSpec:
     """How the supervisors of one launch find each other. ``token`` is secret: it travels on stdin and is
     never written down."""
@@ -29,7 +30,7 @@ class GangSpec:
     nprocs: tuple[int, ...] = ()  # ranks, by server
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSpec:
     """What a job waits for on its server."""
 
@@ -44,7 +45,7 @@ class QueueSpec:
         return f"{self.need} {noun}" + ("" if self.need == 1 else "s")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobSpec:
     """One job, ready to start: plain data, printed by ``--dry-run`` and sent to the supervisor on stdin."""
 

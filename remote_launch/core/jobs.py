@@ -9,6 +9,8 @@ import enum
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.dataclass import dataclass
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,7 +38,7 @@ class JobState(str, enum.Enum):
 _TERMINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.KILLED, JobState.LOST})
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """What the local registry knows of a job. Times are epoch seconds, UTC; None is "not known (yet)"."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.globs import Output, check_output
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class WrongValueError(ValueError):
         self.hint = hint
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Kind:
     """What a key may hold, in words, and how it is read. ``read`` raises ValueError for anything else."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import UsageError
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchDefaults:
     """Times in seconds; None is none."""
 

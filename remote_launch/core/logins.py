@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
+
+from remote_launch.dataclass import dataclass
 
 # ssh would read a leading "-" as an option; the rest could reach a shell through a ProxyCommand with %h or
 # %r in it.
@@ -11,7 +12,7 @@ _BAD_HOSTNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$\\;&<>|(){}\[\]]""")
 _BAD_USERNAME = re.compile(r"""[\s\x00-\x1f\x7f'"`$;&<>|(){}@:/]""")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
     """Where to log in, as typed; what is None is left to ssh."""
 

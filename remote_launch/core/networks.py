@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
 from typing import TypeAlias
+
+from remote_launch.dataclass import dataclass
 
 IPAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPInterface: TypeAlias = ipaddress.IPv4Interface | ipaddress.IPv6Interface  # an address with its network
@@ -17,7 +18,7 @@ _PRIVATE = tuple(
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
     """A network interface of a server."""
 
@@ -32,7 +33,7 @@ class Interface:
     temporary: tuple[IPAddress, ...] = ()  # those of the addresses that will change
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A route other than the default."""
 
@@ -40,7 +41,7 @@ class Route:
     interface: str
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RdmaPort:
     """A port of an InfiniBand or RoCE adapter."""
 
@@ -50,7 +51,7 @@ class RdmaPort:
     rate: str = ""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerNetwork:
     """What is known of one server's networks, and what the user said of them."""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import uuid
 from pathlib import Path
 
 from remote_launch.core.files import write_new
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import ConfigError, ProjectNotFoundError
 
 PROJECT_VARIABLE = "RL_PROJECT"
@@ -18,7 +18,7 @@ CONFIG_FILE = "configs.yaml"
 _PROJECT_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
     """A folder with a ``.remote/`` in it. ``root`` is absolute.
 

@@ -3,16 +3,16 @@ servers told."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import TopologyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeFacts:
     """What a preflight told of one server."""
 
@@ -24,7 +24,7 @@ class NodeFacts:
     ports: tuple[int, ...] = ()  # free TCP ports
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """One server's part in a launch."""
 
@@ -36,7 +36,7 @@ class Node:
     interface: str | None
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
     """The whole launch: its nodes by rank, and the master's address and ports."""
 

@@ -3,10 +3,10 @@ it."""
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from typing import TYPE_CHECKING
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNSET = ("PET_*", "TORCHELASTIC_*", "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "LOCAL_WORLD_SIZE")
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What the user wants to run on every rank: ``train.py …``, or with ``module`` ``-m package.train …``."""
 

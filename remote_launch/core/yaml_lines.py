@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _MERGE_TAG = "tag:yaml.org,2002:merge"
 _SHOWN_CHARS = 40
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A value and its line (from 1). Reprs show no content: it may hold secrets.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import RemoteLaunchError, ServersFailedError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ WAIT_TOLD_AFTER_S = 5.0
 PARALLEL_SERVERS = 16  # ssh connections opened at a time; more gains nothing (DESIGN 4.1)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
     """What one server came to: a value, or the error."""
 

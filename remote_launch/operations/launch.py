@@ -20,6 +20,7 @@ from remote_launch.core.topology import (
     split_spares,
 )
 from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, torchrun_args
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import JobError, UsageError
 from remote_launch.operations.gpus import choose_for_launch
 from remote_launch.operations.launch_check import Layout, first_open
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
     """What the user asked for; ``nproc_per_node`` None takes the inventory's."""
 
@@ -67,7 +68,7 @@ class LaunchRequest:
     check: bool = True  # whether the nodes can work together, before anything starts
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchPlan:
     """A launch, ready to start: what ``--dry-run`` prints."""
 

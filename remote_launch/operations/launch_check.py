@@ -5,11 +5,11 @@ takes one more round trip, all nodes at once."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.environments.differences import find_differences
 from remote_launch.core.ways import blocked_findings
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import TopologyError
 from remote_launch.operations import told
 from remote_launch.operations.reach import Door, try_twice
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """A launch on one network: its nodes, ``members`` with its spares."""
 

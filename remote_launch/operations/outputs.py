@@ -5,12 +5,12 @@ then wait for each other for ever."""
 
 from __future__ import annotations
 
-import dataclasses
 import posixpath
 import re
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.globs import parse_glob
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import SyncError
 from remote_launch.operations.told import epoch_s
 
@@ -40,7 +40,7 @@ def per_node_globs(fleet: Fleet) -> list[PathGlob]:
     return [parse_glob(text) for text in fleet.inventory.per_node_outputs]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """Files that ``servers`` have and ``others`` lack, or (``others`` empty) that are not the same on all.
     Where some lack them, those that have them need not have the same (``is_same``)."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.job_specs import QueueSpec
 from remote_launch.core.jobs import now
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import UsageError
 from remote_launch.operations.told import epoch_s, mapping, mappings, number, text, texts
 from remote_launch.operations.verbs import call
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from remote_launch.operations.fleet import Fleet
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InQueue:
     """A job that has slots or waits for them. It may be another project's."""
 
@@ -38,7 +39,7 @@ class InQueue:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """``holder``: the job that has it; ``used_by``: who is on a card that no job of the queue has."""
 
@@ -50,7 +51,7 @@ class Slot:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
     """The slots of one kind ("slot" or "gpu") of a server, and the jobs that wait for them, in order."""
 
@@ -62,7 +63,7 @@ class Line:
         return dataclasses.asdict(self)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
     """All lines of a server. ``machine`` is the same for servers that are one machine, with one queue."""
 

@@ -20,6 +20,7 @@ from remote_launch.core.ways import (
     latency_findings,
     mtu_findings,
 )
+from remote_launch.dataclass import dataclass
 from remote_launch.operations import told
 from remote_launch.operations.verbs import call
 
@@ -38,7 +39,7 @@ _SHIFTS = 8  # with more servers each one's bandwidth is measured to so many oth
 Pair = tuple[str, str]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Door:
     """A port of a server, and where the others are to find it."""
 
@@ -46,7 +47,7 @@ class Door:
     port: int
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tries:
     """What became of one round. ``errors``: servers that could not be asked to try."""
 

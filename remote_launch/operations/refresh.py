@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState, now
 from remote_launch.core.programs import archive_name
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import TransportError, UnknownJobError
 from remote_launch.operations.clocks import on_this_clock
 from remote_launch.operations.log_sync import sync_logs
@@ -42,7 +43,7 @@ _PATIENCE_S = 30.0  # a server answers for all its jobs within a second or two, 
 UNSETTLED = (JobState.CREATED, JobState.QUEUED, JobState.RUNNING, JobState.LOST)
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Refreshed:
     """What one server told."""
 
@@ -120,7 +121,7 @@ def _mark_unreachable(fleet: Fleet, jobs: Sequence[JobRecord]) -> None:
     fleet.registry.update([dataclasses.replace(job, unreachable_since=now()) for job in missing])
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Told:
     """What one server told, not yet in the registry: all servers' answers are written together."""
 
@@ -130,7 +131,7 @@ class _Told:
     synced: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Adopted:
     """Jobs that a server has and this registry has not, as records of that server."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import CommandError, last_lines
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.process import Cancel
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """How to reach one server: all that a transport needs to know. Made by ``core.inventory`` from a server's
     entry.
@@ -39,7 +40,7 @@ class Target:
     connect_timeout_s: int = 10
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
     """A command that ended. ``exit_code`` is None when a signal ended it (then ``signal`` is its name, as
     "KILL").
@@ -82,7 +83,7 @@ class Completed:
         )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RsyncRoute:
     """How a local rsync process reaches a server: ``rsync -e <shell> … <prefix><path>``, run with ``env``
     added.
@@ -107,7 +108,7 @@ class Forward(Protocol):
     def close(self) -> None: ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeptForward:
     """A tunnel that an ssh process of its own keeps, after ours has ended: its control socket, and its id."""
 

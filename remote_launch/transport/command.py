@@ -16,6 +16,7 @@ import shlex
 import uuid
 from typing import TYPE_CHECKING
 
+from remote_launch.dataclass import dataclass
 from remote_launch.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ _URL_LOGIN = re.compile(r"(?<=://)(?!git@)[^/\s'\"]+@")  # a password may have a
 MASK = "•••"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Command:
     """What to run on a server: an argv, where, and with which variables added to the login environment.
 

@@ -4,7 +4,6 @@ ssh, rsync and local."""
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import selectors
 import signal
@@ -13,6 +12,8 @@ import sys
 import threading
 import time
 from typing import IO, TYPE_CHECKING, NoReturn, cast
+
+from remote_launch.dataclass import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class OutputOverflow(Exception):  # noqa: N818 - as above
     """More output than CAPTURE_LIMIT_BYTES, and no callback that takes it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
     """A local process that ended. ``returncode`` is as in subprocess: negative for a signal."""
 
