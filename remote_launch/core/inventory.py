@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from remote_launch.core.kinds import safe_folder_name, safe_server_name
 from remote_launch.core.launch_defaults import LaunchDefaults
 from remote_launch.core.logins import parse_login, unbracketed
+from remote_launch.core.parsed import parse_kept
 from remote_launch.core.schema import (
     ENVIRONMENT_KEYS,
     INVENTORY_KEYS,
@@ -153,13 +154,16 @@ def load_inventory(project: Project) -> Inventory:
     except OSError as error:
         hint = "it must be a file that you can read"
         raise ConfigError(f"can't be read: {error.strerror}", path=path, hint=hint) from error
-    return parse_inventory(text, project)
+    return _inventory(parse_kept(text, path), project)
 
 
 def parse_inventory(text: str, project: Project) -> Inventory:
     """Given the text of an inventory, return it. Raises ConfigError as ``load_inventory`` does."""
+    return _inventory(parse_yaml(text, project.config), project)
+
+
+def _inventory(top: Node | None, project: Project) -> Inventory:
     path = project.config
-    top = parse_yaml(text, path)
     problems = Problems(path)
     keys = read_keys(top, INVENTORY_KEYS, "", problems)
     project = _with_folders(project, keys)

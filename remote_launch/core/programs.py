@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import threading
 from pathlib import Path
+
+from remote_launch.transport.digest import blake2b
 
 # An archive's modules are compiled anew in every process; unpacked beside it once, they leave their bytecode
 # there (10 ms a call), and its __main__.py needs no runpy (5 ms more). The verbs torchrun and allreduce run
@@ -67,7 +68,7 @@ def pack() -> tuple[str, bytes]:
 
 
 def archive_name() -> str:
-    """Return ``rl-<first 16 hex digits of the sources' sha256>.pyz``, without packing anything. Of threads
+    """Return ``rl-<16 hex digits of the sources' hash>.pyz``, without packing anything. Of threads
     that ask at the same time one reads the sources."""
     with _NAMING:
         return _archive_name()
@@ -75,11 +76,11 @@ def archive_name() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _archive_name() -> str:
-    digest = hashlib.sha256()
+    digest = blake2b(digest_size=8)
     for name, content in sorted(_sources().items()):
         digest.update(b"%s %d\n" % (name.encode(), len(content)))
         digest.update(content)
-    return f"rl-{digest.hexdigest()[:16]}.pyz"
+    return f"rl-{digest.hexdigest()}.pyz"
 
 
 @functools.lru_cache(maxsize=1)

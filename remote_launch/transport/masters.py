@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import socket
 import stat
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from remote_launch.errors import AuthenticationError, ConnectTimeoutError, MissingProgramError, UsageError
+from remote_launch.transport.digest import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -66,7 +66,7 @@ class Master:
         key = [target.hostname, target.port, target.username, target.private_key, target.ssh_config]
         key += [] if purpose is None else [purpose]
         parts = [None if part is None else str(part) for part in key]
-        name = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        name = blake2b(repr(parts).encode(), digest_size=8).hexdigest()
         self.folder = control_folder()
         self.path = self.folder / name
         self._stamp = self.folder / f"{name}.used"

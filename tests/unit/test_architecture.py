@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "dataclass": set(),
 }
 # core and operations may know the transports' data and commands, but not how a server is reached.
-PLAIN_TRANSPORT = {"base", "command", "listing"}
+PLAIN_TRANSPORT = {"base", "command", "digest", "listing"}
 HOME_OF = {
     "rich": ({"cli"}, "tables and colours are for people: operations return data, cli renders it"),
     "click": ({"cli"}, "parsing and terminal output belong to the command line"),

@@ -131,6 +131,10 @@ class TestInitProject:
 
     def test_what_it_writes_loads(self, tmp_path: Path) -> None:
         result = init_project(tmp_path, name="mine", servers=self.DRAFTS, manager="uv")
+        assert sorted(path.name for path in (tmp_path / ".remote").iterdir()) == [
+            "configs.yaml",
+            "exclude.txt",
+        ]
         inventory = load_inventory(result.project)
         assert inventory.name == "mine"
         assert inventory.select()[0].environment.manager == "uv"
@@ -144,10 +148,6 @@ class TestInitProject:
         assert result.kept == ()
         assert result.servers == ("gpu-a", "on", "6", "local-1")
         assert result.next_steps
-        assert sorted(path.name for path in (tmp_path / ".remote").iterdir()) == [
-            "configs.yaml",
-            "exclude.txt",
-        ]
 
     def test_other_yaml_readers_read_the_same(self, tmp_path: Path) -> None:
         init_project(tmp_path, name="no", servers=self.DRAFTS)
