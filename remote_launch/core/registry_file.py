@@ -66,11 +66,14 @@ class RegistryFile:
     def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
         """Return what ``query`` makes of a connection. A damaged file is set aside, and the query gets an
         empty one. Raises RegistryError."""
-        try:
-            return self._ask(query)
-        except RegistryError as error:
-            if not _is_damage(error.__cause__) or not self._move_away():
-                raise
+        for _ in range(2):
+            try:
+                return self._ask(query)
+            except RegistryError as error:
+                # Also said of a file that was set aside after it was opened here: now another is in its place.
+                is_moved = "attempt to write a readonly" in error.message
+                if not is_moved and not (_is_damage(error.__cause__) and self._move_away()):
+                    raise
         return self._ask(query)
 
     def write(self, change: Callable[[sqlite3.Connection], T]) -> T:

@@ -330,6 +330,31 @@ class TestDamage:
         assert registry._file._move_away()
         assert journal.exists()
 
+    def test_a_damaged_file_that_is_moved_away_while_it_is_opened_is_left(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another process sets it aside and is in the middle of writing a new one: SQLite takes the journal
+        of the new file for one of the old, and then says that it can't write."""
+        registry.path.parent.mkdir()
+        registry.path.write_bytes(b"rubbish" * 1000)
+        connect, others = sqlite3.connect, list[sqlite3.Connection]()
+
+        def late(path: Path, **options: Any) -> sqlite3.Connection:
+            connection = connect(path, **options)
+            if others:
+                others[0].close()
+                return connection
+            path.rename(path.with_name("aside"))
+            others.append(connect(path, isolation_level=None))
+            for words in ("CREATE TABLE other (x)", "PRAGMA cache_size = 1", "BEGIN IMMEDIATE"):
+                others[0].execute(words)
+            others[0].executemany("INSERT INTO other VALUES (?)", [("x" * 200,)] * 2000)
+            return connection
+
+        monkeypatch.setattr(registry_file.sqlite3, "connect", late)
+        assert add(registry).key == 1
+        assert [job.key for job in registry.all()] == [1]
+
     def test_several_find_the_damage_and_one_sets_it_aside(self, registry: Registry) -> None:
         registry.path.parent.mkdir()
         registry.path.write_bytes(b"rubbish" * 1000)
