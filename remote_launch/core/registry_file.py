@@ -70,7 +70,7 @@ class RegistryFile:
             try:
                 return self._ask(query)
             except RegistryError as error:
-                # Also said of a file that was set aside after it was opened here: now another is in its place.
+                # Also said of a file that was set aside after it was opened here: another is in its place.
                 is_moved = "attempt to write a readonly" in error.message
                 if not is_moved and not (_is_damage(error.__cause__) and self._move_away()):
                     raise
