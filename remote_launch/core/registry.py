@@ -182,6 +182,12 @@ class Registry:
         jobs = self._select("SELECT key, record FROM jobs WHERE launch_id = ? ORDER BY key", [launch_id])
         return sorted(jobs, key=lambda job: (job.node_rank or 0, job.key))
 
+    def last_launch(self) -> list[JobRecord]:
+        """Return the jobs of the launch that was recorded last, by node rank; none where there was none."""
+        newest = "SELECT launch_id FROM jobs WHERE launch_id IS NOT NULL ORDER BY key DESC LIMIT 1"
+        jobs = self._select(f"SELECT key, record FROM jobs WHERE launch_id = ({newest})", [])  # noqa: S608
+        return sorted(jobs, key=lambda job: (job.node_rank or 0, job.key))
+
     def launches(self, launch_ids: Collection[str]) -> list[JobRecord]:
         """Return the jobs of these launches, by key."""
         words = list(launch_ids)

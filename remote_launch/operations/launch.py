@@ -23,6 +23,7 @@ from remote_launch.core.torchrun import UNSET, Script, default_tags, node_env, t
 from remote_launch.dataclass import dataclass
 from remote_launch.errors import JobError, UsageError
 from remote_launch.operations.gpus import choose_for_launch
+from remote_launch.operations.known_ways import NO_WAYS, known_ways
 from remote_launch.operations.launch_check import Layout, first_open
 from remote_launch.operations.networks import rank_addresses, with_addresses
 from remote_launch.operations.outputs import notice
@@ -96,7 +97,7 @@ class LaunchPlan:
 
 def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     """Ask every node what a launch must know (one round trip, in parallel; one more to see whether they reach
-    each other) and return the plan. Nothing is started.
+    each other, unless that is known by then) and return the plan. Nothing is started.
 
     Raises ServersFailedError (or the one error) where a node can't take part, TopologyError, UsageError.
     """
@@ -120,7 +121,10 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
     wish = read_wish(request.gpus, request.gpus_per_node, names, take_busy=request.busy_gpus or request.queue)
     ordered = [by_name[name] for name in names]
     nproc = [_nproc(server, request, wish) for server in ordered]
-    answers = fleet.map(ordered, lambda server: ask_node(fleet, server, request.script))
+    known = known_ways(fleet, ordered) if request.check else NO_WAYS
+    answers = fleet.map(
+        ordered, lambda server: ask_node(fleet, server, request.script, known.requests.get(server.name))
+    )
     answers.raise_on_error("nothing was started")
     facts = [node_facts(by_name[name], answers.values[name]) for name in names]
     user = {name: {**by_name[name].env, **request.env} for name in names}
@@ -135,7 +139,7 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
         _layout(with_addresses(facts, plane), plane, nproc, nnodes, master_addr, user_port)
         for plane in planes
     ]
-    layout, found = first_open(fleet, layouts, answers.values) if request.check else (layouts[0], [])
+    layout, found = first_open(fleet, layouts, answers.values, known) if request.check else (layouts[0], [])
     plane, topology, members = layout.plane, layout.topology, layout.members
     launch_id, run_id = new_id(), new_id()
     gang = None

@@ -1,7 +1,7 @@
 """The quick check before a launch: refuse at once what would hang for half an hour and then fail.
 
 Versions cost nothing, they are in the answers that a launch has anyway; whether the nodes reach each other
-takes one more round trip, all nodes at once."""
+takes one more round trip, all nodes at once, unless it was tried already (see ``known_ways``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from remote_launch.core.ways import blocked_findings
 from remote_launch.dataclass import dataclass
 from remote_launch.errors import TopologyError
 from remote_launch.operations import told
+from remote_launch.operations.known_ways import NO_WAYS
 from remote_launch.operations.reach import Door, try_twice
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from remote_launch.core.environments.differences import Difference
     from remote_launch.core.topology import Node, Topology
     from remote_launch.operations.fleet import Fleet
+    from remote_launch.operations.known_ways import KnownWays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +41,17 @@ _GO_ON = "--no-check starts it all the same"
 
 
 def first_open(
-    fleet: Fleet, layouts: Sequence[Layout], answers: Mapping[str, Mapping[str, Any]]
+    fleet: Fleet,
+    layouts: Sequence[Layout],
+    answers: Mapping[str, Mapping[str, Any]],
+    known: KnownWays = NO_WAYS,
 ) -> tuple[Layout, list[str]]:
     """Given the ways to lay a launch out, the best first, return the first that ``check_launch`` lets
     through, and warnings. Raises what the best one was refused for, where none is let through."""
     refused: TopologyError | None = None
     for layout in [*layouts[: _NETWORKS_TRIED - 1], *layouts[_NETWORKS_TRIED - 1 :][-1:]]:
         try:
-            found = check_launch(fleet, layout.topology, layout.members, answers)
+            found = check_launch(fleet, layout.topology, layout.members, answers, known)
         except TopologyError as error:
             refused = refused or error
             continue
@@ -59,10 +64,15 @@ def first_open(
 
 
 def check_launch(
-    fleet: Fleet, topology: Topology, members: Sequence[Node], answers: Mapping[str, Mapping[str, Any]]
+    fleet: Fleet,
+    topology: Topology,
+    members: Sequence[Node],
+    answers: Mapping[str, Mapping[str, Any]],
+    known: KnownWays = NO_WAYS,
 ) -> list[str]:
-    """Given a launch's nodes (``members``: with its spares) and what ``preflight`` told of each, return
-    warnings. Raises TopologyError, saying who and why, where the nodes can't work together."""
+    """Given a launch's nodes (``members``: with its spares) and what ``preflight`` told of each (with the
+    ``known`` ways, which were tried then), return warnings. Raises TopologyError, saying who and why, where
+    the nodes can't work together."""
     if len(members) < 2:
         return []
     differences = _differences({node.server: answers[node.server] for node in members})
@@ -72,7 +82,7 @@ def check_launch(
     doors = _doors(topology, members, answers)
     if all(server.target.transport == "local" for server in servers) or not all(doors.values()):
         return warnings  # one machine; or a server that told no port
-    tries = try_twice(fleet, servers, doors)
+    tries = known.tried(doors, answers) or try_twice(fleet, servers, doors)
     _refuse([(finding.message, finding.do) for finding in blocked_findings(tries.links)])
     master = members[0].server
     warnings += [

@@ -48,9 +48,11 @@ def check_script(fleet: Fleet, script: Script) -> None:
         )
 
 
-def ask_node(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
-    """Ask one server what a launch must know of it. Raises TopologyError where it can't take
-    part, and why."""
+def ask_node(
+    fleet: Fleet, server: Server, script: Script, ways: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Ask one server what a launch must know of it, and to try these ways. Raises TopologyError where it
+    can't take part, and why."""
     answer = call(
         fleet,
         server,
@@ -62,6 +64,7 @@ def ask_node(fleet: Fleet, server: Server, script: Script) -> dict[str, Any]:
             "ports": PORTS_ASKED,
             "outputs": [glob.to_wire() for glob in output_globs(fleet)],
             "address": server.address,
+            **({"ways": ways} if ways else {}),
         },
         timeout_s=30,
     )

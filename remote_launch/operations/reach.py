@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 FIRST_S, SECOND_S, SECOND_SHORT_S = 1.5, 5.0, 1.5
 EACH_S = 0.1  # more for each server: this computer starts them all, and some may share a machine
 MEASURE_S = 10.0
-_CALL_SLACK_S = 25.0
+CALL_SLACK_S = 25.0
 _SHIFTS = 8  # with more servers each one's bandwidth is measured to so many others
 Pair = tuple[str, str]
 
@@ -72,7 +72,24 @@ def try_ways(
 ) -> Tries:
     """Have every server listen on its doors' ports and connect to all others' doors (``only``: these pairs).
     A try that says nothing of the way (its port was taken, a server could not be asked) is left out."""
-    names = [server.name for server in servers]
+    requests = round_requests([server.name for server in servers], doors, mode, limit_s, only, in_turn)
+
+    def ask(server: Server) -> dict[str, Any]:
+        return call(fleet, server, "reach", requests[server.name], timeout_s=limit_s + CALL_SLACK_S)
+
+    outcomes = fleet.map([s for s in servers if s.name in requests], ask, limit=len(servers) or 1)
+    return read_round(outcomes.values, outcomes.errors)
+
+
+def round_requests(
+    names: Sequence[str],
+    doors: Mapping[str, Sequence[Door]],
+    mode: str = "reach",
+    limit_s: float = FIRST_S,
+    only: Collection[Pair] | None = None,
+    in_turn: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Return what each server that takes part in a round is asked; see ``try_ways``."""
     token = os.urandom(32).hex()
     pairs = [
         (names[place], names[(place + shift) % len(names)])
@@ -81,10 +98,9 @@ def try_ways(
     ]
     pairs = [pair for pair in pairs if only is None or pair in only]
 
-    def ask(server: Server) -> dict[str, Any]:
-        name = server.name
+    def request(name: str) -> dict[str, Any]:
         mine = [door.port for door in doors[name]] if any(to == name for _, to in pairs) else []
-        request = {
+        return {
             "token": token,
             "listen": mine,
             "expect": [[source, port] for source, to in pairs if to == name for port in mine],
@@ -97,22 +113,28 @@ def try_ways(
             "in_turn": in_turn,
             "limit_s": limit_s,
         }
-        return call(fleet, server, "reach", request, timeout_s=limit_s + _CALL_SLACK_S)
 
     taking_part = {name for pair in pairs for name in pair}
-    outcomes = fleet.map([s for s in servers if s.name in taking_part], ask, limit=len(servers) or 1)
+    return {name: request(name) for name in names if name in taking_part}
+
+
+def read_round(
+    answers: Mapping[str, Mapping[str, Any]], errors: Mapping[str, RemoteLaunchError] | None = None
+) -> Tries:
+    """Given the servers' answers in a round, return what became of it."""
+    errors = errors or {}
     taken = {
         f"{name}:{port}": str(why)[:200]
-        for name, answer in outcomes.values.items()
+        for name, answer in answers.items()
         for port, why in told.mapping(answer.get("taken")).items()
     }
     links = [
         link
-        for name, answer in outcomes.values.items()
+        for name, answer in answers.items()
         for link in _links(name, answer)
-        if link.to not in outcomes.errors and f"{link.to}:{link.port}" not in taken
+        if link.to not in errors and f"{link.to}:{link.port}" not in taken
     ]
-    return Tries(links=tuple(links), errors=outcomes.errors, taken=taken)
+    return Tries(links=tuple(links), errors=errors, taken=taken)
 
 
 def try_twice(

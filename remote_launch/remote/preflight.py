@@ -24,11 +24,12 @@ PORTS_LIMIT = 64
 
 
 def preflight(request: dict[str, Any]) -> dict[str, Any]:
-    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend", "outputs"}, say what
-    there is of it, and what a launch must know beside: see the last lines for the answer.
+    """Given {"script", "module", "python", "ports", "address", "cwd", "path_prepend", "outputs", "ways"}, say
+    what there is of it, and what a launch must know beside: see the last lines for the answer.
 
     "script_exists" is None for a module that isn't in the workdir (it may be installed); "torch" is None when
-    it can't be known. "probe_port" is one as gloo and NCCL take them: of the kernel's own choice.
+    it can't be known. "probe_port" is one as gloo and NCCL take them: of the kernel's own choice. "ways" is a
+    request to ``reach``: what came of it is told, and the ports that it names are taken where they are free.
     """
     root = workdir(request)
     base = os.path.normpath(os.path.join(root, request.get("cwd") or "."))
@@ -42,10 +43,32 @@ def preflight(request: dict[str, Any]) -> dict[str, Any]:
         "python": python, **(about_torch(python) if python else {"torch": None}),
         "address": address, "interface": machine.interface_of(address),
         "network": {"reached": own_address(), **network.network()},
-        "ports": free_ports(request.get("ports") or 0), "probe_port": any_port(),
         "cpus": machine.cpus(), "gpus": gpus.survey(), "time": time.time(),
-        "outputs": _outputs(request),
+        "outputs": _outputs(request), **_ports(request),
     }
+
+
+def _ports(request: dict[str, Any]) -> dict[str, Any]:
+    """Return {"ports", "probe_port"}, and {"ways"} where they were to be tried."""
+    asked, ways = request.get("ports") or 0, request.get("ways")
+    if not isinstance(ways, dict):
+        return {"ports": free_ports(asked), "probe_port": any_port()}
+    from . import reach
+
+    tried = reach.reach({**ways, "server": request.get("server")})
+    first, *others = ways["listen"]
+    if tried["taken"] or not _is_of_the_kernels_range(first):
+        return {"ports": free_ports(asked), "probe_port": any_port()}
+    return {"ports": others or free_ports(asked), "probe_port": first, "ways": tried}
+
+
+def _is_of_the_kernels_range(port: int) -> bool:
+    try:
+        with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
+            low, high = map(int, file.read().split())
+    except (OSError, ValueError):
+        return False
+    return low <= port <= high
 
 
 def _outputs(request: dict[str, Any]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@ launch, and that nothing stays."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,22 @@ def test_an_address_of_no_network_of_theirs_is_refused_and_nothing_stays(
     assert f"server-2, server-3 can't reach server-1 at [{NOWHERE}]:" in done.stderr
     assert "address:" in done.stderr
     assert "no jobs" in rl("job-list", "--all").stderr + rl("job-list", "--all").stdout
+
+
+def test_a_way_that_was_open_at_the_last_launch_and_is_not_now_is_refused(project: Callable[..., Rl]) -> None:
+    rl = project()
+    words = ("torch-launch", "--nproc-per-node", "1", "train.py")  # the torch is none: it fails at once
+    for _ in range(2):
+        rl(*words)
+        rl("job-wait", code=1)
+    before = json.loads(rl("job-list", "--all", "--json").stdout)["data"]
+    assert [job["server"] for job in before] == ["server-1", "server-2", "server-3"] * 2
+    file = rl.project / ".remote" / "configs.yaml"
+    content = yaml.safe_load(file.read_text())
+    content["servers"]["server-2"]["address"] = NOWHERE
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    assert f"can't reach server-2 at [{NOWHERE}]" in rl(*words, code=1).stderr
+    assert len(json.loads(rl("job-list", "--all", "--json").stdout)["data"]) == len(before)
 
 
 def trying(folder: Path) -> list[str]:

@@ -211,6 +211,15 @@ class TestUpdate:
         assert registry.synced_bytes() == {job.job_id: 42}
 
 
+def test_the_launch_that_was_recorded_last(registry: Registry) -> None:
+    assert registry.last_launch() == []
+    for launch in ("l1", "l2"):
+        for rank in (1, 0):
+            registry.add([new_record(server="s", command="x", launch_id=launch, node_rank=rank)])
+    add(registry)
+    assert [(job.launch_id, job.node_rank) for job in registry.last_launch()] == [("l2", 0), ("l2", 1)]
+
+
 class TestDamage:
     def write(self, registry: Registry, key: int, record: str) -> None:
         with sqlite3.connect(registry.path) as connection:

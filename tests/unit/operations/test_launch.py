@@ -98,7 +98,7 @@ def a_network(number: int) -> dict[str, Any]:
 def test_the_choice_of_addresses_is_in_the_plan_and_in_each_spec(
     plan: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask(_fleet: object, server: Server, _script: object) -> dict[str, Any]:
+    def ask(_fleet: object, server: Server, *_: object) -> dict[str, Any]:
         number = ord(server.name) - 96
         return {**ANSWER, "address": f"192.168.0.{number}", "network": a_network(number)}
 

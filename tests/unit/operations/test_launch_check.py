@@ -14,7 +14,9 @@ from remote_launch.core.topology import NodeFacts, lay_out
 from remote_launch.errors import ConnectionLostError, TopologyError
 from remote_launch.operations import reach
 from remote_launch.operations.fleet import Fleet
+from remote_launch.operations.known_ways import KnownWays
 from remote_launch.operations.launch_check import Layout, check_launch, first_open
+from remote_launch.operations.reach import Tries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +105,22 @@ def refused(world: World) -> TopologyError:
 
 def test_nodes_that_can_work_together_cost_one_call_each(world: World) -> None:
     assert world.check() == []
+    assert sorted(world.calls) == ["a", "b", "c"]
+
+
+def test_ways_that_are_known_to_be_open_are_not_tried_again(world: World) -> None:
+    layout = world.layout("10.0.0.")
+
+    class Known(KnownWays):
+        __slots__ = ()
+
+        def tried(self, *_: object) -> Tries | None:
+            return self.doors.get("tries")  # type: ignore[return-value]
+
+    open_ways = Known(doors={"tries": Tries(links=())}, requests={})  # type: ignore[dict-item]
+    assert first_open(world.fleet, [layout], world.answers, open_ways) == (layout, [])
+    assert world.calls == []
+    first_open(world.fleet, [layout], world.answers, Known(doors={}, requests={}))
     assert sorted(world.calls) == ["a", "b", "c"]
 
 

@@ -31,6 +31,27 @@ def test_what_is_there(served: Served) -> None:
         socket.create_server(("", port)).close()
 
 
+def test_ways_that_are_tried_with_the_questions(served: Served) -> None:
+    probe = free_port_of_the_kernel()
+    (meeting,) = preflight.free_ports(1)
+    ways = {"token": "t" * 32, "listen": [probe, meeting], "expect": [], "connect": [], "limit_s": 30}
+    answer = served.call("preflight", ports=2, ways=ways)
+    assert (answer["probe_port"], answer["ports"]) == (probe, [meeting])
+    assert answer["ways"] == {"links": [], "taken": {}, "heard": []}
+    with socket.create_server(("", meeting)):
+        answer = served.call("preflight", ports=2, ways=ways)
+    assert "ways" not in answer
+    assert len({*answer["ports"], answer["probe_port"], meeting}) == 4
+    low = {**ways, "listen": [meeting]}  # no port as gloo and NCCL take them
+    assert "ways" not in served.call("preflight", ports=2, ways=low)
+
+
+def free_port_of_the_kernel() -> int:
+    port = preflight.any_port()
+    assert isinstance(port, int)
+    return port
+
+
 def test_what_is_not_there(served: Served) -> None:
     answer = served.call("preflight", script="nope.py", python="~/no/python", address="192.0.2.7")
     assert (
