@@ -51,9 +51,12 @@ def skip_unless_there(kind: str) -> None:
 
 
 @pytest.fixture(params=KINDS)
-def transport(request: pytest.FixtureRequest) -> Iterator[Transport]:
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Transport]:
     kind = request.param
     skip_unless_there(kind)
+    # How long a user waits for a command to be stopped; a machine with much else to do takes longer.
+    monkeypatch.setattr("remote_launch.transport.openssh._STOP_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("remote_launch.transport.fabric.STOP_TIMEOUT_S", 60.0)
     target = (
         Target(name="here", transport="local")
         if kind == "local"
