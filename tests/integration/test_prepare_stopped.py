@@ -55,6 +55,7 @@ class Slow:
         }
         (root / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
         self.rl = Rl(root)
+        self.began: list[subprocess.Popen[str]] = []
 
     def begin(self) -> subprocess.Popen[str]:
         """Start a prepare; return it once the package is being built."""
@@ -65,6 +66,7 @@ class Slow:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.began.append(process)
         wait_for(lambda: len(self.pids()) >= 2 or process.poll() is not None, 120, "the package's build")
         assert process.poll() is None, process.communicate()
         return process
@@ -72,9 +74,9 @@ class Slow:
     def pids(self) -> list[int]:
         return [int(word) for word in self.pids_file.read_text().split()] if self.pids_file.exists() else []
 
-    def running(self) -> list[str]:
+    def running(self) -> dict[int, str]:
         """What still runs of any prepare here: the package's build, pip, the program itself."""
-        found = []
+        found = {}
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
                 with open(f"/proc/{name}/cmdline", "rb") as file:
@@ -84,7 +86,7 @@ class Slow:
             except OSError:
                 continue
             if state != "Z" and (str(self.workdir) in words or int(name) in self.pids()):
-                found.append(f"{name} {words}")
+                found[int(name)] = words
         return found
 
     def ends(self) -> None:
@@ -117,7 +119,10 @@ def slow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Slow]:
         entry = {"hostname": server.name, "ssh_config": str(server.ssh_config), "connect_timeout_s": 30}
     made = Slow(tmp_path, entry)
     yield made
-    for pid in made.pids():
+    for process in made.began:
+        process.kill()
+        process.communicate()
+    for pid in made.running():
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
 
