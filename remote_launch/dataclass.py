@@ -76,6 +76,8 @@ _OF_FROZEN = {
 def _dataclass(*, slots: bool, frozen: bool = False, kw_only: bool = False) -> Callable[[type], type]:
     def make(cls: type) -> type:
         own = set(vars(cls))
+        if "__post_init__" in own:
+            raise TypeError(f"{cls.__qualname__}: __post_init__ takes the standard library's dataclass")
         bare = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots, kw_only=kw_only)
         made: type = bare(cls)
         plan = [(one.name, one.default, one.default_factory) for one in dataclasses.fields(made)]

@@ -138,3 +138,13 @@ def test_methods_of_the_class_itself_stay() -> None:
             return "Shy"
 
     assert repr(Shy("x")) == "Shy"
+
+
+def test_what_it_would_leave_out_is_refused() -> None:
+    with pytest.raises(TypeError, match="__post_init__"):
+
+        @dataclass(frozen=True, slots=True)
+        class Checked:
+            number: int
+
+            def __post_init__(self) -> None: ...
