@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW, Optimizer
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-CHECKPOINT = Path("checkpoints/last.pt")  # under the folder the script is started in; written by rank 0 alone
+CHECKPOINT = Path("checkpoints/last.pt")  # under the folder the script is started in
 RUN_ID = os.environ.get("RL_RUN_ID", "")  # the same in all attempts of a launch (rl --max-restarts)
 ATTEMPT = int(os.environ.get("RL_ATTEMPT", "0"))
 SPLIT_SEED = 0  # which images are kept for the test: never changes, so that runs can be compared
@@ -41,6 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true", help=f"go on from rank 0's {CHECKPOINT}")
+    parser.add_argument("--every-node", action="store_true", help=f"keep {CHECKPOINT} on each node, not on "
+                        "rank 0's alone: then training goes on when rank 0's is lost (rl --spare)")
     parser.add_argument("--fail-rank", type=int, metavar="N", help="rank N fails, in attempt 0")
     parser.add_argument("--fail-epoch", type=int, default=1, metavar="EPOCH", help="... after this epoch")
     parser.add_argument("--fail-code", type=int, metavar="CODE", help="... with this exit code")
@@ -122,7 +124,7 @@ def test_accuracy(model: DistributedDataParallel, data: TensorDataset, device: t
 def save_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, epoch: int) -> None:
     """Write the checkpoint aside, then put it in place: a run that dies here leaves the last one whole."""
     CHECKPOINT.parent.mkdir(parents=True, exist_ok=True)
-    aside = CHECKPOINT.with_suffix(".tmp")
+    aside = CHECKPOINT.with_suffix(f".{dist.get_rank()}.tmp")  # nodes may share their disk
     state = {
         "epoch": epoch, "run_id": RUN_ID,
         "model": model.module.state_dict(), "optimizer": optimizer.state_dict(),
@@ -131,19 +133,29 @@ def save_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, epoch:
     aside.replace(CHECKPOINT)
 
 
-def load_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, *, any_run: bool) -> int:
-    """Load rank 0's checkpoint on every rank: of an earlier attempt of this run, or of ``any_run``. Returns
-    the last epoch done; 0 when rank 0 has none.
+def keeps_checkpoint(args: argparse.Namespace) -> bool:
+    """Whether this rank writes the checkpoint: rank 0, with --every-node the first of each node."""
+    return dist.get_rank() == 0 or (args.every_node and os.environ.get("LOCAL_RANK") == "0")
 
-    Only rank 0 reads its disk. The checkpoint is on rank 0's node alone (that is who wrote it), so ranks that
-    each looked for a file of their own would start at different epochs and wait for each other for ever.
+
+def load_checkpoint(model: DistributedDataParallel, optimizer: Optimizer, args: argparse.Namespace) -> int:
+    """Load the newest checkpoint that a node has on every rank: of an earlier attempt of this run, with
+    --resume of any. Returns the last epoch done; 0 when there is none.
+
+    It travels from the rank that has it. Ranks that each looked for a file of their own would start at
+    different epochs and wait for each other for ever: not every node has one, or the same.
     """
-    box = [None]
-    if dist.get_rank() == 0 and CHECKPOINT.exists():
-        box = [torch.load(CHECKPOINT, map_location="cpu", weights_only=True)]
-    dist.broadcast_object_list(box, src=0)
+    own = None
+    if keeps_checkpoint(args) and CHECKPOINT.exists():
+        own = torch.load(CHECKPOINT, map_location="cpu", weights_only=True)
+        own = own if args.resume or own.get("run_id") == RUN_ID else None
+    epochs = [0] * dist.get_world_size()
+    dist.all_gather_object(epochs, own["epoch"] if own else 0)
+    newest = epochs.index(max(epochs))
+    box = [own if dist.get_rank() == newest else None]
+    dist.broadcast_object_list(box, src=newest)
     checkpoint = box[0]
-    if checkpoint is None or not (any_run or checkpoint.get("run_id") == RUN_ID):
+    if checkpoint is None:
         return 0
     model.module.load_state_dict(checkpoint["model"])
     optimizer.load_state_dict(checkpoint["optimizer"])
@@ -189,11 +201,11 @@ def train(args: argparse.Namespace) -> None:
     sampler = DistributedSampler(train_data, seed=args.seed)
     loader = DataLoader(train_data, batch_size=args.batch_size, sampler=sampler)
 
-    done = load_checkpoint(model, optimizer, any_run=args.resume) if args.resume or ATTEMPT else 0
+    done = load_checkpoint(model, optimizer, args) if args.resume or ATTEMPT else 0
     if done:
         log(f"resuming from epoch {done}, attempt {ATTEMPT}")
     elif args.resume or ATTEMPT:
-        log(f"rank 0 has no {CHECKPOINT} to go on from: starting from scratch, attempt {ATTEMPT}")
+        log(f"there is no {CHECKPOINT} to go on from: starting from scratch, attempt {ATTEMPT}")
 
     for epoch in range(done + 1, args.epochs + 1):
         started = time.perf_counter()
@@ -202,7 +214,7 @@ def train(args: argparse.Namespace) -> None:
         accuracy = test_accuracy(model, test_data, device)
         seconds = time.perf_counter() - started
         log(f"epoch {epoch:3d}  loss {loss:.4f}  test accuracy {accuracy:.3f}  {seconds:.2f} s")
-        if dist.get_rank() == 0:
+        if keeps_checkpoint(args):
             save_checkpoint(model, optimizer, epoch)
         if dist.get_rank() == args.fail_rank and epoch >= args.fail_epoch and ATTEMPT == 0:
             fail(args)

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 
 def has_several_sources(jobs: Sequence[JobRecord], ranks: tuple[int, ...] | None) -> bool:
-    """True when lines of more than one process may come: then each needs its prefix."""
-    return len(jobs) > 1 or (jobs[0].launch_id is not None and (ranks is None or len(ranks) > 1))
+    """True when lines of more than one process may come: then each needs its prefix. One rank is one
+    process, wherever it runs."""
+    if jobs[0].launch_id is not None and ranks is not None:
+        return len(ranks) > 1
+    return len(jobs) > 1 or jobs[0].launch_id is not None
 
 
 def follow_to_end(

@@ -102,7 +102,12 @@ def job_tail(
     fleet = load_fleet(ctx)
     job, of_several = job_to_show(fleet, [*keys, *job_options], tags)
     launch = fleet.registry.launch(job.launch_id) if job.launch_id else [job]
+    is_over = attempt is not None and attempt < job.attempt
+    is_live = not (no_follow or delay <= 0 or is_over)
     watched, chosen = _watched(fleet, job, launch, ranks, all_ranks=all_ranks)
+    is_named = bool(keys or job_options or attempt is not None)
+    if job.is_master and chosen == (0,) and not ranks and not is_named:
+        watched = _first_rank(fleet, job, launch, is_live=is_live)
     if of_several:
         more = f" +{len(watched) - 1}" if len(watched) > 1 else ""
         output.say(f"job {watched[0].key} on {watched[0].server}{more}: {output.headline(job.command)}")
@@ -114,8 +119,7 @@ def job_tail(
         since_age_s=since_age_s,
         attempt=attempt,
     )
-    is_over = attempt is not None and attempt < job.attempt
-    if no_follow or delay <= 0 or is_over:
+    if not is_live:
         printer = Printer(watched, prefixes=has_several_sources(watched, chosen), grep=pattern)
         with Follower(fleet, watched, selection, until_end=False) as events:
             for event in events:
@@ -147,6 +151,23 @@ def _watched(
     if ranks:
         return jobs_with_ranks(fleet, launch, ranks), tuple(sorted(set(ranks)))
     return (launch, None) if all_ranks else ([job], (0,) if job.is_master else None)
+
+
+def _first_rank(
+    fleet: Fleet, job: JobRecord, launch: Sequence[JobRecord], *, is_live: bool
+) -> Sequence[JobRecord]:
+    """Given a launch's master, return the jobs that are rank 0, or may come to be it: a spare may have taken
+    the master's place, or take it yet."""
+    from remote_launch.core.places import is_spare, now_in_place_of
+    from remote_launch.operations.refresh import refresh_jobs
+
+    spares = [one for one in launch if is_spare(one)]
+    if spares and not all(one.state.is_terminal for one in launch):
+        launch = refresh_jobs(fleet, launch)
+    now = now_in_place_of(job, launch)
+    if not is_live or now.state.is_terminal:
+        return [now]
+    return [now, *(one for one in launch if is_spare(one) and one.job_id != now.job_id)]
 
 
 def _pattern(grep: str | None, *, plain: bool) -> re.Pattern[str] | None:

@@ -199,6 +199,8 @@ def launch_groups(fleet: Fleet, keys: Sequence[str]) -> list[list[JobRecord]]:
 
 
 def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> None:
+    from remote_launch.core.places import replacements
+
     def line(name: str, text: object) -> None:
         click.echo(f"{name:<10} {indented(str(text))}")
 
@@ -217,15 +219,16 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
     if first.launch_id:
         line("launch", first.launch_id)
     line("tags", ", ".join(first.tags))
-    attempts = attempt_lines(first)
+    # A node that was lost, and a spare, know of some attempts only.
+    witness = max(jobs, key=lambda job: len(job.details.get("attempts") or ()))
+    attempts = attempt_lines(witness)
     for text in attempts:
         line("attempt", text)
     if attempts:
         line("", f"rl job-tail {first.key} --attempt 0 shows the output of that one")
     for text in [text for job in jobs if (text := rest_text(job))][:1]:
         line("next", text)
-    replaced = first.details.get("replaced")
-    for gone, spare in (replaced if isinstance(replaced, dict) else {}).items():
+    for gone, spare in replacements(jobs).items():
         line("spare", f"{spare} took the place of {gone}")
     for job in jobs:
         node = f" node {node_text(job)}" if job.node_rank is not None else ""

@@ -125,7 +125,7 @@ supervision_options = together(
     click.option(
         "--notify",
         metavar="CMD",
-        help="A shell command for the server (of node 0) to run after the end"
+        help="A shell command for the server (of node 0, or its successor) to run after the end"
         " [default: on_finish, inventory].",
     ),
 )

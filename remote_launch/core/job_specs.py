@@ -28,6 +28,7 @@ class GangSpec:
     join_timeout_s: float = 60.0
     spares: int = 0  # servers after the first nnodes, that stand by
     nprocs: tuple[int, ...] = ()  # ranks, by server
+    addresses: tuple[str, ...] = ()  # on the data plane, by server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -78,7 +78,7 @@ def split_spares(servers: int, nnodes: int | None, spares: int | None) -> int:
         )
     if nnodes == 1 < servers:
         raise TopologyError(
-            "a launch on one node has no use for spares: node 0 is not replaced",
+            "a launch on one node can't have spares: none could know for certain that the node has stopped",
             hint="choose fewer spares, or one server with --server",
             exit_code=2,
         )
@@ -91,9 +91,9 @@ def lay_out_spares(topology: Topology, facts: Sequence[NodeFacts], nproc: Sequen
     spares = []
     for number, (fact, wanted) in enumerate(zip(facts, nproc, strict=True)):
         count = resolve_nproc(wanted, fact)
-        if count not in {node.nproc for node in topology.nodes[1:]}:
+        if count not in {node.nproc for node in topology.nodes}:
             raise TopologyError(
-                f"{fact.server} can't stand by: it would have {count} ranks, and no node after node 0 has",
+                f"{fact.server} can't stand by: it would have {count} ranks, and no node has",
                 hint="--nproc-per-node N is the same for all servers",
             )
         spares.append(

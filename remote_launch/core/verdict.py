@@ -8,6 +8,7 @@ import signal
 from typing import TYPE_CHECKING, Any
 
 from remote_launch.core.jobs import JobRecord, JobState
+from remote_launch.core.places import replacements
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,8 +77,7 @@ def _told_cause(jobs: Sequence[JobRecord]) -> dict[str, Any] | None:
 def _taking_part(jobs: Sequence[JobRecord]) -> list[JobRecord]:
     """Leave out what says nothing of a launch: nodes that a spare took the place of, and spares that took
     none."""
-    told = [job.details.get("replaced") for job in jobs if job.node_rank == 0]
-    replaced = {gone: str(spare) for one in told if isinstance(one, dict) for gone, spare in one.items()}
+    replaced = replacements(jobs)
     came = {job.server for job in jobs} & set(replaced.values())  # found on its server, such a one is a node
     parts = [job for job in jobs if (job.node_rank or 0) < (job.nnodes or 1) or job.server in came]
     return [job for job in parts if replaced.get(job.server) not in came] or list(jobs)

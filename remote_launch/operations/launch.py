@@ -152,10 +152,14 @@ def plan_launch(fleet: Fleet, request: LaunchRequest) -> LaunchPlan:
             servers=tuple(names),
             spares=len(names) - nnodes,
             nprocs=tuple(node.nproc for node in members),
+            addresses=tuple(node.address for node in members),
         )
     specs = tuple(
         dataclasses.replace(
-            _spec(fleet, request, topology, node, run_id, answers.values[node.server], cards[node.server]),
+            _spec(
+                fleet, request, topology, node, run_id, answers.values[node.server], cards[node.server],
+                has_spares=nnodes < len(names),
+            ),
             launch_id=launch_id,
             gang=gang,
             fresh_port=user_port is None,
@@ -249,6 +253,8 @@ def _spec(
     run_id: str,
     answer: Mapping[str, Any],
     cards: CardChoice,
+    *,
+    has_spares: bool,
 ) -> JobSpec:
     server = fleet.server(node.server)
     script = request.script
@@ -278,7 +284,8 @@ def _spec(
         nproc=node.nproc,
         grace_s=request.grace_s,
         stall_timeout_s=request.stall_timeout_s,
-        notify=notification(fleet, request.notify) if node.node_rank == 0 else None,
+        # Run by who coordinates at the end: node 0, or its successor.
+        notify=notification(fleet, request.notify) if node.node_rank == 0 or has_spares else None,
         max_restarts=request.max_restarts or 0,
         restart_window_s=request.restart_window_s,
         created_at=now(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from remote_launch.core.places import first_node
 from remote_launch.transport.process import ProcessTimeout, run_process
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ TIMEOUT_S = 60.0
 def verdict_env(jobs: Sequence[JobRecord], verdict: Verdict) -> dict[str, str]:
     """Given the jobs of a launch (or a job alone), return the variables that a notification gets, as on a
     server (``remote/notify.py``)."""
-    first = min(jobs, key=lambda job: job.node_rank or 0)
+    first = first_node(jobs)
     cause = verdict.cause or {}
     name = cause.get("signal") or first.signal
     seconds = max((job.duration_s or 0.0 for job in jobs), default=0.0)

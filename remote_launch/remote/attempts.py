@@ -87,8 +87,9 @@ def attempt_record(
 
 
 def next_attempt(attempt: int, pause: dict[str, Any], why: str = "") -> dict[str, Any]:
-    """Given the attempt that is over, node 0's pause message and what ended it, return what started.json says
-    of the next: {attempt, at (epoch seconds), words ("restart 1 of 3"), why ("rank 3 on gpu-b failed")}."""
+    """Given the attempt that is over, the coordinator's pause message and what ended it, return what
+    started.json says of the next: {attempt, at (epoch seconds), words ("restart 1 of 3"), why ("rank 3 on
+    gpu-b failed")}."""
     at = time.time() + (number(pause, "delay_s") or 0.0)
     return {"attempt": attempt + 1, "at": at, "words": text(pause, "words") or "", "why": why}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .jobdir import number
+from .jobdir import number, text
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,4 +60,15 @@ def stopped_from_outside(node: int, server: str, age_s: float) -> dict[str, Any]
     return {
         "node_rank": node, "server": server, "rank": None, "exit_code": None, "signal": "TERM", "tail": "",
         "from_outside": True, "message": OUTSIDE, "time": time.time() - age_s,
+    }
+
+
+def stop_message(
+    cause: dict[str, Any] | None, killed: dict[str, Any] | None, grace_s: float
+) -> dict[str, Any]:
+    """Return what nodes are told that are to stop, because of a failure or a person's kill."""
+    told = killed or {}
+    return {
+        "killed": killed is not None, "by": text(told, "by"), "signal": text(told, "signal") or "TERM",
+        "grace_s": grace_s, "cause": cause,
     }

@@ -1,4 +1,5 @@
-"""Node 0's part in a launch: it listens, hears all nodes, and decides. See ``gang`` for the messages."""
+"""The coordinator's part in a launch: it listens, hears all nodes, and decides. Node 0's at first, its
+successor's when it is lost. See ``gang`` for the messages."""
 
 from __future__ import annotations
 
@@ -6,19 +7,23 @@ import signal
 import time
 
 from . import procs
-from .causes import choose_cause, counts, lost, stopped_from_outside
-from .gang import BEAT_S, EOF_PATIENCE_S, GANG_GRACE_S
+from .agreement import Agreement, Enquiry
+from .causes import choose_cause, counts, lost, stop_message, stopped_from_outside
+from .gang import BEAT_S, GANG_GRACE_S
 from .gangturn import SILENCE_S, GangTurn
-from .jobdir import Refusal, number, text
+from .jobdir import number, text
 from .nodes import Nodes
 from .places import Places
+from .reign import Reign
 from .restarts import free_port
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Iterable
 
+    from .door import Door
     from .gang import GangSettings, Host
+    from .link import Link
     from .nodes import Node
 
 ABSENT_PATIENCE_S = 5.0  # in a stop, for a node that has not joined yet
@@ -28,11 +33,15 @@ class Coordinator:
     """Phases: RUN (joins included) -> STOP (all are told; waiting until each is stopped or lost) ->
     ``verdict``, or PAUSE (waiting until the next attempt is due and every node is there) -> RUN."""
 
-    def __init__(self, settings: GangSettings, host: Host) -> None:
+    is_coordinator = True
+
+    def __init__(
+        self, settings: GangSettings, host: Host, reign: Reign | None = None, door: Door | None = None
+    ) -> None:
         self.verdict: dict[str, Any] | None = None
+        self.has_last_word = True  # unless the others may have gone on, or have
         self._settings = settings
         self._host = host
-        self._started_at = time.monotonic()
         self._failures: list[dict[str, Any]] = []
         self._stop_at = 0.0
         self._stop: dict[str, Any] | None = None  # the stop message, once there is a reason
@@ -40,12 +49,34 @@ class Coordinator:
         self._go: dict[str, Any] = {}  # what the go messages of this attempt have in common
         self._resume_at = 0.0
         self._next_beat = 0.0
-        self._nodes = Nodes(settings, host, self._on_join, self._on_message)
-        self._places = Places(settings, host, self._nodes)
+        self._is_heir = False  # the attempt that is being stopped was another coordinator's
+        self._has_new_doors = False
+        self._reign = reign or Reign(settings)
+        plan = self._reign.plan
+        self._nodes = Nodes(settings, host, plan, self._on_join, self._on_message, door)
+        self._places = Places(settings, host, self._nodes, plan.replaced)
+        self._agreement = Agreement(settings, host, self._nodes, self._reign)
+        self._enquiry = Enquiry(settings, host, self._reign, self._step_down)
         self._turn: GangTurn | None = None  # while the launch is queued
-        if host.turn is not None:
+        if host.turn is not None and host.attempt < 0:
             self._turn = GangTurn(self._nodes, host.turn)
             self._pause = {"cause": None}
+
+    def succeed(self, cause: dict[str, Any], gone: int, links: Iterable[Link]) -> None:
+        """Begin in the place of a coordinator that was lost. The launch stops, and goes on from there.
+        ``gone``: who that was; it has no part any more. ``links``: who has called here."""
+        now = time.monotonic()
+        self._is_heir = True
+        self._failures = [cause]
+        self._stop_at = now
+        self._stop = stop_message(cause, None, GANG_GRACE_S)
+        for node in self._nodes:
+            node.joined, node.heard_at, node.was_deposed = True, now, node.member == gone
+            if node.member == gone or self._host.server_name(node.member) in self._places.replaced:
+                node.lost = node.left = True
+        self._nodes.own.stopped = True
+        for link in links:
+            self._nodes.take_over(link)
 
     # -- what the own node tells
 
@@ -66,8 +97,9 @@ class Coordinator:
         """This supervisor was told to stop, though not by rl, while nothing ran here."""
         self._nodes.own.left = True  # no other attempt
         if self._pause is not None:
-            server = self._host.server_name(0)
-            self._end({"state": "FAILED", "by": None, "cause": stopped_from_outside(0, server, 0.0)})
+            own = self._nodes.own
+            server = self._host.server_name(own.member)
+            self._end({"state": "FAILED", "by": None, "cause": stopped_from_outside(own.rank, server, 0.0)})
 
     @property
     def may_go_on(self) -> bool:
@@ -75,7 +107,7 @@ class Coordinator:
         return self.verdict is None and self._host.restarts.limit > 0
 
     def ask_for_stacks(self) -> None:
-        """The launch has stalled: each node is to write down what its processes are doing."""
+        """The launch has stalled: each node is to write its stacks down."""
         self._nodes.broadcast("stacks", {})
 
     def stalled(self, failure: dict[str, Any]) -> None:
@@ -86,6 +118,8 @@ class Coordinator:
 
     def _on_join(self, node: Node) -> None:
         """Tell a node that has connected, perhaps once more, how things stand."""
+        if self._reign.number or self._reign.doors:
+            self._nodes.send(node, "lead", self._reign.lead())
         if self.verdict is not None or node.left:
             self._nodes.send(node, "end", self.verdict or self._places.farewell(node))
             return
@@ -93,8 +127,9 @@ class Coordinator:
         if self._turn is not None:
             self._turn.joined(node)
             return
+        self._agreement.joined(node)
         if node.place is None:
-            self._stand_by(node)
+            self._nodes.stand_by(node)
             return
         if self._stop is not None:
             self._nodes.send(node, "stop", self._stop)
@@ -112,14 +147,19 @@ class Coordinator:
             node.left = True
         elif kind == "slots" and self._turn is not None:
             self._turn.heard(node, message)
-        if message.get("attempt") != self._host.attempt or node.place is None:
+        elif kind == "agree":
+            self._agreement.heard(node, message)
+        elif kind == "door":
+            self._reign.see_doors({str(node.member): message.get("port")})
+            self._has_new_doors = True
+        if node.place is None or (message.get("attempt") != self._host.attempt and not self._is_heir):
             return
         if kind == "beat":
             self._host.stalls.heard(node.rank, message)
         if kind == "ended":
             failure = message.get("failure")
             failure = failure if isinstance(failure, dict) else None
-            if message.get("alone"):
+            if message.get("alone") and not self._is_heir:
                 self._lose(node, "it had missed node 0, and stopped by itself")
                 return
             self._ended(node, failure, bool(message.get("asked")), number(message, "age_s") or 0.0)
@@ -157,15 +197,9 @@ class Coordinator:
             return
         self._stop_at = time.monotonic()
         grace_s = min(self._host.grace_s, GANG_GRACE_S)
-        self._stop = {
-            "killed": killed is not None, "by": None, "signal": "TERM", "grace_s": grace_s,
-            "cause": choose_cause(self._failures),
-        }
         if killed is not None:
-            asked_grace_s = number(killed, "grace_s", grace_s)
-            self._stop.update(
-                by=text(killed, "by"), signal=text(killed, "signal") or "TERM", grace_s=asked_grace_s
-            )
+            grace_s = number(killed, "grace_s", grace_s) or 0.0
+        self._stop = stop_message(choose_cause(self._failures), killed, grace_s)
         self._nodes.broadcast("stop", self._stop)
         first = procs.signal_number(self._stop["signal"]) or signal.SIGTERM
         if not self._nodes.own.stopped:
@@ -176,6 +210,9 @@ class Coordinator:
         if now >= self._next_beat:
             self._next_beat = now + BEAT_S
             self._nodes.broadcast("beat", {}, spares=True)
+            if self._has_new_doors:
+                self._has_new_doors = False
+                self._nodes.broadcast("lead", self._reign.lead(), spares=True)
         if self.verdict is not None:
             return
         for node in self._nodes.others:
@@ -184,6 +221,8 @@ class Coordinator:
             self._queue(self._turn, now)
         elif self._pause is not None:
             self._try_to_go_on(now)
+            if self.verdict is None:
+                self._enquiry.tick(now, [node.member for node in self._nodes if not node.is_here])
         elif self._stop is None and all(node.ended_well and node.stopped for node in self._nodes.placed):
             self._end({"state": "SUCCEEDED", "by": None, "cause": None})
         elif self._stop is not None and all(node.stopped or node.lost for node in self._nodes.placed):
@@ -195,20 +234,14 @@ class Coordinator:
         waits = self._pause is not None or node.place is None
         if node.lost or (node.stopped and not waits):
             return
-        settings = self._settings
-        silence_s = settings.silence_s if self._turn is None else max(settings.silence_s, SILENCE_S)
-        why = ""
+        silence_s = self._settings.silence_s
         if not node.joined and self._stop is not None:
             # It has no part in the failure, and nothing to stop that we know of.
             node.lost = now - self._stop_at > ABSENT_PATIENCE_S
-        elif not node.joined:
-            if now - self._started_at > settings.join_timeout_s:
-                where = f"{settings.address}:{settings.port}"
-                why = f"its supervisor did not reach node 0 ({where}) within {settings.join_timeout_s:g} s"
-        elif node.eof_at is not None and now - node.eof_at > EOF_PATIENCE_S:
-            why = "its supervisor is gone, or the network to it"
-        elif now - node.heard_at > silence_s:
-            why = f"no word from it for {now - node.heard_at:.0f} s"
+            return
+        if self._turn is not None:
+            silence_s = max(silence_s, SILENCE_S)
+        why = self._nodes.why_lost(node, now, silence_s)
         if not why:
             return
         node.lost = True
@@ -216,7 +249,8 @@ class Coordinator:
         if waits:
             self._host.log(f"node {node.member}: {why}")
             if self._turn is not None and node.place is not None:
-                self._end_queued(lost(node.rank, self._host.server_name(node.member), why, 0.0))
+                cause = lost(node.rank, self._host.server_name(node.member), why, 0.0)
+                self._end({"state": "FAILED", "by": None, "cause": cause})
         else:
             self._lose(node, why)
 
@@ -231,34 +265,14 @@ class Coordinator:
     def _queue(self, turn: GangTurn, now: float) -> None:
         """Have all nodes take their slots; then begin, when all are to be heard: from then on silence is a
         loss."""
-        try:
-            turn.tick()
-        except (Refusal, OSError) as error:
-            turn.refusal = f"{self._host.server_name(0)}: the queue: {error}"
-        left = next((node for node in self._nodes.placed if node.left), None)
-        if left is not None:
-            self._end_queued(stopped_from_outside(left.rank, self._host.server_name(left.member), 0.0))
-        elif turn.refusal is not None:
-            self._end({"state": "FAILED", "by": None, "cause": None, "note": turn.refusal})
-        elif turn.all_have and all(self._is_heard(node, now) for node in self._nodes.placed):
+        verdict = turn.look(self._host.server_name)
+        if verdict is not None:
+            self._end(verdict)
+        elif turn.all_have and turn.all_are_heard(now, self._settings.silence_s / 2):
             self._turn = None
-            for node in self._nodes.others:
-                if node.place is None:
-                    node.left = node.left or node.lost  # it would have to queue when it is needed
-                    self._stand_by(node)
-            self._begin_next()
-
-    def _is_heard(self, node: Node, now: float) -> bool:
-        late = now - node.heard_at > self._settings.silence_s / 2
-        return node.member == 0 or (node.link is not None and not late)
-
-    def _end_queued(self, cause: dict[str, Any]) -> None:
-        if self.verdict is None:
-            self._end({"state": "FAILED", "by": None, "cause": cause})
-
-    def _stand_by(self, spare: Node) -> None:
-        if self._host.turn is not None:
-            self._nodes.send(spare, "slots", {"do": "stand by"})
+            turn.end()
+            port = free_port(self._settings.address) if self._settings.fresh_port else None
+            self._begin({"attempt": 0, "port": port, "cause": None})
 
     # -- the next attempt
 
@@ -272,10 +286,11 @@ class Coordinator:
         else:
             restarts = self._host.restarts
             restarts.count()
-            words = restarts.words(self._host.attempt + 1)
+            words = restarts.words(self._agreement.next_attempt)
             self._pause = {"cause": cause, "words": words, "delay_s": delay_s}
             self._resume_at = now + delay_s
-            self._host.rest(cause, self._pause)
+            if self._nodes.own.place is not None:
+                self._host.rest(cause, self._pause)
             self._nodes.broadcast("pause", self._pause)
 
     def _try_to_go_on(self, now: float) -> None:
@@ -283,32 +298,47 @@ class Coordinator:
             return
         self._places.fill()
         absent = [node for node in self._nodes.placed if not node.is_ready]
+        is_late = now > self._resume_at + self._settings.join_timeout_s
         if not absent:
-            self._begin_next()
-        elif any(node.left for node in absent) or now > self._resume_at + self._settings.join_timeout_s:
-            names = ", ".join(self._host.server_name(node.member) for node in absent)
-            note = f"no other attempt: {names} did not come back, and there is no spare"
+            self._agreement.propose(self._places.replaced)
+        if not absent and self._agreement.is_reached:
+            self._begin({**self._agreement.begin(), "cause": (self._pause or {}).get("cause")})
+        elif any(node.left for node in absent) or is_late:
+            note, self.has_last_word = self._agreement.why_not(absent)
             self._end({"state": "FAILED", "by": None, "cause": (self._pause or {})["cause"], "note": note})
 
-    def _begin_next(self) -> None:
-        cause, port = (self._pause or {}).get("cause"), None
-        if self._settings.fresh_port:
-            port = free_port(self._settings.address)  # here, where torchrun's rank 0 will listen
-        self._failures, self._stop, self._pause = [], None, None
-        self._go = {"attempt": self._host.attempt + 1, "port": port, "cause": cause}
-        placed = self._nodes.placed
+    def _begin(self, what: dict[str, Any]) -> None:
+        """Begin the next attempt {attempt, port, address, replaced, cause}."""
+        self._failures, self._stop, self._pause, self._is_heir = [], None, None, False
+        self._go = what
+        self._enquiry.close()
+        own, placed = self._nodes.own, self._nodes.placed
         for node in placed:
             node.begin()
-        self._host.begin({**self._go, **(self._nodes.own.place or {})})
+        if own.place is None:
+            self._host.stand_by(what["attempt"])
+        else:
+            self._host.begin({**what, **own.place, "reason": self._places.role(own)})
         for node in placed:
-            self._nodes.send(node, "go", {**self._go, **(node.place or {})})
+            self._nodes.send(node, "go", {**what, **(node.place or {})})
+
+    def _step_down(self, told: dict[str, Any]) -> None:
+        """The others have gone on without this one."""
+        if self.verdict is not None:
+            return
+        note = text(told, "note") or "the launch went on without it"
+        self.verdict = {**self._places.farewell(self._nodes.own), "note": note, "replaced": {}}
+        self.has_last_word = False
+        for node in self._nodes:
+            self._nodes.drop(node)  # who is here still finds the others by itself
 
     def _end(self, verdict: dict[str, Any]) -> None:
-        self.verdict = {**verdict, "replaced": self._places.replaced}
+        self.verdict = {**verdict, "replaced": self._agreement.begun.replaced}
         self._nodes.broadcast("end", self.verdict, spares=True)
 
     def wait_s(self, now: float) -> float | None:
         return max(0.0, min(self._next_beat - now, BEAT_S / 8 if self._stop else BEAT_S))
 
     def close(self) -> None:
+        self._enquiry.close()
         self._nodes.close()

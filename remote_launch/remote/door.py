@@ -1,8 +1,10 @@
-"""Where the other nodes of a launch come in: node 0's listening socket, and newcomers until they have shown
-that they know the launch's token. Strangers are dropped; each reason is logged once, and their number."""
+"""Where other nodes of a launch come in: a listening socket (node 0's, and that of each member for the time
+when node 0 is lost), and newcomers until they have shown that they know the launch's token. Strangers are
+dropped; each reason is logged once, and their number."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import selectors
 import socket
@@ -23,19 +25,22 @@ _REASONS_LOGGED = 8
 
 
 class Door:
-    """``joined(link, lines)`` is called with each node that came, and what it has said already."""
+    """``joined(link, lines)`` is called with each node that came, and what it has said already. ``where``: an
+    address and a port of ours, 0 for one that is free. Raises Refusal."""
 
     def __init__(
-        self, settings: GangSettings, host: Host, joined: Callable[[Link, list[bytes]], None]
+        self, settings: GangSettings, host: Host, joined: Callable[[Link, list[bytes]], None],
+        where: tuple[str, int],
     ) -> None:
         self.refused = 0
+        self.joined = joined
         self._settings = settings
         self._host = host
-        self._joined = joined
         self._reasons: set[str] = set()
         self._pending: list[Link] = []
         self._watched = Watched(host.selector)
-        self._listener = _listen(settings.address, settings.port)
+        self._listener = _listen(*where)
+        self.port: int = self._listener.getsockname()[1]
         host.selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
 
     def _accept(self) -> None:
@@ -70,7 +75,7 @@ class Door:
             self._refuse(link, str(error))
             return
         self._pending.remove(link)
-        self._joined(link, lines[1:])
+        self.joined(link, lines[1:])
 
     def _refuse(self, link: Link, why: str) -> None:
         self.refused += 1
@@ -92,6 +97,8 @@ class Door:
             self._host.log(f"connections that were refused in all: {self.refused}")
         for link in self._pending:
             self._watched.drop(link)
+        with contextlib.suppress(KeyError, ValueError):
+            self._host.selector.unregister(self._listener)
         self._listener.close()
 
 

@@ -163,6 +163,7 @@ class _Job:
         self._listed_at = self._looked_at = -1e9
         self._state: dict[str, Any] | None = None  # once terminal
         self._started_mark: tuple[int, int] | None = None  # which started.json was read
+        self._spec_mark: tuple[int, int] | None = None  # and which one was there when spec.json was
 
     def step(self) -> bool:
         """Send a chunk of each file that has grown; after the last byte of an ended job, its end. True when
@@ -195,12 +196,8 @@ class _Job:
 
     def _tell_rest(self) -> None:
         """Tell, once, that the job waits for its next attempt, or for slots."""
-        try:
-            found = os.stat(self._job.started)
-        except OSError:
-            return
-        mark = found.st_ino, found.st_mtime_ns
-        if mark != self._started_mark:
+        mark = self._mark()
+        if mark is not None and mark != self._started_mark:
             self._started_mark = mark
             started = jobdir.read_or_empty(self._job.started)
             if isinstance(started.get("queued"), dict) and not os.path.lexists(self._job.exit):
@@ -208,6 +205,14 @@ class _Job:
             coming = attempts.to_come(started) if self._live else None
             if coming is not None:
                 put({"job": self._job.job_id, "next_attempt": coming})
+
+    def _mark(self) -> tuple[int, int] | None:
+        """Return which started.json is there."""
+        try:
+            found = os.stat(self._job.started)
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
 
     def _now(self) -> dict[str, Any]:
         try:
@@ -226,7 +231,9 @@ class _Job:
     def _list(self, now: float) -> None:
         """Open the files that have come since the last look, of those that are wanted."""
         self._listed_at = now
-        if self._spec is None:
+        mark = self._mark()
+        if self._spec is None or mark != self._spec_mark:  # a spare may have become a node meanwhile
+            self._spec_mark = mark
             try:
                 self._spec = jobdir.read_object(self._job.spec, SPEC_LIMIT_BYTES)
             except CorruptError:

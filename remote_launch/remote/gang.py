@@ -1,37 +1,43 @@
-"""The supervisors of one launch watch each other: node 0 coordinates, the others are members. The laptop has
-no part in it.
+"""The supervisors of one launch watch each other: one coordinates, the others are members. The laptop has no
+part in it. Node 0 coordinates, and when it is lost a successor that the others choose (see ``succession``).
 
 The first failure on any node, a node that is silent, gone or never came, and a person's kill of any node stop
 all nodes. The coordinator decides what the cause was only when every node is stopped or lost: the first
 report is often the wrong node's (torchrun on a healthy node exits a moment before the dead node is missed).
 
-Messages (each carries "attempt"; see ``link`` for how they are signed):
+Messages (each carries "attempt"; see ``link`` for how they are signed, "coord" is the coordinator):
 
 kind      from     fields                              says
 --------  -------  ----------------------------------  -------------------------------------------------------
 beat      both     quiet_s, dumped                     I am there; once a second. A member also for how long
                                                        its ranks have been quiet (see ``stall``)
 ended     member   failure (or null), age_s, asked,    my child ended; how long ago the failure was, on my
-                   alone                               clock; had it been told to stop; for node 0 was lost
+                   alone                               clock; had it been told to stop; for coord was lost
 stopped   member   left_over                           nothing of the job is left on my node
 kill      member   by, signal, grace_s                 a person killed my job: kill the launch
-stacks    node 0                                       the launch has stalled: write the stacks down
+stacks    coord                                        the launch has stalled: write the stacks down
 left      member                                       I was told to stop while nothing ran here: I leave
-stop      node 0   killed, by, signal, grace_s, cause  stop your tree; cause as far as it is known
-pause     node 0   cause, words, delay_s               this attempt is over, another one will come: in how
+door      member   port                                where the other members can call me
+lead      coord    reign, member, doors                I coordinate, and there all members can be called; the
+                                                       first message on each connection, but in reign 0
+stop      coord    killed, by, signal, grace_s, cause  stop your tree; cause as far as it is known
+pause     coord    cause, words, delay_s               this attempt is over, another one will come: in how
                                                        long, and which ("restart 1 of 3")
+plan      coord    plan                                the attempt that comes (see ``reign``): take note
+agree     member   order, port                         I have; a port that is free here, should I be node 0
 slots     both     see ``gangturn``                    of a launch that queues, before its first attempt
-go        node 0   attempt, port, reason, cause,       begin this attempt, as this node
-                   node_rank, first_rank, nproc
-end       node 0   state, by, cause, note, replaced    the verdict on the launch; the last message
+go        coord    attempt, port, address, cause,      begin this attempt, as this node; rank 0 listens there;
+                   replaced, node_rank, first_rank,    who is out, and who took its place
+                   nproc
+end       coord    state, by, cause, note, replaced    the verdict on the launch; the last message
 
 A member tells its state again after each reconnection, and the coordinator its own, so no message is lost
 with a connection.
 
 With ``max_restarts`` a failure is followed by another attempt of the whole launch, once every node is stopped
-and verified gone. A node that was lost may come back for it: it stops by itself when it misses node 0, and
-goes on calling. Or a spare, whose supervisor has joined but runs nothing, takes its place; then the lost node
-finds, should it come back, that its part is over. Node 0 can't be replaced: the decisions are made there.
+and verified gone. A node that was lost may come back for it: it stops by itself when it misses the
+coordinator, and goes on calling. Or a spare, whose supervisor has joined but runs nothing, takes its place;
+then the lost node finds, should it come back, that its part is over.
 """
 
 from __future__ import annotations
@@ -45,6 +51,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Protocol
 
+    from .coordinator import Coordinator
     from .link import Link
     from .restarts import Restarts
     from .stall import StallWatch
@@ -63,6 +70,8 @@ if TYPE_CHECKING:
         def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None: ...
         def say(self, reason: str) -> None: ...
         def begin(self, place: dict[str, Any]) -> None: ...
+        def stand_by(self, attempt: int) -> None: ...
+        def coordinate(self, gang: Coordinator) -> None: ...
         def leave_queue(self, reason: str | None) -> None: ...
         def server_name(self, node_rank: int) -> str: ...
         def log(self, message: str) -> None: ...
@@ -92,6 +101,7 @@ class GangSettings:
         spares = data.get("spares") or 0
         self.fresh_port = spec.get("fresh_port") is True
         self.nprocs = data.get("nprocs") or []  # of the members, spares last
+        self.addresses = data.get("addresses") or []  # of the members, on the data plane
         if not isinstance(self.nnodes, int) or not isinstance(spares, int) or spares < 0:
             raise Refusal("RequestError", "gang: nnodes and spares are numbers")
         self.members = self.nnodes + spares
@@ -99,6 +109,8 @@ class GangSettings:
             raise Refusal("RequestError", "gang: node_rank and nnodes don't fit")
         if not isinstance(self.nprocs, list) or not all(type(count) is int for count in self.nprocs):
             raise Refusal("RequestError", "gang: nprocs is not a list of numbers")
+        if not isinstance(self.addresses, list) or not all(isinstance(one, str) for one in self.addresses):
+            raise Refusal("RequestError", "gang: addresses is not a list of names")
         if not isinstance(self.port, int) or not 0 < self.port < 65536 or not isinstance(self.address, str):
             raise Refusal("RequestError", "gang: no address and port")
         if not isinstance(self.token, str) or len(self.token) < 16:
@@ -108,6 +120,12 @@ class GangSettings:
     @property
     def is_spare(self) -> bool:
         return bool(self.node >= self.nnodes)
+
+    def address_of(self, member: int) -> str:
+        """Return where a member is reached on the data plane; "" for unknown."""
+        if member == 0:
+            return str(self.address)
+        return str(self.addresses[member]) if member < len(self.addresses) else ""
 
     def nproc(self, member: int) -> int:
         """Return how many ranks a member has; 0 for unknown, the same for all."""

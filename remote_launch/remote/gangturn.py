@@ -13,12 +13,15 @@ by"}.
 
 from __future__ import annotations
 
-from .jobdir import number, text
+from .causes import stopped_from_outside
+from .jobdir import Refusal, number, text
+from .places import STANDS_BY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Callable
 
+    from .gang import Host
     from .nodes import Node, Nodes
     from .turn import Turn
 
@@ -35,6 +38,32 @@ class GangTurn:
         self._own = own
         self._told: dict[int, dict[str, Any]] = {}
         self._asked: dict[int, str] = {}
+
+    def look(self, server_name: Callable[[int], str]) -> dict[str, Any] | None:
+        """Get on; return the verdict on a launch that will not get its slots."""
+        try:
+            self.tick()
+        except (Refusal, OSError) as error:
+            self.refusal = f"{server_name(0)}: the queue: {error}"
+        left = next((node for node in self._nodes.placed if node.left), None)
+        if left is not None:
+            cause = stopped_from_outside(left.rank, server_name(left.member), 0.0)
+            return {"state": "FAILED", "by": None, "cause": cause}
+        return {"state": "FAILED", "by": None, "cause": None, "note": self.refusal} if self.refusal else None
+
+    def all_are_heard(self, now: float, late_s: float) -> bool:
+        """Whether all nodes have been heard lately."""
+        return all(
+            node.is_own or (node.link is not None and now - node.heard_at <= late_s)
+            for node in self._nodes.placed
+        )
+
+    def end(self) -> None:
+        """The launch begins."""
+        for node in self._nodes.others:
+            if node.place is None:
+                node.left = node.left or node.lost  # it would have to queue when it is needed
+                self._nodes.stand_by(node)
 
     def heard(self, node: Node, message: dict[str, Any]) -> None:
         """A member has told how it stands."""
@@ -102,3 +131,42 @@ class GangTurn:
             self._own.do(message)
         else:
             self._nodes.send(node, "slots", message)
+
+
+class QueuedMember:
+    """A member's side."""
+
+    def __init__(
+        self, host: Host, send: Callable[[str, dict[str, Any]], None], end: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self._host = host
+        self._send = send
+        self._end = end
+        self._told: dict[str, Any] | None = None  # how far our slots are, as node 0 knows it
+
+    @property
+    def waits(self) -> bool:
+        return self._host.turn is not None and self._host.attempt < 0
+
+    def joined(self) -> None:
+        """Node 0 may have missed what it was told."""
+        self._told = None
+
+    def tell(self) -> None:
+        """Tell node 0 what it does not know yet."""
+        if self._host.turn is not None and self.waits:
+            state = self._host.turn.state()
+            if state != self._told:
+                self._told = state
+                self._send("slots", state)
+
+    def heard(self, message: dict[str, Any]) -> None:
+        """Do what node 0 says."""
+        if message.get("do") == "stand by":
+            self._host.leave_queue(STANDS_BY)
+        elif self._host.turn is not None:
+            try:
+                self._host.turn.do(message)
+            except (Refusal, OSError) as error:
+                self._send("left", {})
+                self._end({"state": "FAILED", "note": f"the queue: {error}"})

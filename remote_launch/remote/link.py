@@ -3,9 +3,9 @@ blocking.
 
 Handshake, by the launch's token (which is never sent):
 
-    node 0 -> node i    {"nonce": ns}
-    node i -> node 0    {"node": i, "nonce": nc, "mac": HMAC(token, "hello"|launch|ns|nc|i)}
-    node 0 -> node i    {"mac": HMAC(token, "welcome"|launch|nc|ns|i)}
+    the door -> node i    {"nonce": ns}
+    node i -> the door    {"node": i, "nonce": nc, "mac": HMAC(token, "hello"|launch|ns|nc|i)}
+    the door -> node i    {"mac": HMAC(token, "welcome"|launch|nc|ns|i)}
 
 Then both sign with key = HMAC(token, "key"|ns|nc); each line is ``HMAC(key, direction|sequence|json) json``,
 so that nothing can be forged, replayed, reordered or reflected. It is signed, not encrypted: nothing secret
@@ -41,8 +41,8 @@ def sign(key: bytes, *parts: object) -> str:
 
 
 class Link:
-    """A socket with its buffers. ``node`` is the other side's rank once the handshake is through, None
-    before."""
+    """A socket with its buffers. ``node`` is None until the handshake is through; then, for the door, the
+    caller's number."""
 
     def __init__(self, sock: socket.socket, launch: str, token: str) -> None:
         self.sock = sock
@@ -105,17 +105,17 @@ class Link:
         with contextlib.suppress(OSError):
             self.sock.close()
 
-    # -- the handshake, node 0's side
+    # -- the handshake, the side of the door (node 0's, mostly)
 
     def challenge(self) -> None:
         self._put(json.dumps({"nonce": self._nonce}).encode())
 
-    def accept_hello(self, line: bytes, nnodes: int) -> int:
-        """Given the first line of a newcomer, return its node rank and welcome it. Raises LinkError for a
+    def accept_hello(self, line: bytes, members: int) -> int:
+        """Given the first line of a newcomer, return its number and welcome it. Raises LinkError for a
         stranger."""
         hello = _parse(line)
         node, nonce = hello.get("node"), hello.get("nonce")
-        if type(node) is not int or not 0 < node < nnodes or not isinstance(nonce, str):
+        if type(node) is not int or not 0 <= node < members or not isinstance(nonce, str):
             raise LinkError("not a hello")
         self._check(hello, sign(self._token, "hello", self._launch, self._nonce, nonce, node))
         self._put(
@@ -127,10 +127,10 @@ class Link:
         self.heard_at = time.monotonic()
         return node
 
-    # -- the handshake, the other nodes' side
+    # -- the handshake, the caller's side
 
     def answer(self, line: bytes, node: int) -> None:
-        """Given node 0's challenge, say who we are."""
+        """Given the door's challenge, say who we are."""
         nonce = _parse(line).get("nonce")
         if not isinstance(nonce, str):
             raise LinkError("not a challenge")
@@ -143,7 +143,7 @@ class Link:
         return bool(self._other_nonce)
 
     def accept_welcome(self, line: bytes, node: int) -> None:
-        """Given node 0's welcome, check that it knows the token too. Raises LinkError."""
+        """Given the door's welcome, check that it knows the token too. Raises LinkError."""
         self._check(
             _parse(line), sign(self._token, "welcome", self._launch, self._nonce, self._other_nonce, node)
         )

@@ -1,4 +1,4 @@
-"""The other nodes of a launch as node 0 sees them: what is known of each, and the connection to it."""
+"""The nodes of a launch as the coordinator sees them: what is known of each, and the connection to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import selectors
 import time
 
 from .door import Door
-from .gang import Watched
+from .gang import EOF_PATIENCE_S, Watched
 from .link import Link, LinkError
 
 TYPE_CHECKING = False
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, Iterator
 
     from .gang import GangSettings, Host
+    from .reign import Plan
 
 # For the verdict to be read, also by a node that is too busy to do it at once, and by a spare whose start is
 # still under way.
@@ -23,15 +24,19 @@ LINGER_S = 10.0
 class Node:
     """What is known of one member: a node of the launch, or (``place`` None) a spare."""
 
-    def __init__(self, member: int, place: dict[str, int] | None, now: float) -> None:
+    def __init__(
+        self, member: int, place: dict[str, int] | None, now: float, *, is_own: bool = False
+    ) -> None:
         self.member = member
         self.place = place
+        self.is_own = is_own
         self.link: Link | None = None
-        self.joined = member == 0
+        self.joined = is_own
         self.heard_at = now
         self.eof_at: float | None = None
         self.lost = False
         self.left = False  # for good: it was stopped from outside, or replaced
+        self.was_deposed = False  # it coordinated, and was lost
         self.begin()
 
     def begin(self) -> None:
@@ -47,47 +52,70 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """True when it can begin another attempt."""
-        here = self.member == 0 or (self.link is not None and not self.lost)
-        return here and self.stopped and not self.left
+        return self.is_here and self.stopped and not self.left
+
+    @property
+    def is_here(self) -> bool:
+        return self.is_own or (self.link is not None and not self.lost)
 
 
 class Nodes:
     """All members of a launch. ``came(node)`` is called when one has connected, ``said(node, message)`` with
-    each message."""
+    each message. ``door``: where they come in; None opens node 0's."""
 
     def __init__(
-        self, settings: GangSettings, host: Host, came: Callable[[Node], None],
-        said: Callable[[Node, dict[str, Any]], None],
+        self, settings: GangSettings, host: Host, plan: Plan, came: Callable[[Node], None],
+        said: Callable[[Node, dict[str, Any]], None], door: Door | None = None,
     ) -> None:
         now = time.monotonic()
+        own = settings.node
         self._all = [
-            Node(member, settings.place(member) if member < settings.nnodes else None, now)
+            Node(member, plan.place(member, settings), now, is_own=member == own)
             for member in range(settings.members)
         ]
+        self._own = self._all[own]
+        self._settings = settings
+        self._opened_at = now
         self._host = host
         self._came = came
         self._said = said
         self._watched = Watched(host.selector)
-        self._door = Door(settings, host, self._on_newcomer)
+        if door is None:
+            door = Door(settings, host, self._on_newcomer, (settings.address, settings.port))
+        door.joined = self._on_newcomer
+        self._door = door
+
+    def __len__(self) -> int:
+        return len(self._all)
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self._all)
 
     @property
     def own(self) -> Node:
-        return self._all[0]
+        return self._own
 
     @property
     def others(self) -> list[Node]:
-        return self._all[1:]
+        return [node for node in self._all if not node.is_own]
 
     @property
     def placed(self) -> list[Node]:
         """The nodes of the launch as it is now, without spares."""
         return [node for node in self._all if node.place is not None]
 
+    def __getitem__(self, member: int) -> Node:
+        return self._all[member]
+
+    def take_over(self, link: Link) -> None:
+        """A member that has called already, for another reason."""
+        self._on_newcomer(link, [])
+
     def _on_newcomer(self, link: Link, lines: list[bytes]) -> None:
         node = self._all[link.node or 0]
+        if node.is_own:
+            self._watched.drop(link)
+            return
         # Before the join, which may send, and lose the link by that.
         self._host.selector.modify(
             link.sock, selectors.EVENT_READ, lambda mask: self._on_link(node, link, mask)
@@ -126,6 +154,18 @@ class Nodes:
             node.eof_at = time.monotonic()
             self._host.log(f"connection to node {node.member} ended: {error}")
 
+    def why_lost(self, node: Node, now: float, silence_s: float) -> str:
+        """Say why a node is to be taken for lost: it never joined, is silent, or its connection stays broken;
+        "" where it isn't."""
+        settings = self._settings
+        if not node.joined:
+            where, patience_s = f"{settings.address}:{settings.port}", settings.join_timeout_s
+            late = now - self._opened_at > patience_s
+            return f"its supervisor did not reach node 0 ({where}) within {patience_s:g} s" if late else ""
+        if node.eof_at is not None and now - node.eof_at > EOF_PATIENCE_S:
+            return "its supervisor is gone, or the network to it"
+        return f"no word from it for {now - node.heard_at:.0f} s" if now - node.heard_at > silence_s else ""
+
     def drop(self, node: Node) -> None:
         """End the connection: who was lost must authenticate anew (a paused node's connection lives on)."""
         if node.link is not None:
@@ -142,6 +182,11 @@ class Nodes:
             self._watched.update(link)
         except LinkError as error:
             self._lose_link(node, link, error)
+
+    def stand_by(self, spare: Node) -> None:
+        """Say to a spare, in a launch of the queue, that it waits for no slots any more."""
+        if self._host.turn is not None:
+            self.send(spare, "slots", {"do": "stand by"})
 
     def broadcast(self, kind: str, message: dict[str, Any], *, spares: bool = False) -> None:
         """Send a message to every node of the launch, or to all members."""

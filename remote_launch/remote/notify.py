@@ -1,5 +1,5 @@
-"""The user's command after the end of a job: once a launch, on node 0's server, with the verdict in its
-environment.
+"""The user's command after the end of a job: once a launch, on the server that coordinates at the end, with
+the verdict in its environment.
 
 The command may hold an address that is a secret: it is in no argument list and in no file of the job's. It
 runs with the job's own environment, secrets included, in the workdir, and has TIMEOUT_S.

@@ -1,4 +1,4 @@
-"""A job's part in its launch: node 0 coordinates, the others are members, a job alone has none."""
+"""A job's part in its launch: node 0 coordinates at first, the others are members, a job alone has none."""
 
 from __future__ import annotations
 

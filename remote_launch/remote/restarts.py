@@ -12,7 +12,7 @@ import time
 
 from . import machine
 from .causes import OUTSIDE
-from .jobdir import SPEC_LIMIT_BYTES, number, read_object, write_atomic
+from .jobdir import SPEC_LIMIT_BYTES, number, read_object, text, write_atomic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 
 LONGEST_DELAY_S = 30.0
 INTERFACES = "/sys/class/net"
-_OPTIONS = {"port": "--master-port", "node_rank": "--node-rank", "nproc": "--nproc-per-node"}
-_VARIABLES = {"port": "MASTER_PORT", "node_rank": "NODE_RANK"}
+_OPTIONS = {
+    "address": "--master-addr", "port": "--master-port", "node_rank": "--node-rank",
+    "nproc": "--nproc-per-node",
+}
+_VARIABLES = {"address": "MASTER_ADDR", "port": "MASTER_PORT", "node_rank": "NODE_RANK"}
 
 
 class Restarts:
@@ -56,6 +59,20 @@ class Restarts:
         """Return how long to wait before the next attempt: 1 s, 2, 4 … 30; None when there is to be none."""
         recent = self._recent()
         return None if recent >= self.limit else min(LONGEST_DELAY_S, 2.0 ** min(recent, 10))
+
+    def ages_s(self) -> list[float]:
+        """Return how long ago each of the restarts was that count."""
+        now = time.monotonic()
+        return [round(now - at, 3) for at in self._times[len(self._times) - self._recent():]]
+
+    def adopt(self, ages_s: list[float]) -> None:
+        """Take another's count for ours."""
+        now = time.monotonic()
+        self._times = [now - age for age in ages_s]
+
+    def is_spent(self, ages_s: list[float]) -> bool:
+        """Whether there is to be no other one after these."""
+        return sum(1 for age in ages_s if self._window_s is None or age < self._window_s) >= self.limit
 
     def count(self) -> None:
         """Note that a restart was decided."""
@@ -131,10 +148,13 @@ class Alone:
 
 
 def placed(spec: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
-    """Given a spec and what another attempt changes of it {"attempt", "port", "node_rank", "first_rank",
-    "nproc"; what is absent or null stays}, return the spec of that attempt."""
+    """Given a spec and what another attempt changes of it {"attempt", "address", "port", "node_rank",
+    "first_rank", "nproc"; what is absent or null stays}, return the spec of that attempt."""
     names = ("attempt", "port", *_PLACE)
-    changes = {name: int(place[name]) for name in names if is_count(place.get(name))}
+    changes: dict[str, Any] = {name: int(place[name]) for name in names if is_count(place.get(name))}
+    address = text(place, "address")
+    if address:
+        changes["address"] = address
     spec = {**spec, **{name: changes[name] for name in ("attempt", *_PLACE) if name in changes}}
     if spec.get("torchrun"):
         options = {_OPTIONS[name]: str(value) for name, value in changes.items() if name in _OPTIONS}

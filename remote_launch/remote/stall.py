@@ -3,8 +3,8 @@ is doing is written down (see ``stacks``).
 
 Signs of life are changes of any file in the job's folder but rl's own notes, and of ``$RL_HEARTBEAT_FILE``,
 which a script may touch when it has nothing to say. In many trainings rank 0 alone prints, so one quiet node
-means nothing: a launch has stalled when no node has a sign of life. Members tell node 0 in their beats for
-how long they have been quiet, and node 0 judges. Time in which the watcher itself did not run (a paused
+means nothing: a launch has stalled when no node has a sign of life. Members tell the coordinator in their
+beats for how long they have been quiet, and it judges. Time in which the watcher itself did not run (a paused
 machine) does not count.
 """
 
@@ -116,8 +116,9 @@ class StallWatch:
         if self.timeout_s > 0:
             heartbeat = env.get("RL_HEARTBEAT_FILE")
             self._life = Life(host.job, os.path.join(cwd, heartbeat) if heartbeat else "", self.timeout_s)
-        self._others = range(1, int(number(spec.get("gang") or {}, "nnodes", 1) or 1))
-        self._judges = (spec.get("node_rank") or 0) == 0
+        nodes = range(int(number(spec.get("gang") or {}, "nnodes", 1) or 1))
+        self._others = [node for node in nodes if node != (spec.get("node_rank") or 0)]
+        self._judges = host.gang is None or host.gang.is_coordinator
         self._told: dict[int, tuple[float, float, bool]] = {}  # node: heard at, quiet for, has dumped
         self._dump: Dump | None = None
         self._dump_until: float | None = None  # the whole launch's

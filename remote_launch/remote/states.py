@@ -132,7 +132,8 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
 def state_of(
     job: JobDir, started: dict[str, Any] | None = None, server: str | None = None
 ) -> dict[str, Any]:
-    """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over, elsewhere} by the rule:
+    """Return {state, exit_code, signal, reason, ended_at, failures, cause, left_over, replaced, elsewhere} by
+    the rule:
 
     exit.json -> what it says; else started.json: its supervisor lives -> RUNNING or QUEUED, else LOST;
     neither -> CREATED, or FAILED when the start was broken off. A job of another machine ("elsewhere": whose,
@@ -152,13 +153,12 @@ def state_of(
             raise CorruptError("exit.json: no such state")
         failures = ended.get("failures")
         cause = ended.get("cause")
-        replaced = ended.get("replaced")
         return {
             "state": ended["state"], "exit_code": number(ended, "exit_code"), "signal": text(ended, "signal"),
             "reason": text(ended, "reason"), "ended_at": number(ended, "ended_at"),
             "duration_s": number(ended, "duration_s"),
             "left_over": number(ended, "left_over", 0), "attempts": _objects(ended.get("attempts")),
-            "replaced": replaced if isinstance(replaced, dict) else {},
+            "replaced": _object(ended.get("replaced")),
             "failures": failures if isinstance(failures, list) else [],
             "cause": cause if isinstance(cause, dict) else None, "elsewhere": other,
         }
@@ -180,12 +180,16 @@ def state_of(
         state, reason = "FAILED", "its start was broken off: it never ran"
     return {
         "state": state, "exit_code": None, "signal": None, "reason": reason, "ended_at": None, "left_over": 0,
-        "failures": [], "cause": None, "elsewhere": other,
+        "failures": [], "cause": None, "elsewhere": other, "replaced": _object(started.get("replaced")),
     }
 
 
 def _alive(started: dict[str, Any]) -> str:
     return "QUEUED" if isinstance(started.get("queued"), dict) else "RUNNING"
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

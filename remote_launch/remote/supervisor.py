@@ -2,7 +2,8 @@
 ended.
 
 It sleeps until a signal or a socket wakes it. SIGTERM means: stop the job (how, says kill.json). What it
-knows of the other nodes of a launch comes through ``gang``, a Coordinator (node 0) or a Member.
+knows of the other nodes of a launch comes through ``gang``, a Coordinator (node 0, or its successor) or
+a Member.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .logindex import LogIndex
 from .loglimit import LogLimit
 from .notify import Notifier
 from .oom import OomWatch
+from .places import STANDS_BY
 from .restarts import Alone, Restarts, note_place, placed, with_interface
 from .stall import StallWatch
 from .tree import JobTree
@@ -70,6 +72,7 @@ class Supervisor:
         # What a job without a gang has for one.
         self._alone = Alone(self, self.restarts, fresh_port=spec.get("fresh_port") is True)
         self._record: dict[str, Any] = {}  # started.json
+        self._watched: tuple[dict[str, str], str] = {}, ""  # environment and folder, for a StallWatch
         self._attempts = Attempts(job)
         self._told_ended = self._told_gone = False
         self._term_seen = False
@@ -101,7 +104,7 @@ class Supervisor:
         if self.attempt < 0:
             self._idle(self.turn.words() if self.turn else "")
         elif is_spare:
-            self._idle("stands by as a spare")
+            self._idle(STANDS_BY)
         else:
             self._spawn()
         self.started_at = self._record["started_at"]
@@ -115,6 +118,7 @@ class Supervisor:
         """Be there, with nothing running."""
         env, argv, cwd = self._prepare()
         self.tree = JobTree.without_child(self.job.job_id, self.log)
+        self._watched = env, cwd
         self.stalls = StallWatch(self, env, cwd)
         self._told_ended = self._told_gone = True
         self._record["reason"] = reason
@@ -147,6 +151,7 @@ class Supervisor:
         child.release()
         self.tree = JobTree(self.job.job_id, child.pid, self.log)
         self.tree.oom = self.oom
+        self._watched = env, cwd
         self.stalls = StallWatch(self, env, cwd)
         self._told_ended = self._told_gone = False
         self.log(f"attempt {self.attempt}: started {argv[0]} as {child.pid} in {cwd}")
@@ -155,8 +160,9 @@ class Supervisor:
 
     def rest(self, cause: dict[str, Any] | None, pause: dict[str, Any]) -> None:
         """This attempt is over and another will come. ``pause``: see ``attempts.next_attempt``."""
-        self._close_attempt(cause)
-        self._attempts.rest(self.attempt)
+        if not self._attempts.is_over(self.attempt):  # else a coordinator that was lost then has told so
+            self._close_attempt(cause)
+            self._attempts.rest(self.attempt)
         why = verdict.cause_in_words(cause) if cause else ""
         coming = next_attempt(self.attempt, pause, why)
         self._record.update(attempts=self._attempts.past, next_attempt=coming)
@@ -179,7 +185,9 @@ class Supervisor:
         self.spec = with_interface(placed(self.spec, place))
         self.attempt = int(self.spec["attempt"])
         self.files = JobDir(self.job.path, self.attempt)
+        replaced = place.get("replaced")
         self._record.update(reason=place.get("reason"), next_attempt=None)
+        self._record["replaced"] = replaced if isinstance(replaced, dict) else {}
         try:
             note_place(self.job, self.spec)
             self._spawn()
@@ -188,6 +196,15 @@ class Supervisor:
             self.log(message)
             self.tree = JobTree.without_child(self.job.job_id, self.log, message)
             self._told_ended = self._told_gone = False
+
+    def stand_by(self, attempt: int) -> None:
+        """An attempt begins elsewhere: this server coordinates it, and runs nothing."""
+        self.attempt = attempt
+        self.stalls = StallWatch(self, *self._watched)
+
+    def coordinate(self, gang: Coordinator) -> None:
+        """The coordinator was lost, and the others have chosen this server."""
+        self.gang = gang
 
     def leave_queue(self, reason: str | None) -> None:
         """All slots are there: it begins now, or stands by."""
@@ -205,7 +222,6 @@ class Supervisor:
     def run(self) -> None:
         """Supervise until nothing of the job is left and the launch's verdict is known; then write
         exit.json."""
-        gang = self.gang or self._alone
         log_index = LogIndex(self.job, LogLimit(self.job, number(self.spec, "log_max_bytes"), self.log))
         self.tree.reap()  # it may have ended before the signal handler's pipe was looked at
         while True:
@@ -216,10 +232,10 @@ class Supervisor:
             if not self.tree.child_alive and not self._told_ended:
                 self._told_ended = True
                 failure = self.tree.stalled or verdict.own_failure(self.tree, self.spec, self.files)
-                gang.child_ended(failure, self.tree.asked and not self.tree.stalled)
+                self._part.child_ended(failure, self.tree.asked and not self.tree.stalled)
             if self._term_seen:
                 self._term_seen = False
-                self._stop_as_asked(gang)
+                self._stop_as_asked()
             now = time.monotonic()
             self.tree.tick(now)
             self.oom.tick(now)
@@ -229,20 +245,26 @@ class Supervisor:
                 self.turn.wait(now, self._record, self.job.started)
             if self.tree.gone and not self._told_gone:
                 self._told_gone = True
-                gang.tree_gone(self.tree.left_over)
-            gang.tick(now)
-            if self.tree.gone and gang.verdict is not None:
+                self._part.tree_gone(self.tree.left_over)
+            self._part.tick(now)
+            judged = self._part.verdict
+            if self.tree.gone and judged is not None:
                 break
-        self._finish(gang.verdict)
+        self._finish(judged)
+
+    @property
+    def _part(self) -> Coordinator | Member | Alone:
+        return self.gang or self._alone
 
     def _wait_s(self, now: float, most_s: float) -> float:
-        waits = [self.tree.wait_s(now), (self.gang or self._alone).wait_s(now)]
+        waits = [self.tree.wait_s(now), self._part.wait_s(now)]
         waits += [self.oom.wait_s(now), self.stalls.wait_s(now), self.turn.wait_s(now) if self.turn else None]
         return min([most_s, *(wait for wait in waits if wait is not None)])
 
-    def _stop_as_asked(self, gang: Coordinator | Member | Alone) -> None:
+    def _stop_as_asked(self) -> None:
         """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its
         administrator. Between two attempts, too, it is an end."""
+        gang = self._part
         kill = read_or_empty(self.job.kill) if os.path.lexists(self.job.kill) else None
         first = (procs.signal_number((kill or {}).get("signal") or "TERM")) or signal.SIGTERM
         grace_s = number(kill or {}, "grace_s", self.grace_s)
@@ -299,4 +321,5 @@ class Supervisor:
         self.log(end["state"] + (f": {end['reason']}" if end["reason"] else ""))
         if self.gang:
             self.gang.close()
-        self._notifier.tell(end, self.gang.verdict if self.gang else None, self.log)
+        if self.gang is None or self.gang.has_last_word:
+            self._notifier.tell(end, self.gang.verdict if self.gang else None, self.log)

@@ -99,3 +99,23 @@ def test_a_spare_takes_the_place_of_a_lost_node(rl: Rl) -> None:
     assert shown["verdict"]["state"] == "SUCCEEDED"
     assert [job["state"] for job in shown["jobs"]] == ["SUCCEEDED", "LOST", "SUCCEEDED"]
     assert "three took the place of two" in rl("job-show").stdout
+
+
+def test_a_spare_takes_the_place_of_node_0(rl: Rl) -> None:
+    """With it the place where the ranks meet, and who decides, are lost."""
+    jobs, out = launch(rl, "--spare", "1", "--max-restarts", "1")
+
+    def folder(node: int) -> Path:
+        return rl.project.parent / "work" / ("one", "two", "three")[node] / ".jobs" / jobs[node]["job_id"]
+
+    def knows_the_others() -> bool:
+        return all("knows 2 doors" in (folder(node) / "supervisor.log").read_text() for node in (1, 2))
+
+    until(knows_the_others, "they can call each other", 240)
+    os.kill(json.loads((folder(0) / "started.json").read_text())["supervisor_pid"], signal.SIGKILL)
+    rl("job-wait")
+    assert {path.name for path in out.iterdir()} == {"0.0", "0.1", "1.0", "1.1"}
+    shown = rl.json("job-show")["data"][0]
+    assert shown["verdict"]["state"] == "SUCCEEDED"
+    assert [job["state"] for job in shown["jobs"]] == ["LOST", "SUCCEEDED", "SUCCEEDED"]
+    assert "three took the place of one" in rl("job-show").stdout

@@ -164,6 +164,7 @@ class Launch:
         self.servers = servers
         self.launch_id = uuid.uuid4().hex
         self.ids = [uuid.uuid4().hex for _ in servers]
+        gang.setdefault("addresses", ("127.0.0.1",) * len(servers))
         self.gang = GangSpec(
             address="127.0.0.1", port=free_port(), token=gang.pop("token", "t" * 32),
             nnodes=len(servers) - gang.get("spares", 0),

@@ -36,9 +36,11 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 class Training:
     """A launch of the sample over some hosts. The epochs must last until the fault is made."""
 
-    def __init__(self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 60) -> None:
-        self.rl, self.hosts = rl, hosts
-        words = ["torch-launch", *options, PATIENT, "train.py", "--epochs", str(epochs)]
+    def __init__(
+        self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 60, script: tuple[str, ...] = ()
+    ) -> None:
+        self.rl, self.hosts, self.first = rl, hosts, 0
+        words = ["torch-launch", *options, PATIENT, "train.py", "--epochs", str(epochs), *script]
         self.jobs = rl.json(*words)["data"]["jobs"]
         until(lambda: "epoch   3" in self.output(0), "three epochs")
 
@@ -49,8 +51,8 @@ class Training:
     def output(self, attempt: int) -> str:
         """What rank 0 has printed in an attempt."""
         ranks = "ranks" + (f".{attempt}" if attempt else "")
-        path = f"{self.folder(0)}/{ranks}/*/attempt_0/0/stdout.log"
-        return self.hosts[0].exec(f"cat {path} 2>/dev/null || true")
+        path = f"{self.folder(self.first)}/{ranks}/*/attempt_0/0/stdout.log"
+        return self.hosts[self.first].exec(f"cat {path} 2>/dev/null || true")
 
     def read(self, node: int, name: str) -> dict[str, Any]:
         told = self.hosts[node].exec(f"cat {self.folder(node)}/{name} 2>/dev/null || echo '{{}}'")
@@ -79,13 +81,13 @@ class Training:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.logs()}") from None
         again_s = time.time() - fault_at
-        started_s = self.read(0, "started.json")["attempt_started_at"] - fault_at
+        started_s = self.read(self.first, "started.json")["attempt_started_at"] - fault_at
         return f"all stopped {stopped_s:.1f} s, started again {started_s:.1f} s, training {again_s:.1f} s"
 
     def logs(self) -> str:
         """What the supervisors, and torchrun in its second attempt, had to say."""
         said = []
-        for host, node in zip(self.hosts, range(len(self.hosts)), strict=True):
+        for node, host in list(enumerate(self.hosts))[self.first and 1 :]:
             folder = self.folder(node)
             files = f"{folder}/supervisor.log {folder}/job.1.err {folder}/ranks.1/*/*/*/stderr.log"
             told = host.exec(f"tail -n 40 {files} 2>&1; ip -br addr; true", check=False)
@@ -172,3 +174,56 @@ def test_a_spare_takes_the_place_of_a_killed_host(
     rl("job-wait")
     assert training.read(0, "exit.json")["replaced"] == {"host-1": "host-2"}
     assert [training.read(node, "exit.json")["state"] for node in (0, 2)] == ["SUCCEEDED"] * 2
+
+
+def test_a_spare_takes_the_place_of_killed_node_0(
+    tmp_path: Path, docker_host_factory: Callable[[int], list[DockerHost]]
+) -> None:
+    """Its machine had rank 0, the place where the ranks meet, and the supervisor that decided."""
+    hosts = docker_host_factory(3)
+    rl = make_project(tmp_path / "project", hosts)
+    options = ("--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
+    training = Training(rl, hosts, *options, epochs=120, script=("--every-node",))
+    log = f"{training.folder(1)}/supervisor.log"
+    until(lambda: "knows 2 doors" in hosts[1].exec(f"cat {log}"), "node 1 can call the spare")
+    fault_at = time.time()
+    hosts[0].kill()
+    training.first = 2
+    print(f"\ndocker kill of node 0, with a spare: {training.goes_on(fault_at, (1,))}")
+    assert "epoch" in rl("job-tail", "--no-follow").stdout  # of rank 0, which is on the spare now
+    rl("job-wait")
+    for node in (1, 2):
+        end = training.read(node, "exit.json")
+        assert (end["state"], end["replaced"]) == ("SUCCEEDED", {"host-0": "host-2"})
+    assert "resuming from epoch" in training.output(1)
+    left = [marked(host, job["job_id"]) for host, job in zip(hosts[1:], training.jobs[1:], strict=True)]
+    assert left == [0, 0]
+    shown = rl("job-show").stdout
+    assert shown.startswith("SUCCEEDED")
+    assert "host-2 took the place of host-0" in shown
+    assert "0: ran" in shown
+
+
+def test_node_0_that_was_cut_off_finds_its_place_taken(
+    tmp_path: Path, docker_host_factory: Callable[[int], list[DockerHost]]
+) -> None:
+    hosts = docker_host_factory(3)
+    rl = make_project(tmp_path / "project", hosts)
+    options = ("--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
+    training = Training(rl, hosts, *options, epochs=400, script=("--every-node",))
+    log = f"{training.folder(1)}/supervisor.log"
+    until(lambda: "knows 2 doors" in hosts[1].exec(f"cat {log}"), "node 1 can call the spare")
+    fault_at = time.time()
+    hosts[0].disconnect()
+    training.first = 2
+    print(f"\nnode 0 cut off, with a spare: {training.goes_on(fault_at, (1,))}")
+    hosts[0].connect()
+    until(lambda: training.read(0, "exit.json"), "node 0 ends")
+    end = training.read(0, "exit.json")
+    assert (end["state"], end["attempt"]) == ("FAILED", 0)
+    assert "replaced" not in end
+    assert training.left()[0] == 0
+    assert training.left()[1:] != [0, 0]  # the only training that goes on
+    rl("job-wait")
+    assert [training.read(node, "exit.json")["state"] for node in (1, 2)] == ["SUCCEEDED"] * 2
+    assert rl("job-show").stdout.startswith("SUCCEEDED")

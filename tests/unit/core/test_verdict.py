@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from remote_launch.core.jobs import JobRecord, JobState
+from remote_launch.core.places import first_node
 from remote_launch.core.verdict import describe_cause, verdict_of
 
 _NUMBERS = itertools.count(1)
@@ -146,3 +147,28 @@ def test_a_server_may_tell_any_shape_of_a_replacement(word: Any) -> None:
     first = job(JobState.SUCCEEDED, server="s0", node_rank=0, nnodes=2, details={"replaced": {"s1": word}})
     second = job(JobState.LOST, server="s1", node_rank=1, nnodes=2)
     assert verdict_of([first, second]).state is JobState.LOST
+
+
+def test_a_node_0_that_was_replaced_says_nothing_either() -> None:
+    def node(rank: int, state: JobState, **fields: Any) -> JobRecord:
+        return job(state, server=f"s{rank}", node_rank=rank, nnodes=2, launch_id="f" * 32, **fields)
+
+    told = {"replaced": {"s0": "s2"}}
+    second, spare = node(1, JobState.SUCCEEDED, details=told), node(2, JobState.SUCCEEDED, details=told)
+    for state in (JobState.LOST, JobState.RUNNING, JobState.FAILED):  # it may be out of reach for ever
+        assert verdict_of([node(0, state), second, spare]).state is JobState.SUCCEEDED
+    running = [node(0, JobState.LOST), node(1, JobState.RUNNING, details=told), node(2, JobState.RUNNING)]
+    assert verdict_of(running).state is JobState.RUNNING
+    # Replaced in turn: what each of them knew.
+    known = {"replaced": {"s0": "s2", "s2": "s3"}}
+    jobs = [node(0, JobState.LOST), node(1, JobState.SUCCEEDED, details=known)]
+    jobs += [node(2, JobState.LOST, details=told), node(3, JobState.SUCCEEDED, details=known)]
+    assert verdict_of(jobs).state is JobState.SUCCEEDED
+    assert first_node(jobs).server == "s3"
+    assert first_node(jobs[:1]).server == "s0"
+
+
+def test_places_that_go_round_in_a_circle_are_no_trap() -> None:
+    told = {"replaced": {"s0": "s1", "s1": "s0"}}
+    jobs = [job(JobState.LOST, server=f"s{rank}", node_rank=rank, nnodes=2, details=told) for rank in (0, 1)]
+    assert first_node(jobs) in jobs

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from remote_launch.remote import nodes as nodes_module
+from remote_launch.remote.causes import lost
 from remote_launch.remote.coordinator import ABSENT_PATIENCE_S, Coordinator
 from remote_launch.remote.gang import EOF_PATIENCE_S, GangSettings
+from remote_launch.remote.reign import Reign
 from remote_launch.remote.restarts import Restarts
 
 SILENCE_S, JOIN_S = 10.0, 60.0
@@ -49,7 +51,8 @@ class Gang:
 
     def __init__(
         self, monkeypatch: pytest.MonkeyPatch, nnodes: int = 3, spares: int = 0, *, joined: bool = True,
-        nprocs: tuple[int, ...] | None = None, turn: Any = None, **spec: Any,
+        nprocs: tuple[int, ...] | None = None, turn: Any = None, heir: int = 0, voices: tuple[int, ...] = (),
+        **spec: Any,
     ) -> None:
         self.now = 1000.0
         self.clock = 5_000_000.0
@@ -68,12 +71,28 @@ class Gang:
             "nnodes": nnodes, "spares": spares, "address": "127.0.0.1", "port": PORT, "token": "t" * 32,
             "silence_s": SILENCE_S, "join_timeout_s": JOIN_S,
             "nprocs": list(nprocs or (2,) * (nnodes + spares)),
+            "addresses": [f"10.0.0.{member}" for member in range(nnodes + spares)],
         }
-        settings = GangSettings({"gang": gang, "node_rank": 0, "launch_id": "x", **spec})
+        settings = GangSettings({"gang": gang, "node_rank": heir, "launch_id": "x", **spec})
+        self.stood_by: list[int] = []
+        if heir:
+            self._succeeds(settings, heir, voices)
+            return
         self.it = Coordinator(settings, self)  # type: ignore[arg-type]
         if joined:
             for member in range(1, nnodes + spares):
                 self.join(member)
+
+    def _succeeds(self, settings: GangSettings, heir: int, voices: tuple[int, ...]) -> None:
+        """Node 0 was lost, and these have chosen a member."""
+        reign = Reign(settings)
+        reign.give(1, heir)
+        reign.leader = heir
+        self.it = Coordinator(settings, self, reign, FakeDoor())  # type: ignore[arg-type]
+        self.it.succeed({**lost(0, "s0", "gone", 5.0)}, 0, [])
+        for member in voices:
+            self.join(member)
+            self.stops(member)
 
     # -- as its supervisor
 
@@ -98,6 +117,10 @@ class Gang:
 
     def stop(self, first: int, grace_s: float) -> None:
         self.stopped.append((first, grace_s))
+
+    def stand_by(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.stood_by.append(attempt)
 
     def rest(self, _: object, pause: dict[str, Any]) -> None:
         self.rests.append(pause)
@@ -141,12 +164,20 @@ class Gang:
             self.now = min(end, self.now + 0.5)
             for member in alive:
                 self.say(member, "beat")
+                self.agrees(member)
             self.it.tick(self.now)
 
-    def sent(self, member: int) -> list[str]:
-        """The kinds of messages to a member, without beats."""
+    def agrees(self, member: int) -> None:
+        """A member takes note of the newest plan, as it does at once."""
         link: Any = list(self.it._nodes)[member].link
-        return [kind for kind, _ in link.sent if kind != "beat"] if link else []
+        plans = [told["plan"] for kind, told in link.sent if kind == "plan"] if link else []
+        if plans:
+            self.say(member, "agree", order=plans[-1]["order"], port=PORT + 100 + member)
+
+    def sent(self, member: int) -> list[str]:
+        """The kinds of messages to a member, without beats, plans and who coordinates."""
+        link: Any = list(self.it._nodes)[member].link
+        return [kind for kind, _ in link.sent if kind not in ("beat", "plan", "lead")] if link else []
 
     def told(self, member: int, kind: str) -> dict[str, Any]:
         link: Any = list(self.it._nodes)[member].link
@@ -457,3 +488,111 @@ class TestAQueuedLaunch:
         gang.after(2, alive=(1,))
         assert gang.begun
         assert gang.it.verdict is None
+
+
+class TestASuccessor:
+    def test_goes_on_with_a_spare_in_node_0s_place(self, make: Any) -> None:
+        gang = make(3, 2, heir=1, voices=(2, 3, 4), max_restarts=2, fresh_port=True)
+        gang.after(2, alive=(2, 3, 4))
+        assert gang.begun[0]["attempt"] == 1
+        assert (gang.begun[0]["node_rank"], gang.begun[0]["first_rank"]) == (1, 2)
+        told = gang.told(3, "go")
+        assert (told["node_rank"], told["replaced"]) == (0, {"s0": "s3"})
+        # Where rank 0 is now, and a port that is free there.
+        assert (told["address"], told["port"]) == ("10.0.0.3", PORT + 103)
+        assert gang.told(2, "go")["address"] == "10.0.0.3"
+        assert gang.sent(4) == []
+
+    def test_waits_for_a_node_that_still_stops(self, make: Any) -> None:
+        gang = make(3, 2, heir=1, voices=(3, 4), max_restarts=2)
+        gang.after(5, alive=(3, 4))
+        assert not gang.rests
+        gang.join(2)
+        gang.say(2, "ended", failure=None, asked=True, alone=True)
+        gang.stops(2)
+        gang.after(2, alive=(2, 3, 4))
+        assert gang.begun
+        assert gang.told(3, "go")["replaced"] == {"s0": "s3"}
+        assert gang.rests
+        assert gang.it._failures == []  # forgotten: nobody but node 0 was blamed
+
+    def test_replaces_a_node_that_does_not_come(self, make: Any) -> None:
+        gang = make(3, 3, heir=1, voices=(3, 4, 5), max_restarts=2)
+        gang.after(SILENCE_S + 3, alive=(3, 4, 5))
+        assert gang.told(3, "go")["replaced"] == {"s0": "s3", "s2": "s4"}
+
+    def test_says_farewell_to_node_0(self, make: Any) -> None:
+        gang = make(3, 2, heir=1, voices=(2, 3, 4), max_restarts=2)
+        gang.after(2, alive=(2, 3, 4))
+        link = gang.join(0)
+        assert [kind for kind, _ in link.sent] == ["lead", "end"]
+        assert link.sent[-1][1]["note"] == "s3 took its place"
+
+    def test_that_has_no_place_runs_nothing(self, make: Any) -> None:
+        gang = make(2, 3, heir=2, voices=(1, 3, 4), nprocs=(2, 2, 4, 2, 2), max_restarts=2)
+        gang.after(2, alive=(1, 3, 4))
+        assert (gang.begun, gang.stood_by, gang.rests) == ([], [1], [])
+        assert gang.told(1, "go")["replaced"] == {"s0": "s3"}
+        for member in (1, 3):
+            gang.say(member, "ended", failure=None, asked=False)
+            gang.stops(member)
+        gang.after(1, alive=(1, 3, 4))
+        assert (gang.it.verdict["state"], gang.it.verdict["replaced"]) == ("SUCCEEDED", {"s0": "s3"})
+
+    def test_blames_node_0(self, make: Any) -> None:
+        gang = make(2, 1, heir=1, voices=(2,), max_restarts=0)
+        gang.after(1, alive=(2,))
+        assert gang.it.verdict["state"] == "FAILED"
+        assert (gang.cause["server"], gang.cause["node_rank"], gang.cause["lost"]) == ("s0", 0, True)
+
+
+class TestACoordinatorThatIsCutOff:
+    def test_begins_nothing_while_the_others_may_have_gone_on(self, make: Any) -> None:
+        gang = make(2, 3, max_restarts=2)
+        gang.after(SILENCE_S + 1, alive=(2,))  # with one spare of three
+        gang.stops(0)
+        gang.after(20, alive=(2,))
+        assert gang.begun == []
+        assert gang.it.verdict is None
+        gang.after(JOIN_S, alive=(2,))
+        assert gang.begun == []
+        assert gang.it.verdict["state"] == "FAILED"
+        assert gang.it.verdict["replaced"] == {}
+        assert "only 2 of 5 servers are here; the others may go on without s0" in gang.it.verdict["note"]
+        assert gang.it.has_last_word is False
+
+    def test_goes_on_once_enough_are_back(self, make: Any) -> None:
+        gang = make(2, 3, max_restarts=2)
+        gang.after(SILENCE_S + 1, alive=(2,))
+        gang.stops(0)
+        gang.after(20, alive=(2,))
+        gang.join(3)
+        gang.after(1, alive=(2, 3))
+        assert gang.told(2, "go")["replaced"] == {"s1": "s2"}
+
+    def test_goes_on_with_its_own_nodes_though_every_spare_is_gone(self, make: Any) -> None:
+        gang = make(2, 4, max_restarts=2)
+        gang.after(SILENCE_S + 1, alive=(1,))
+        gang.fail(1)
+        gang.stops(0, 1)
+        gang.after(3, alive=(1,))
+        assert gang.begun[0]["attempt"] == 1
+
+    def test_ends_without_a_word_to_its_members_when_it_is_deposed(self, make: Any) -> None:
+        gang = make(2, 3, max_restarts=2)
+        gang.after(SILENCE_S + 1, alive=(2,))
+        gang.stops(0)
+        gang.after(2, alive=(2,))
+        link = list(gang.it._nodes)[2].link
+        gang.it._step_down({"kind": "end", "note": "s4 took its place"})
+        assert "end" not in [kind for kind, _ in link.sent]
+        assert (gang.it.verdict["state"], gang.it.verdict["note"]) == ("FAILED", "s4 took its place")
+        assert gang.it.has_last_word is False
+
+    def test_of_two_nodes_has_the_last_word_as_ever(self, make: Any) -> None:
+        gang = make(2, max_restarts=2)
+        gang.after(SILENCE_S + 1)
+        gang.stops(0)
+        gang.after(JOIN_S + 5)
+        assert gang.it.verdict["state"] == "FAILED"
+        assert gang.it.has_last_word is True

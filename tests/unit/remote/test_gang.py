@@ -16,6 +16,7 @@ import pytest
 
 from remote_launch.remote.causes import choose_cause, lost
 from remote_launch.remote.coordinator import Coordinator
+from remote_launch.remote.gang import GangSettings
 from remote_launch.remote.link import Link, LinkError
 from remote_launch.remote.restarts import Restarts
 from tests.support.ports import free_port
@@ -133,11 +134,8 @@ def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
         server_name=str, log=lambda _: None,
         restarts=Restarts({}), turn=None,
     )
-    settings = SimpleNamespace(
-        nnodes=2, members=2, place=lambda node: {"node_rank": node},
-        address="127.0.0.1", port=free_port(), token="t" * 32, launch="x", silence_s=10.0,
-        join_timeout_s=60.0,
-    )
+    gang = {"nnodes": 2, "address": "127.0.0.1", "port": free_port(), "token": "t" * 32}
+    settings = GangSettings({"gang": gang, "node_rank": 0, "launch_id": "x"})
     coordinator = Coordinator(settings, host)  # type: ignore[arg-type]
     coordinator.kill({})  # so that it has something to say to who joins
 
