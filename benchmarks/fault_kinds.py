@@ -147,7 +147,7 @@ FAULTS = {
         make=lambda _, launch: _kill(lambda: faults.torchrun(launch.hosts[1])),
     ),
     "supervisor-0": Fault(
-        title="`kill -9` of the supervisor on node 0 (rank 0's)",
+        title="`kill -9` of the supervisor on node 0 (rank 0's)", spare=True,
         make=lambda _, launch: _kill(lambda: faults.supervisor(launch.hosts[0])),
     ),
     "supervisor-1": Fault(
@@ -159,7 +159,7 @@ FAULTS = {
         make=lambda lab, _: _timed(lab.hosts[1].kill),
     ),
     "kill-0": Fault(
-        title="`docker kill` of node 0", dead=0, is_silent=True, modes=(STOP,),
+        title="`docker kill` of node 0", spare=True, dead=0, is_silent=True,
         make=lambda lab, _: _timed(lab.hosts[0].kill),
     ),
     "reboot-1": Fault(

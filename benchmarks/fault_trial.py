@@ -75,7 +75,7 @@ def _watch(lab: Lab, fault: Fault, mode: str, launch: Launch, failed_at: float) 
             own = faults.own_processes(host)
             running += own
             trains = any(faults.SCRIPT in process.command for process in own)
-            is_spare = host not in lab.hosts[:2]  # it has nothing to stop
+            is_spare = host not in lab.hosts[: faults.NNODES]  # it has nothing to stop
             if not trains and host.name not in stopped and not is_spare:
                 stopped[host.name] = round(time.time() - failed_at, 2)
         all_stopped = len(stopped) >= 2

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tests.support.docker_hosts import DockerHost
 
 SCRIPT = "steps.py"
+NNODES = 2  # a third host is a spare
 NPROC = 2
 USER_ID = "1000"  # the image's first user, see tests/cluster/host/Dockerfile
 POLL_S = 0.05
@@ -219,14 +220,15 @@ class Launch:
     jobs: Sequence[dict[str, Any]] = ()
 
     def progress(self) -> list[Step]:
-        """Return the steps that rank 0 has written down; none while its host is down."""
-        text = self.hosts[0].exec(f"cat {self.out}/progress 2>/dev/null || true", check=False)
+        """Return the steps that rank 0 has written down, also on a spare; none while its host is down."""
         found = []
-        for line in text.splitlines():
-            with contextlib.suppress(ValueError):
-                at, attempt, number = json.loads(line)
-                found.append(Step(at=at, attempt=attempt, number=number))
-        return found
+        for host in [self.hosts[0], *self.hosts[NNODES:]]:
+            text = host.exec(f"cat {self.out}/progress 2>/dev/null || true", check=False)
+            for line in text.splitlines():
+                with contextlib.suppress(ValueError):
+                    at, attempt, number = json.loads(line)
+                    found.append(Step(at=at, attempt=attempt, number=number))
+        return sorted(found, key=lambda step: step.at)
 
     def wait_for_steps(self, count: int, *, timeout_s: float = 240) -> None:
         deadline = time.monotonic() + timeout_s
