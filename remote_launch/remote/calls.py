@@ -52,8 +52,8 @@ class Call:
 
     @property
     def is_down(self) -> bool:
-        """True while there is not even an attempt at a connection."""
-        return self._link is None
+        """True while there is not even an attempt at a connection, and another one will come."""
+        return self._link is None and not self._closed
 
     @property
     def heard_at(self) -> float:

@@ -84,7 +84,7 @@ class Member:
             self._rest(self._pause)
 
     def ask_for_stacks(self) -> None:
-        """Node 0 alone judges that a launch has stalled."""
+        """The coordinator alone judges that a launch has stalled."""
 
     def stalled(self, failure: dict[str, Any]) -> None:
         """See ``ask_for_stacks``."""
@@ -230,7 +230,7 @@ class Member:
         if self._call.is_up:
             self._queue.tell()
         is_unheard = not self._call.is_up or now - self._heard_at > UNHEARD_S
-        patience_s = KILL_PATIENCE_S + (SPREAD_S if is_unheard else 0.0)
+        patience_s = KILL_PATIENCE_S + (SPREAD_S if is_unheard and self._reign.doors else 0.0)
         if self._killed is not None and self._gone_at is not None and now - self._gone_at > patience_s:
             self._end({"state": "KILLED", "by": text(self._killed, "by")})
         elif self._lost is None and self._coordinator_is_lost(now):
@@ -239,14 +239,15 @@ class Member:
         elif self._lost is not None and now - self._lost_at > self._settings.join_timeout_s:
             self._judge_alone()
         if self.verdict is None:
-            is_calling = self._is_alone or (self._killed is not None and is_unheard)
-            self._succession.tick(now, alone=self._is_alone, calls=is_calling)
+            is_calling = self.is_alone or (self._killed is not None and is_unheard)
+            self._succession.tick(now, calls=is_calling)
 
     @property
-    def _is_alone(self) -> bool:
+    def is_alone(self) -> bool:
         """True while it has lost the coordinator, stands still, and may have another attempt."""
         stands_still = self._went_alone and self._left_over == 0
-        return stands_still and self._lost is not None and self._killed is None
+        has_end = self._killed is not None or self.verdict is not None
+        return stands_still and self._lost is not None and not has_end
 
     def give_up_leader(self) -> None:
         """Our voice is another's: who is back now is too late."""
@@ -323,6 +324,8 @@ class Member:
             self._end({"state": "FAILED", "cause": choose_cause(failures)})
 
     def wait_s(self, now: float) -> float | None:
+        if self.verdict is not None:
+            return None
         times = [self._next_beat] + ([self._call.next_try] if self._call.is_down else [])
         return max(0.0, min(min(times) - now, BEAT_S / 4, self._succession.wait_s(now)))
 

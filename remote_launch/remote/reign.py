@@ -21,11 +21,12 @@ from .jobdir import number
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
-    from typing import Any
+    from typing import Any, Callable
 
     from .gang import GangSettings
 
 _LIMIT = 100_000  # of members, and of what a plan lists
+_LONGEST_S = 1e10
 
 
 class Plan:
@@ -66,7 +67,7 @@ class Plan:
         return cls(
             (lists[0][0], lists[0][1]), int(attempt), lists[1],
             {str(gone): str(comes) for gone, comes in names.items()},
-            [float(age) for age in ages[:_LIMIT] if type(age) in (int, float)],
+            [float(age) for age in ages[:_LIMIT] if type(age) in (int, float) and 0 <= age < _LONGEST_S],
         )
 
     def to_wire(self) -> dict[str, Any]:
@@ -74,6 +75,10 @@ class Plan:
             "order": list(self.order), "attempt": self.attempt, "placed": self.placed,
             "replaced": self.replaced, "ages_s": self.ages_s,
         }
+
+    def out(self, members: int, server_name: Callable[[int], str]) -> set[int]:
+        """Return the members whose place another one has taken."""
+        return {member for member in range(members) if server_name(member) in self.replaced}
 
     def place(self, member: int, settings: GangSettings) -> dict[str, int] | None:
         """Return what a member is in this attempt; None for one that stands by."""
@@ -88,12 +93,14 @@ def may_begin(plan: Plan, noted: AbstractSet[int], before: Plan, members: int) -
     return has_all or 2 * len(noted) >= members
 
 
-def may_succeed(voices: AbstractSet[int], newest: Plan, settings: GangSettings) -> bool:
+def may_succeed(
+    voices: AbstractSet[int], newest: Plan, settings: GangSettings, out: AbstractSet[int] = frozenset()
+) -> bool:
     """Whether who has these voices may coordinate, given the newest plan that they know; with somebody for
-    every place, for else the lost coordinator is better waited for."""
+    every place, for else the lost coordinator is better waited for. ``out``: who takes no place any more."""
     if 2 * len(voices) <= settings.members or not voices & set(newest.placed):
         return False
-    spares = [settings.nproc(member) for member in sorted(voices - set(newest.placed))]
+    spares = [settings.nproc(member) for member in sorted(voices - set(newest.placed) - out)]
     for node, member in enumerate(newest.placed):
         if member in voices:
             continue

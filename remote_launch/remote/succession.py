@@ -38,8 +38,11 @@ if TYPE_CHECKING:
     from .reign import Reign
 
     class Part(Protocol):
-        """What a succession needs of its member."""
+        """What a succession needs of its member. ``is_alone``: it has lost the coordinator, stands still, and
+        may have another attempt."""
 
+        @property
+        def is_alone(self) -> bool: ...
         def give_up_leader(self) -> None: ...
         def follow(self, call: Call, message: dict[str, Any]) -> None: ...
         def succeed(self, links: list[Link], attempt: int) -> None: ...
@@ -56,7 +59,7 @@ class Succession:
         self._reign = reign
         self._part = part
         self._watched = Watched(host.selector)
-        self._is_alone = False
+        self._was_alone = False  # at the last tick
         self._is_over = False
         self._since = 0.0  # it has been alone, or not
         self._callers: dict[int, Link] = {}
@@ -134,7 +137,7 @@ class Succession:
             self._lose(member, link)
 
     def _here(self) -> dict[str, Any]:
-        return {"alone": self._is_alone, "reign": self._reign.number, "member": self._reign.leader}
+        return {"alone": self._part.is_alone, "reign": self._reign.number, "member": self._reign.leader}
 
     # -- those whom we call
 
@@ -159,7 +162,7 @@ class Succession:
             self._part.follow(call, message)
         elif kind == "here":
             (self._alone.add if message.get("alone") is True else self._alone.discard)(call.member)
-        elif kind == "claim" and self._is_alone and call.member == self._first():
+        elif kind == "claim" and self._part.is_alone and call.member == self._first():
             self._on_claim(call, reign)
         elif kind == "kill":
             self._part.kill(message)
@@ -182,13 +185,13 @@ class Succession:
 
     # -- the choice
 
-    def tick(self, now: float, *, alone: bool, calls: bool) -> None:
-        """``alone``: this member has lost the coordinator, stands still, and may have another attempt.
-        ``calls``: it has something to tell the others."""
+    def tick(self, now: float, *, calls: bool) -> None:
+        """``calls``: this member has something to tell the others."""
+        alone = self._part.is_alone
         if self.door is not None:
             self.door.tick(now)
-        if alone != self._is_alone:
-            self._is_alone = alone
+        if alone != self._was_alone:
+            self._was_alone = alone
             self._next_beat = self._since = now
         if calls and not self._calls:
             self._call_all()
@@ -206,7 +209,7 @@ class Succession:
                 call.send("alone", self._mine())
             for member in list(self._callers):
                 self._answer(member, "here", self._here())
-        if self._is_alone:
+        if alone:
             self._choose(now, is_due=is_due)
 
     def _call_all(self) -> None:
@@ -251,8 +254,9 @@ class Succession:
 
     def _is_enough(self, told: dict[int, dict[str, Any]]) -> bool:
         newest = self._newest(told)
+        out = newest.out(self._settings.members, self._host.server_name)
         return not self._host.restarts.is_spent(newest.ages_s) and may_succeed(
-            {self._settings.node, *told}, newest, self._settings
+            {self._settings.node, *told}, newest, self._settings, out
         )
 
     def _newest(self, told: dict[int, dict[str, Any]]) -> Plan:

@@ -123,6 +123,10 @@ class Peer:
 
     # -- as its member
 
+    @property
+    def is_alone(self) -> bool:
+        return self.alone
+
     def give_up_leader(self) -> None:
         self.gave_up += 1
 
@@ -161,7 +165,7 @@ class Peer:
 
     def tick(self) -> None:
         if self.won is None:
-            self.succession.tick(self.net.now, alone=self.alone, calls=self.alone)
+            self.succession.tick(self.net.now, calls=self.alone)
 
 
 class Net:
@@ -308,6 +312,16 @@ class TestTheChoice:
         net.run(60)
         assert net.winners == {}
 
+    def test_is_none_where_the_only_spare_is_a_node_that_was_replaced(self, make: Any) -> None:
+        """Its part is over: node 0 is better waited for."""
+        net = make(3, 1)
+        for member in (1, 3):
+            net[member].knows(Plan((0, 1), 1, [0, 1, 3], {"s2": "s3"}, [5.0]))
+        net.alone(1, 2, 3)
+        net.run(60)
+        assert net.winners == {}
+        assert net[1].gave_up == 0
+
     def test_is_none_when_no_restart_is_left(self, make: Any) -> None:
         net = make(2, 1)
         newest = Plan((0, 3), 3, [0, 1], {}, [30.0, 20.0, 10.0])
@@ -433,6 +447,17 @@ class TestTrouble:
         net[3].succession._on_answer(call, {"kind": "claim", "reign": 5})
         assert [message["reign"] for *_, message in net.queue if message["kind"] == "voice"] == [5]
 
+    def test_a_claim_gets_no_voice_of_one_who_has_just_been_found_again(self, make: Any) -> None:
+        """Node 0 may have it begin an attempt, and all in one turn: what gives its voice has stopped."""
+        net = make(3, 2)
+        net.alone(1, 3)
+        net.run(1)
+        net.queue.clear()
+        net[3].alone = False
+        net[3].succession._on_answer(net[3].succession._calls[1], {"kind": "claim", "reign": 1})
+        assert not net.queue
+        assert (net[3].gave_up, net[3].reign.number) == (0, 0)
+
     def test_a_coordinator_of_an_old_reign_is_not_followed(self, make: Any) -> None:
         net = make(3, 2)
         net[3].reign.follow(4, 2)
@@ -515,6 +540,13 @@ class TestThePlan:
     )
     def test_that_has_no_shape_is_none(self, told: Any) -> None:
         assert Plan.of(told, settings_of(1, 2, 1)) is None
+
+    def test_has_ages_that_are_numbers_alone(self) -> None:
+        told = Plan((0, 1), 1, [0, 1], {}, []).to_wire()
+        told["ages_s"] = [1, 2.5, True, "3", None, -1.0, float("nan"), float("inf"), 10**400]
+        plan = Plan.of(told, settings_of(1, 2, 1))
+        assert plan is not None
+        assert plan.ages_s == [1.0, 2.5]
 
     def test_is_noted_once_it_is_newer_and_of_the_reign(self) -> None:
         reign = Reign(settings_of(1, 2, 1))
