@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import time
+
 from .calls import Call
 from .jobdir import number
 from .reign import Plan, may_begin, may_succeed
@@ -28,6 +30,7 @@ class Agreement:
         self._nodes = nodes
         self._reign = reign
         self._proposal: Plan | None = None
+        self._proposed_at = 0.0
         self._count = 0
         self._ports: dict[int, int | None] = {}  # of who has noted the proposal: a port that is free there
 
@@ -42,7 +45,7 @@ class Agreement:
             return
         if not set(placed) & set(self.begun.placed):
             return  # nobody is there who knows that the attempt before has stopped
-        self._count += 1
+        self._count, self._proposed_at = self._count + 1, time.monotonic()
         order = (self._reign.number, self._count)
         ages_s = self._host.restarts.ages_s()
         self._proposal = self._reign.plan = Plan(order, self.next_attempt, placed, dict(replaced), ages_s)
@@ -66,6 +69,10 @@ class Agreement:
         plan = self._proposal
         return plan is not None and may_begin(plan, set(self._ports), self.begun, self._settings.members)
 
+    def is_awaited(self, now: float) -> bool:
+        """Whether all are there, and may yet take note: who does not within that time is taken for lost."""
+        return self._proposal is not None and now - self._proposed_at <= self._settings.silence_s
+
     def why_not(self, absent: list[Node]) -> tuple[str, bool]:
         """Say why there is to be no other attempt: not all nodes are here, or too few members to know that it
         would be the only one; and whether that is the launch's end for certain."""
@@ -75,7 +82,8 @@ class Agreement:
         if absent:
             names = ", ".join(name(node.member) for node in absent)
             note = f"{names} did not come back, and there is no spare"
-        if may_succeed(away, self.begun, self._settings):
+        out = self.begun.out(self._settings.members, name)
+        if may_succeed(away, self.begun, self._settings, out):
             note += f"; the others may go on without {name(self._settings.node)}"
             return f"no other attempt: {note}", False
         return f"no other attempt: {note}", True

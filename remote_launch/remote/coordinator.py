@@ -74,6 +74,7 @@ class Coordinator:
             node.joined, node.heard_at, node.was_deposed = True, now, node.member == gone
             if node.member == gone or self._host.server_name(node.member) in self._places.replaced:
                 node.lost = node.left = True
+            node.is_awaited = not node.left and not node.is_own
         self._nodes.own.stopped = True
         for link in links:
             self._nodes.take_over(link)
@@ -118,6 +119,7 @@ class Coordinator:
 
     def _on_join(self, node: Node) -> None:
         """Tell a node that has connected, perhaps once more, how things stand."""
+        node.is_awaited = False
         if self._reign.number or self._reign.doors:
             self._nodes.send(node, "lead", self._reign.lead())
         if self.verdict is not None or node.left:
@@ -160,7 +162,7 @@ class Coordinator:
             failure = message.get("failure")
             failure = failure if isinstance(failure, dict) else None
             if message.get("alone") and not self._is_heir:
-                self._lose(node, "it had missed node 0, and stopped by itself")
+                self._lose(node, f"it had missed node {self._settings.node}, and stopped by itself")
                 return
             self._ended(node, failure, bool(message.get("asked")), number(message, "age_s") or 0.0)
         elif kind == "stopped":
@@ -244,7 +246,7 @@ class Coordinator:
         why = self._nodes.why_lost(node, now, silence_s)
         if not why:
             return
-        node.lost = True
+        node.lost, node.is_awaited = True, False
         self._nodes.drop(node)
         if waits:
             self._host.log(f"node {node.member}: {why}")
@@ -301,6 +303,7 @@ class Coordinator:
         is_late = now > self._resume_at + self._settings.join_timeout_s
         if not absent:
             self._agreement.propose(self._places.replaced)
+            is_late = is_late and not self._agreement.is_awaited(now)
         if not absent and self._agreement.is_reached:
             self._begin({**self._agreement.begin(), "cause": (self._pause or {}).get("cause")})
         elif any(node.left for node in absent) or is_late:
@@ -333,6 +336,9 @@ class Coordinator:
             self._nodes.drop(node)  # who is here still finds the others by itself
 
     def _end(self, verdict: dict[str, Any]) -> None:
+        """Judge, once: who has been told the verdict keeps it."""
+        if self.verdict is not None:
+            return
         self.verdict = {**verdict, "replaced": self._agreement.begun.replaced}
         self._nodes.broadcast("end", self.verdict, spares=True)
 

@@ -32,6 +32,7 @@ class Node:
         self.is_own = is_own
         self.link: Link | None = None
         self.joined = is_own
+        self.is_awaited = place is None and not is_own  # at the end too: its start, or call, is under way
         self.heard_at = now
         self.eof_at: float | None = None
         self.lost = False
@@ -202,9 +203,7 @@ class Nodes:
         connection under it."""
         now = time.monotonic()
         deadline = now + LINGER_S
-        while now < deadline and any(
-            node.link or (node.place is None and not node.joined) for node in self._all
-        ):
+        while now < deadline and any(node.link or node.is_awaited for node in self._all):
             now = time.monotonic()
             for key, events in self._host.selector.select(0.1):
                 key.data(events)

@@ -373,6 +373,31 @@ class TestAnotherAttempt:
         assert "s2 did not come back" in gang.it.verdict["note"]
         assert gang.cause["lost"] is True
 
+    def test_begins_though_the_last_node_is_back_at_the_last_moment(self, make: Any) -> None:
+        """It has yet to note the plan, and is slow."""
+        gang = make(2, max_restarts=1)
+        gang.after(SILENCE_S + 1)
+        gang.stops(0)
+        gang.after(1.5)
+        gang.after(JOIN_S - 1)
+        gang.join(1)
+        gang.stops(1)
+        for _ in range(10):
+            gang.after(0.5)
+            gang.say(1, "beat")
+        assert gang.it.verdict is None
+        gang.after(1, alive=(1,))
+        assert gang.begun[0]["attempt"] == 1
+
+    def test_is_given_up_when_the_plan_is_not_noted_for_ever(self, make: Any) -> None:
+        gang = make(2, max_restarts=1)
+        gang.fail(1)
+        gang.stops(0, 1)
+        for _ in range(int(2 * JOIN_S)):
+            gang.after(1)
+            gang.say(1, "beat")
+        assert (gang.begun, gang.it.verdict["state"]) == ([], "FAILED")
+
     def test_gives_a_lost_nodes_place_to_a_spare(self, make: Any) -> None:
         gang = make(3, 2, max_restarts=1, nprocs=(2, 2, 4, 2, 4))
         gang.after(SILENCE_S + 1, alive=(1, 3, 4))  # node 2, of 4 ranks, is lost
@@ -490,7 +515,36 @@ class TestAQueuedLaunch:
         assert gang.it.verdict is None
 
 
+    def test_that_loses_two_nodes_at_once_has_one_verdict(self, make: Any) -> None:
+        own = {"machine": "a/slot", "need": 1, "has": False, "usable": ["0"]}
+        turn = SimpleNamespace(state=lambda: own, do=lambda _: None)
+        gang = make(3, turn=turn)
+        for member in (1, 2):
+            node = list(gang.it._nodes)[member]
+            node.link, node.eof_at = None, gang.now
+        gang.after(EOF_PATIENCE_S + 1)
+        assert gang.cause["server"] == "s1"  # as the members were told
+
+
 class TestASuccessor:
+    def test_waits_at_its_end_for_who_has_not_called_yet(self, make: Any) -> None:
+        """It is about to, and would know nothing of the end."""
+        gang = make(3, 3, heir=1, voices=(2, 3, 4), max_restarts=2)
+        gang.it.kill({"by": "me"})
+        gang.after(0.5, alive=(2, 3, 4))
+        assert gang.it.verdict["state"] == "KILLED"
+        began = gang.now
+        gang.it.close()
+        assert gang.now - began >= nodes_module.LINGER_S
+
+    def test_waits_at_its_end_for_nobody_else(self, make: Any) -> None:
+        gang = make(2, 2, heir=1, voices=(2, 3), max_restarts=2)
+        gang.it.kill({"by": "me"})
+        gang.after(0.5, alive=(2, 3))
+        began = gang.now
+        gang.it.close()
+        assert gang.now - began < 1
+
     def test_goes_on_with_a_spare_in_node_0s_place(self, make: Any) -> None:
         gang = make(3, 2, heir=1, voices=(2, 3, 4), max_restarts=2, fresh_port=True)
         gang.after(2, alive=(2, 3, 4))
