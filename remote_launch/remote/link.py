@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 LINE_LIMIT_BYTES = 1 << 20
+HELLO_LIMIT_BYTES = 4096  # of who has not shown yet that it knows the token
 HANDSHAKE_S = 5.0
 
 
@@ -65,8 +66,8 @@ class Link:
     # -- bytes
 
     def lines(self) -> list[bytes]:
-        """Return the complete lines that have come. Raises LinkError at the end of the connection or past
-        LINE_LIMIT_BYTES."""
+        """Return the complete lines that have come. Raises LinkError at the end of the connection, or when a
+        line is too long."""
         try:
             data = self.sock.recv(65536)
         except (BlockingIOError, InterruptedError):
@@ -77,7 +78,7 @@ class Link:
             raise LinkError("closed by the other side")
         self._in += data
         *lines, self._in = self._in.split(b"\n")
-        if len(self._in) > LINE_LIMIT_BYTES:
+        if len(self._in) > (LINE_LIMIT_BYTES if self._key else HELLO_LIMIT_BYTES):
             raise LinkError("a line without an end")
         return lines
 
