@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=lr, help="default: LR in the environment, or 0.003")
     parser.add_argument("--batch-size", type=int, default=32, help="images per rank and step")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", action="store_true", help=f"go on from rank 0's {CHECKPOINT}")
+    parser.add_argument("--resume", action="store_true", help=f"go on from the newest {CHECKPOINT}")
     parser.add_argument("--every-node", action="store_true", help=f"keep {CHECKPOINT} on each node, not on "
                         "rank 0's alone: then training goes on when rank 0's is lost (rl --spare)")
     parser.add_argument("--fail-rank", type=int, metavar="N", help="rank N fails, in attempt 0")
