@@ -220,8 +220,7 @@ def _show_group(jobs: Sequence[JobRecord], verdict: Any, jobs_folder: str) -> No
         line("launch", first.launch_id)
     line("tags", ", ".join(first.tags))
     # A node that was lost, and a spare, know of some attempts only.
-    witness = max(jobs, key=lambda job: len(job.details.get("attempts") or ()))
-    attempts = attempt_lines(witness)
+    attempts = max((attempt_lines(job) for job in jobs), key=len)
     for text in attempts:
         line("attempt", text)
     if attempts:

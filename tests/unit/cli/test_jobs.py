@@ -48,6 +48,19 @@ def test_what_is_shown_of_a_job_says_how_to_read_each_attempt(capsys: pytest.Cap
     assert "--attempt" not in "".join(lines[:at])
 
 
+def test_the_attempts_of_a_launch_are_those_of_who_knows_most(capsys: pytest.CaptureFixture[str]) -> None:
+    """What servers tell may have any shape."""
+    both = [{"attempt": 0}, {"attempt": 1}]
+    told = [7, {"a": 1, "b": 2, "c": 3}, both[:1], both]
+    jobs = [
+        new_record(key=key, server="s", command="c", launch_id="l", details={"attempts": one})
+        for key, one in enumerate(told, 1)
+    ]
+    _show_group(jobs, verdict_of(jobs), ".jobs")
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("attempt")]
+    assert [line.split()[1] for line in shown] == ["0:", "1:"]
+
+
 def test_attempts_whose_logs_are_gone_say_so() -> None:
     attempts = [{"attempt": 0}, {"attempt": 1, "logs_removed": True}, {"attempt": 2, "logs_removed": "x"}]
     job = new_record(server="s", command="c", details={"attempts": attempts})
