@@ -18,6 +18,7 @@ from tests.support.cli import Rl, copy_sample
 from tests.support.served import until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = [
@@ -47,7 +48,7 @@ os._exit(0)
 
 
 @pytest.fixture
-def rl(tmp_path: Path) -> Rl:
+def rl(tmp_path: Path) -> Iterator[Rl]:
     project = copy_sample(tmp_path / "project")
     (project / "requirements.txt").unlink()
     (project / "go.py").write_text(SCRIPT)
@@ -63,7 +64,8 @@ def rl(tmp_path: Path) -> Rl:
     (project / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     rl = Rl(project)
     rl("prepare")
-    return rl
+    yield rl
+    rl("job-kill", "--yes", code=None)  # what a test that failed has left
 
 
 def launch(rl: Rl, *options: str) -> tuple[list[dict[str, Any]], Path]:

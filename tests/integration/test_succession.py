@@ -35,6 +35,13 @@ while not (out / f"go.{attempt}").exists():
 NAMES = ("zero", "one", "two", "three", "four")
 
 
+def guardian_of(supervisor: int) -> list[int]:
+    """Its parent, if that is a fork of the same program."""
+    with open(f"/proc/{supervisor}/stat") as file:
+        parent = int(file.read().rpartition(")")[2].split()[1])
+    return [parent] if words_of(parent) == words_of(supervisor) else []
+
+
 class Lab:
     """Local servers, and a launch over them."""
 
@@ -79,15 +86,12 @@ class Lab:
     def loses(self, node: int, *, guardian: bool = True) -> None:
         """kill -9 of a supervisor; with its guardian and all that ran there, as a machine without power."""
         pid = self.supervisor(node)
-        pids = [pid]
-        if guardian:
-            with open(f"/proc/{pid}/stat") as file:
-                pids = [int(file.read().rpartition(")")[2].split()[1]), pid]
-            assert words_of(pids[0]) == words_of(pid)
-            pids += procs.members(self.jobs[node]["job_id"])
-        for one in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(one, signal.SIGKILL)
+        if not guardian:
+            self._kill([pid])
+            return
+        guardians = guardian_of(pid)
+        assert guardians
+        self._kill([*guardians, pid, *procs.members(self.jobs[node]["job_id"])])
 
     def begins(self, attempt: int) -> None:
         signs = [self.out / f"{attempt}.{node}" for node in (0, 1)]
@@ -109,6 +113,22 @@ class Lab:
             until(lambda node=node: not self.lives(node), "the supervisor is gone", 240)
         return (self.folder / "told").read_text()
 
+    def end_all(self) -> None:
+        """End what is left, also of a launch that failed halfway."""
+        for job in (self.folder / "work").glob("*/.jobs/*"):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                started = json.loads((job / "started.json").read_text())
+                pid = started["supervisor_pid"]
+                if procs.is_alive(pid, started["supervisor_ticks"]):
+                    processes = procs.members(job.name, pid)
+                    self._kill([*guardian_of(pid), pid, *processes])
+            procs.signal_all(procs.members(job.name), signal.SIGKILL)
+
+    def _kill(self, pids: list[int]) -> None:
+        for one in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+
     def processes(self) -> list[int]:
         return [pid for job in self.jobs for pid in procs.members(job["job_id"])]
 
@@ -117,10 +137,7 @@ class Lab:
 def lab(tmp_path: Path) -> Iterator[Lab]:
     made = Lab(tmp_path)
     yield made
-    for node in range(len(made.jobs)):
-        if made.lives(node):
-            made.loses(node)
-        procs.signal_all(procs.members(made.jobs[node]["job_id"]), signal.SIGKILL)
+    made.end_all()
 
 
 @pytest.mark.parametrize("guardian", [True, False])
@@ -184,18 +201,23 @@ def test_a_node_0_that_slept_finds_its_part_over(lab: Lab) -> None:
     assert lab.told() == "SUCCEEDED one\n"
 
 
-def test_who_follows_the_first_rank_goes_along(lab: Lab) -> None:
+def test_who_follows_the_first_rank_goes_along(lab: Lab, tmp_path: Path) -> None:
     lab.launch(3, 1)
     lab.begins(0)
-    with subprocess.Popen(
-        [rl_path(), "job-tail"], cwd=lab.rl.project, env=lab.rl.env, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    ) as tail:
-        assert tail.stdout
-        assert tail.stdout.readline() == "attempt 0: node 0\n"
+    shown, said = tmp_path / "shown", tmp_path / "said"
+    with shown.open("w") as out, said.open("w") as err:
+        tail = subprocess.Popen(
+            [rl_path(), "job-tail"], cwd=lab.rl.project, env=lab.rl.env, stdout=out, stderr=err
+        )
+    try:
+        until(lambda: shown.read_text() == "attempt 0: node 0\n", "the first rank's first line", 240)
         lab.loses(0)
-        assert tail.stdout.readline() == "attempt 1: node 0\n"
+        both = "attempt 0: node 0\nattempt 1: node 0\n"
+        until(lambda: shown.read_text() == both, "the line of the spare in its place", 240)
         (lab.out / "go.1").touch()
-        rest, said = tail.communicate(timeout=240)
-    assert (rest, tail.returncode) == ("", 0), said
-    assert "SUCCEEDED" in said
+        assert tail.wait(240) == 0, said.read_text()
+    finally:
+        tail.kill()
+        tail.wait()
+    assert shown.read_text() == both
+    assert "SUCCEEDED" in said.read_text()

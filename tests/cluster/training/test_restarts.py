@@ -97,6 +97,15 @@ class Training:
     def left(self) -> list[int]:
         return [marked(host, job["job_id"]) for host, job in zip(self.hosts, self.jobs, strict=True)]
 
+    def knows_doors(self, *nodes: int) -> None:
+        """Wait until these nodes can call each other."""
+        for node in nodes:
+            command = f"cat {self.folder(node)}/supervisor.log"
+            until(
+                lambda node=node, command=command: "knows 2 doors" in self.hosts[node].exec(command),
+                "it knows where the others listen",
+            )
+
     def states(self) -> list[str]:
         ids = {job["job_id"]: number for number, job in enumerate(self.jobs)}
         told = self.rl.json("job-list", "--all", "--rsync", code=None)["data"]
@@ -184,8 +193,7 @@ def test_a_spare_takes_the_place_of_killed_node_0(
     rl = make_project(tmp_path / "project", hosts)
     options = ("--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
     training = Training(rl, hosts, *options, epochs=120, script=("--every-node",))
-    log = f"{training.folder(1)}/supervisor.log"
-    until(lambda: "knows 2 doors" in hosts[1].exec(f"cat {log}"), "node 1 can call the spare")
+    training.knows_doors(1, 2)
     fault_at = time.time()
     hosts[0].kill()
     training.first = 2
@@ -211,8 +219,7 @@ def test_node_0_that_was_cut_off_finds_its_place_taken(
     rl = make_project(tmp_path / "project", hosts)
     options = ("--nproc-per-node", "1", "--spare", "1", "--max-restarts", "2")
     training = Training(rl, hosts, *options, epochs=400, script=("--every-node",))
-    log = f"{training.folder(1)}/supervisor.log"
-    until(lambda: "knows 2 doors" in hosts[1].exec(f"cat {log}"), "node 1 can call the spare")
+    training.knows_doors(1, 2)
     fault_at = time.time()
     hosts[0].disconnect()
     training.first = 2
@@ -223,7 +230,9 @@ def test_node_0_that_was_cut_off_finds_its_place_taken(
     assert (end["state"], end["attempt"]) == ("FAILED", 0)
     assert "replaced" not in end
     assert training.left()[0] == 0
-    assert training.left()[1:] != [0, 0]  # the only training that goes on
+    # The only training, that goes on or, where its machines are fast, is done.
+    goes_on = training.left()[1:] != [0, 0]
+    assert goes_on or training.read(1, "exit.json")["state"] == "SUCCEEDED"
     rl("job-wait")
     assert [training.read(node, "exit.json")["state"] for node in (1, 2)] == ["SUCCEEDED"] * 2
     assert rl("job-show").stdout.startswith("SUCCEEDED")
