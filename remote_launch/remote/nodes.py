@@ -105,9 +105,6 @@ class Nodes:
         """The nodes of the launch as it is now, without spares."""
         return [node for node in self._all if node.place is not None]
 
-    def __getitem__(self, member: int) -> Node:
-        return self._all[member]
-
     def take_over(self, link: Link) -> None:
         """A member that has called already, for another reason."""
         self._on_newcomer(link, [])
