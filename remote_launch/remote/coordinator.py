@@ -65,19 +65,11 @@ class Coordinator:
     def succeed(self, cause: dict[str, Any], gone: int, links: Iterable[Link]) -> None:
         """Begin in the place of a coordinator that was lost. The launch stops, and goes on from there.
         ``gone``: who that was; it has no part any more. ``links``: who has called here."""
-        now = time.monotonic()
         self._is_heir = True
         self._failures = [cause]
-        self._stop_at = now
+        self._stop_at = time.monotonic()
         self._stop = stop_message(cause, None, GANG_GRACE_S)
-        for node in self._nodes:
-            node.joined, node.heard_at, node.was_deposed = True, now, node.member == gone
-            if node.member == gone or self._host.server_name(node.member) in self._places.replaced:
-                node.lost = node.left = True
-            node.is_awaited = not node.left and not node.is_own
-        self._nodes.own.stopped = True
-        for link in links:
-            self._nodes.take_over(link)
+        self._nodes.inherit(gone, self._places.replaced, links)
 
     # -- what the own node tells
 

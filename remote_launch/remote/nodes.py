@@ -11,7 +11,7 @@ from .link import Link, LinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable, Iterator
+    from typing import Any, Callable, Collection, Iterable, Iterator
 
     from .gang import GangSettings, Host
     from .reign import Plan
@@ -105,9 +105,18 @@ class Nodes:
         """The nodes of the launch as it is now, without spares."""
         return [node for node in self._all if node.place is not None]
 
-    def take_over(self, link: Link) -> None:
-        """A member that has called already, for another reason."""
-        self._on_newcomer(link, [])
+    def inherit(self, gone: int, replaced: Collection[str], links: Iterable[Link]) -> None:
+        """Take the nodes over from a coordinator that was lost: the member ``gone``, which has no part any
+        more, as the servers that were ``replaced`` before. Members have called already, by these links."""
+        now = time.monotonic()
+        for node in self._all:
+            node.joined, node.heard_at, node.was_deposed = True, now, node.member == gone
+            if node.member == gone or self._host.server_name(node.member) in replaced:
+                node.lost = node.left = True
+            node.is_awaited = not node.left and not node.is_own
+        self._own.stopped = True
+        for link in links:
+            self._on_newcomer(link, [])
 
     def _on_newcomer(self, link: Link, lines: list[bytes]) -> None:
         node = self._all[link.node or 0]
