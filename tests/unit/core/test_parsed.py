@@ -78,6 +78,7 @@ def test_rubbish_there_is_no_hindrance(config: Path, content: str) -> None:
         "servers: {a: {hostname: b, password: hunter2}}\n",
         "servers: {a: {hostname: b, password_command: pass show b}}\n",
         "servers: {a: {hostname: b, env: {WANDB_API_KEY: hunter2}}}\n",
+        "on_finish: curl -d done https://hooks.example/T0/B0/hunter2\n",
         "environment: {index_url: 'https://me:hunter2@host/simple'}\n",
         "environment: {pip_args: [--index-url, 'https://me:hunter2@host/simple']}\n",
     ],

@@ -15,6 +15,7 @@ from remote_launch.remote.coordinator import ABSENT_PATIENCE_S, Coordinator
 from remote_launch.remote.gang import EOF_PATIENCE_S, GangSettings
 from remote_launch.remote.reign import Reign
 from remote_launch.remote.restarts import Restarts
+from tests.support.fake_door import FakeDoor
 
 SILENCE_S, JOIN_S = 10.0, 60.0
 PORT = 40000
@@ -30,17 +31,6 @@ class FakeLink:
 
     def send(self, kind: str, message: dict[str, Any]) -> None:
         self.sent.append((kind, message))
-
-    def close(self) -> None:
-        pass
-
-
-class FakeDoor:
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def tick(self, now: float) -> None:
-        pass
 
     def close(self) -> None:
         pass

@@ -12,18 +12,9 @@ from remote_launch.remote import succession
 from remote_launch.remote.gang import GangSettings
 from remote_launch.remote.member import KILL_PATIENCE_S, SPREAD_S, Member
 from remote_launch.remote.restarts import Restarts
+from tests.support.fake_door import FakeDoor
 
 JOIN_S = 60.0
-
-
-class FakeDoor:
-    port = 1
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def tick(self, _: float) -> None:
-        pass
 
 
 class Host:

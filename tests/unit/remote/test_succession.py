@@ -16,6 +16,7 @@ from remote_launch.remote.gang import GangSettings
 from remote_launch.remote.reign import Plan, Reign, may_begin, may_succeed
 from remote_launch.remote.restarts import Restarts
 from remote_launch.remote.succession import Succession
+from tests.support.fake_door import FakeDoor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,18 +251,6 @@ class Net:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Net]:
-    class FakeDoor:
-        port = 1
-
-        def __init__(self, *_: object) -> None:
-            pass
-
-        def tick(self, _: float) -> None:
-            pass
-
-        def close(self) -> None:
-            pass
-
     monkeypatch.setattr(module, "Door", FakeDoor)
     monkeypatch.setattr(module, "Call", FakeCall)
     return Net
