@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,10 @@ from remote_launch.cli.notifying import notify_local
 
 if TYPE_CHECKING:
     import re
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
 
     from remote_launch.core.jobs import JobRecord
     from remote_launch.core.verdict import Verdict
@@ -52,11 +58,22 @@ def follow_to_end(
     shown = list(watched or jobs)
     several = has_several_sources(shown, selection.ranks)
     printer = Printer(shown, prefixes=several, err=as_json, grep=grep)
-    with Follower(fleet, shown, selection, on_rest=printer.rest) as events:
+    interrupts = _Interrupts()
+
+    def on_rest() -> None:
+        printer.rest()
+        interrupts.look()
+
+    with (
+        _terminal_keeps_output() if asks else contextlib.nullcontext(),
+        Follower(fleet, shown, selection, on_rest=on_rest) as events,
+    ):
         while True:
             try:
-                for event in events:
-                    printer.show(event)
+                with interrupts:
+                    for event in events:
+                        printer.show(event)
+                        interrupts.look()
                 break
             except KeyboardInterrupt:
                 printer.clear()
@@ -78,10 +95,76 @@ def follow_to_end(
     return verdict.exit_code
 
 
+class _Interrupts:
+    """Ctrl-C within a ``with`` waits until ``look`` raises it: where it comes, it would take an event with it
+    that is on its way to the screen. A second one doesn't wait."""
+
+    def __init__(self) -> None:
+        self._noted = False
+
+    def __enter__(self) -> Self:
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, and stays so
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if signal.getsignal(signal.SIGINT) == self._note:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if kind is None:
+            self.look()
+
+    def look(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C came."""
+        if self._noted:
+            self._noted = False
+            raise KeyboardInterrupt
+
+    def _note(self, *_: object) -> None:
+        self.look()
+        self._noted = True
+
+
+def _can_ask() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def _has_terminal() -> bool:
+    """True when the terminal is ours to set: in the background that would stop us."""
+    try:
+        return _can_ask() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+    except OSError:  # a terminal, though not the one we were started from
+        return False
+
+
+@contextlib.contextmanager
+def _terminal_keeps_output() -> Iterator[None]:
+    """Have the terminal show all it was sent: at a Ctrl-C it would throw away what it has not shown yet, some
+    kilobytes on a slow line, and the user may go on."""
+    import termios
+
+    if not _has_terminal():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    kept = [*before]
+    kept[3] |= termios.NOFLSH
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, kept)
+    try:
+        yield
+    finally:
+        if _has_terminal():
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+
+
 def _ask_at_interrupt() -> str:
     """Return detach, kill or continue."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _can_ask():
         return "detach"
+    import termios
+
+    termios.tcflush(sys.stdin, termios.TCIFLUSH)  # what was typed before is no answer
     try:
         answer = click.prompt(
             "\nthe jobs are running: [d]etach, [k]ill them, [c]ontinue",

@@ -20,6 +20,8 @@ CTRL_C = "\x03"
 ASKS = r"\[d\]etach, \[k\]ill them, \[c\]ontinue"
 SCRIPT = """
 import os, sys, time
+for line in range(int(os.environ.get("BURST", 0))):
+    print(f"line {line} of the start")
 for number in range(6000):
     print(f"epoch {number} of rank {os.environ['RL_NODE_RANK']}")
     time.sleep(0.1)
@@ -44,8 +46,8 @@ def rl(tmp_path: Path) -> Iterator[Rl]:
     rl("job-kill", "--yes")
 
 
-def follow(rl: Rl) -> Terminal:
-    words = ["torch-launch", "--follow", "go.py"]
+def follow(rl: Rl, *options: str) -> Terminal:
+    words = ["torch-launch", "--follow", *options, "go.py"]
     return Terminal([rl_path(), *words], cwd=rl.project, env={**rl.env, "TERM": "xterm"})
 
 
@@ -81,3 +83,22 @@ def test_it_kills_when_it_is_told_to(rl: Rl) -> None:
         terminal.expect("jobs 1, 2: KILLED")
         assert terminal.end() == 143
     assert states(rl) == ["KILLED", "KILLED"]
+
+
+def test_what_a_slow_terminal_has_not_shown_yet_is_not_lost(rl: Rl) -> None:
+    """At a Ctrl-C a terminal throws away what it was sent and has not shown, unless it is told not to."""
+    with follow(rl, "--env", "BURST=300") as terminal:
+        terminal.fill()
+        terminal.press(CTRL_C)
+        terminal.expect(ASKS)
+        terminal.type("c")
+        terminal.expect("epoch [0-9]+ of rank 0")
+        terminal.expect("epoch [0-9]+ of rank 1")
+        terminal.press(CTRL_C)
+        terminal.expect(ASKS)
+        terminal.type("k")
+        terminal.expect("jobs 1, 2: KILLED")
+        assert terminal.end() == 143
+    for name in ("one:0", "two:1"):
+        lines = [line for line in terminal.screen.splitlines() if name in line and "of the start" in line]
+        assert [int(line.split("line ")[1].split()[0]) for line in lines] == list(range(300))

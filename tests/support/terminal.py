@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import pty
 import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+_BUFFER_BYTES = 4000  # a few more fit
 # A child of the test makes the new terminal its own before it becomes the program: forking the test itself,
 # with its threads, is not safe.
 _TAKE_TERMINAL = (
@@ -61,6 +65,15 @@ class Terminal:
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
+
+    def fill(self, timeout_s: float = 60) -> None:
+        """Read nothing until the program has written more than a terminal's buffer holds."""
+        deadline = time.monotonic() + timeout_s
+        held = array.array("i", [0])
+        while held[0] < _BUFFER_BYTES:
+            assert time.monotonic() < deadline, f"only {held[0]} bytes were written"
+            time.sleep(0.02)
+            fcntl.ioctl(self._master, termios.FIONREAD, held)
 
     def end(self, timeout_s: float = 60) -> int:
         """Wait for the program's end; return its exit code."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
 
 from remote_launch.cli import following
 from remote_launch.core.jobs import JobRecord
-from remote_launch.operations.log_events import Selection
+from remote_launch.operations.log_events import LogLine, Selection
+
+
+JOB = JobRecord(job_id="0" * 32, server="a", command="c")
 
 
 class Interrupted:
@@ -33,7 +38,39 @@ def test_who_launched_is_asked_and_who_looked_on_leaves(
     questions: list[int] = []
     monkeypatch.setattr("remote_launch.operations.follow.Follower", Interrupted)
     monkeypatch.setattr(following, "_ask_at_interrupt", lambda: questions.append(1) or "detach")
-    jobs = [JobRecord(job_id="0" * 32, server="a", command="c")]
-    code = following.follow_to_end(None, jobs, as_json=False, selection=Selection(lines=0), asks=asks)  # type: ignore[arg-type]
+    code = following.follow_to_end(None, [JOB], as_json=False, selection=Selection(lines=0), asks=asks)  # type: ignore[arg-type]
     assert (code, len(questions)) == (130, asked)
     assert "the jobs go on" in capsys.readouterr().err
+
+
+class InterruptedOnTheWay(Interrupted):
+    """A follower of three lines; the user presses Ctrl-C when one has been taken and is not shown yet."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.left = ["0", "1", "2"]
+
+    def __next__(self) -> LogLine:  # type: ignore[override]
+        if not self.left:
+            raise StopIteration
+        text = self.left.pop(0)
+        if text != "2":
+            os.kill(os.getpid(), signal.SIGINT)
+        return LogLine(job=JOB, rank=None, stream="stdout", text=text)
+
+
+def test_a_line_on_its_way_to_the_screen_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = ["continue", "detach"]
+    monkeypatch.setattr("remote_launch.operations.follow.Follower", InterruptedOnTheWay)
+    monkeypatch.setattr(following, "_ask_at_interrupt", lambda: answers.pop(0))
+    assert following.follow_to_end(None, [JOB], as_json=False, selection=Selection(lines=0)) == 130  # type: ignore[arg-type]
+    assert capsys.readouterr().out.split() == ["0", "1"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), following._Interrupts():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("went on")
