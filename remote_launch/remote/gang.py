@@ -9,7 +9,7 @@ Messages (each carries "attempt"; see ``link`` for how they are signed, "coord" 
 
 kind      from     fields                              says
 --------  -------  ----------------------------------  -------------------------------------------------------
-beat      both     quiet_s, dumped                     I am there; once a second. A member also for how long
+beat      both     quiet_s, runs, dumped               I am there; once a second. A member also for how long
                                                        its ranks have been quiet (see ``stall``)
 ended     member   failure (or null), age_s, asked,    my child ended; how long ago the failure was, on my
                    alone                               clock; had it been told to stop; for coord was lost

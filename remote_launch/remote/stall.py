@@ -2,10 +2,11 @@
 is doing is written down (see ``stacks``).
 
 Signs of life are changes of any file in the job's folder but rl's own notes, and of ``$RL_HEARTBEAT_FILE``,
-which a script may touch when it has nothing to say. In many trainings rank 0 alone prints, so one quiet node
-means nothing: a launch has stalled when no node has a sign of life. Members tell the coordinator in their
-beats for how long they have been quiet, and it judges. Time in which the watcher itself did not run (a paused
-machine) does not count.
+which a script may touch when it has nothing to say; and that the job began or ended on a node: once the rank
+that printed is done, the others have as long as ever to end. In many trainings rank 0 alone prints, so one
+quiet node means nothing: a launch has stalled when no node has a sign of life. Members tell the coordinator
+in their beats for how long they have been quiet, and it judges. Time in which the watcher itself did not run
+(a paused machine) does not count.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 
 FRESH_S = 5.0  # a beat that is older tells nothing
-ENDED_S = 1e9  # how long a node whose part has ended is quiet
 ENTRIES_LIMIT = 20_000
 _NOTES = ("lock", "supervisor.log", "notify.log", "stacks", "logs.index", "logs.dropped")
 
@@ -64,6 +64,10 @@ class Life:
         self._heartbeat = heartbeat
         self._seen = self._look()
         self._looked_at = time.monotonic()
+
+    def renew(self) -> None:
+        """There was a sign that no file shows."""
+        self.quiet_s = 0.0
 
     def tick(self, now: float) -> None:
         passed_s = now - self._looked_at
@@ -119,7 +123,8 @@ class StallWatch:
         nodes = range(int(number(spec.get("gang") or {}, "nnodes", 1) or 1))
         self._others = [node for node in nodes if node != (spec.get("node_rank") or 0)]
         self._judges = host.gang is None or host.gang.is_coordinator
-        self._told: dict[int, tuple[float, float, bool]] = {}  # node: heard at, quiet for, has dumped
+        self._ran = False  # the job on this node, when we last looked
+        self._told: dict[int, tuple[float, float, bool, bool]] = {}  # node: heard at, quiet for, runs, dumped
         self._dump: Dump | None = None
         self._dump_until: float | None = None  # the whole launch's
         self._over = False
@@ -130,13 +135,15 @@ class StallWatch:
         """Return what a member's beat says."""
         if self._life is None:
             return {}
-        return {"quiet_s": self._quiet_s(), "dumped": self._dump is not None and self._dump.done}
+        dumped = self._dump is not None and self._dump.done
+        return {"quiet_s": self._life.quiet_s, "runs": self._host.tree.child_alive, "dumped": dumped}
 
     def heard(self, node: int, message: dict[str, Any]) -> None:
         """Node 0 has received a beat."""
         quiet_s = number(message, "quiet_s")
         if quiet_s is not None:
-            self._told[node] = (time.monotonic(), quiet_s, bool(message.get("dumped")))
+            runs, dumped = message.get("runs") is not False, bool(message.get("dumped"))
+            self._told[node] = (time.monotonic(), quiet_s, runs, dumped)
 
     def dump(self) -> None:
         """Write down what this node's processes are doing."""
@@ -156,11 +163,14 @@ class StallWatch:
         if self._life is None or self._rests:
             return
         self._life.tick(now)
+        if self._ran != self._host.tree.child_alive:
+            self._ran = not self._ran
+            self._life.renew()
         if not self._judges:
             if self._life.quiet_s == 0.0 and self._dump is not None and self._dump.done:
                 self._dump = None  # it got on again: another stall gets other stacks
             return
-        stalled = self._has_stalled(now)
+        stalled = self._has_stalled(self._life.quiet_s, now)
         if self._dump_until is None and stalled:
             self._dump_until = now + DEADLINE_S + 2.0
             if self._host.gang is not None:
@@ -177,21 +187,18 @@ class StallWatch:
             return None
         return 0.1 if self._dump_until is not None else self._life.wait_s(now)
 
-    def _quiet_s(self) -> float:
-        if not self._host.tree.child_alive:
-            return ENDED_S
-        return self._life.quiet_s if self._life else 0.0
-
-    def _has_stalled(self, now: float) -> bool:
-        quiet = [self._quiet_s()]
+    def _has_stalled(self, quiet_s: float, now: float) -> bool:
+        """True when some node still runs and none has had a sign of life for too long."""
+        quiet, runs = [quiet_s], self._ran
         for node in self._others:
-            heard_at, quiet_s, _ = self._told.get(node, (0.0, 0.0, False))
-            quiet.append(quiet_s if now - heard_at < FRESH_S else 0.0)
-        return self.timeout_s <= min(quiet) < ENDED_S
+            heard_at, told_s, told_runs, _ = self._told.get(node, (0.0, 0.0, True, False))
+            quiet.append(told_s if now - heard_at < FRESH_S else 0.0)
+            runs = runs or told_runs
+        return runs and min(quiet) >= self.timeout_s
 
     def _all_dumped(self) -> bool:
         own = self._dump is None or self._dump.done
-        return own and all(self._told[node][2] or self._told[node][1] >= ENDED_S for node in self._others)
+        return own and all(dumped or not runs for _, _, runs, dumped in self._told.values())
 
     def _stop(self) -> None:
         self._over = True

@@ -12,7 +12,6 @@ from remote_launch.cli import following
 from remote_launch.core.jobs import JobRecord
 from remote_launch.operations.log_events import LogLine, Selection
 
-
 JOB = JobRecord(job_id="0" * 32, server="a", command="c")
 
 

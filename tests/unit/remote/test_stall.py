@@ -168,6 +168,31 @@ def test_output_that_comes_while_the_stacks_are_written_saves_it(tmp_path: Path)
     assert said == ["there is output again: not stopped"]
 
 
+def test_the_end_of_the_node_that_printed_gives_the_others_their_time(tmp_path: Path) -> None:
+    """They were quiet for as long as the launch has run: that is no reason to stop them in the moment when
+    the rank that printed is done."""
+    asked: list[float] = []
+    tree = SimpleNamespace(child_alive=True, asked=False, gone=False, stalled=None)
+    gang = SimpleNamespace(is_coordinator=True, ask_for_stacks=lambda: asked.append(step))
+    host = SimpleNamespace(
+        spec={"stall_timeout_s": 10, "gang": {"nnodes": 2}, "node_rank": 0}, job=JobDir(str(tmp_path)),
+        attempt=0, grace_s=1, tree=tree, gang=gang, log=lambda _: None,
+    )
+    watch = stall.StallWatch(host, {}, "/")
+    now = time.monotonic()
+    for step in range(1, 120):
+        if step < 100:
+            (tmp_path / "job.out").write_text("x" * step)
+        tree.child_alive = step < 100
+        watch.heard(1, {"quiet_s": float(step), "runs": True, "dumped": False})
+        watch._told[1] = (now + step, *watch._told[1][1:])
+        watch.tick(now + step)
+    assert asked == [110]
+    watch.heard(1, {"quiet_s": 0.0, "runs": False, "dumped": False})
+    watch.tick(now + 200)
+    assert watch._dump_until is None
+
+
 def test_a_job_that_waits_with_nothing_running_wakes_nobody(tmp_path: Path) -> None:
     """A queued one waits for days: a wait of no time at all would keep a core busy for as long."""
     tree = SimpleNamespace(child_alive=False, asked=False, gone=True, stalled=None)
