@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Target
 
 LOOPBACK = "127.0.0.1"
-_END_S = 5.0
+_END_S = 30.0  # a master ends and answers at once, but where this machine stands still
 _PID = re.compile(rb"pid=(\d+)")
 _SOCKET_NAME = re.compile(r"f-(\d+)-[0-9a-f]+\Z")
 
@@ -79,6 +79,7 @@ class SocketForward:
         self._to = to
         self._lock = threading.Lock()
         self._inner: MasterForward | None = None
+        self._birth: tuple[int, int] | None = None  # of the master that has it
         self._is_closed = False
         self._path = master.folder / f"f-{os.getpid()}-{os.urandom(4).hex()}"
         _remove_left_behind(master.folder)
@@ -109,17 +110,20 @@ class SocketForward:
         self._connect()
         self._path.unlink(missing_ok=True)  # ssh binds no path that is there
         spec = f"{_escaped(str(self._path))}:{_address(*self._to)}"
+        birth = self._master.birth()  # before: one that comes meanwhile is then seen
         self._inner = add_forward(self._master, "-L", spec, self.port)
+        self._birth = birth
 
     def _join(self) -> socket.socket:
         with self._lock:
             if self._is_closed:  # it was, while this connection waited
                 raise ConnectionAbortedError("the forward is closed")
-            try:
-                return _connected(self._path)
-            except OSError:  # the master has gone, and perhaps another one come
-                self._open()
-                return _connected(self._path)
+            # One that was replaced may still have commands to end, over a connection that may be dead.
+            if self._master.birth() == self._birth:
+                with contextlib.suppress(OSError):
+                    return _connected(self._path)
+            self._open()
+            return _connected(self._path)
 
 
 def keep_forward(target: Target, to: tuple[str, int], local_port: int, owner: str) -> KeptForward:
@@ -149,7 +153,7 @@ def stop_kept(kept: KeptForward) -> None:
     path = Path(kept.socket)
     if _pid_of(path) == kept.pid:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            control_socket(path, "exit", timeout_s=_END_S)
+            control_socket(path, "exit")
         deadline = time.monotonic() + _END_S
         while path.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -179,7 +183,7 @@ def _pid_of(path: Path) -> int | None:
     if not path.exists():
         return None
     try:
-        done = control_socket(path, "check", timeout_s=_END_S)
+        done = control_socket(path, "check")
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _PID.search(done.stderr)

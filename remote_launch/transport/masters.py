@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 PERSIST_S = 600
 TRUSTED_S = 30.0  # used this recently: taken for alive without asking
-CHECK_S = 5.0
+CHECK_S = 5.0  # for an answer of the server's, by a master that was not used for a while
+CONTROL_S = 30.0  # for one of the master's own: at once, but where this machine stands still
 _SOCKET_LIMIT = 104 - 18  # sun_path on macOS, less the suffix that ssh adds while it binds
 # A handshake costs 12 to 79 ms of CPU here, and 64 at once starve each other into timeouts. One limit for
 # the process, whoever opens: it holds no data, so it may live with the class.
@@ -98,7 +99,7 @@ class Master:
         with self._locked():
             if self._usable():  # another process or thread was faster
                 return
-            self.drop()
+            self._end("stop")
             with self._opening:
                 self._open()
 
@@ -106,7 +107,7 @@ class Master:
         """True when the process behind the socket lives; nothing is asked of the server. Counts as a use:
         the time of ControlPersist begins anew."""
         with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:
-            probe.settimeout(CHECK_S)
+            probe.settimeout(CONTROL_S)
             try:
                 probe.connect(str(self.path))
             except OSError:
@@ -114,14 +115,33 @@ class Master:
         return True
 
     def drop(self) -> None:
-        """End the master if there is one, and remove what it left."""
+        """End the master if there is one, with all that goes through it, and remove what it left."""
+        self._end("exit")
+
+    def retire(self) -> None:
+        """Have the master, if there is one, end when nobody uses it any more, and take its place away. What
+        other processes run through it goes on: a server that did not answer in time may just be slow."""
+        with self._locked():
+            self._end("stop")
+
+    def _end(self, verb: str) -> None:
         if self.path.exists():
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self.control("exit", timeout_s=CHECK_S)
+                self.control(verb)
         for file in (self.path, self._stamp):
             file.unlink(missing_ok=True)
 
-    def control(self, verb: str, *words: str, timeout_s: float = 15.0) -> subprocess.CompletedProcess[bytes]:
+    def birth(self) -> tuple[int, int] | None:
+        """What tells the master that is there from any other; None when there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_ctime_ns
+
+    def control(
+        self, verb: str, *words: str, timeout_s: float = CONTROL_S
+    ) -> subprocess.CompletedProcess[bytes]:
         """Send the master a control command (exit, forward, cancel). No configuration is read: only the
         socket counts."""
         return control_socket(self.path, verb, *words, timeout_s=timeout_s)
@@ -226,7 +246,7 @@ def _control_path(path: Path) -> str:
 
 
 def control_socket(
-    path: Path, verb: str, *words: str, timeout_s: float = 15.0
+    path: Path, verb: str, *words: str, timeout_s: float = CONTROL_S
 ) -> subprocess.CompletedProcess[bytes]:
     """Send the master behind a socket a control command; see ``Master.control``."""
     argv = ["ssh", "-F", "none", "-S", _control_path(path), "-O", verb, *words, "--", "master"]

@@ -123,7 +123,7 @@ class OpensshTransport:
         if statuses and statuses[-1] >= 0:
             return statuses[-1]
         if not _BEGAN.search(said):
-            self._master.drop()
+            self._master.retire()
             raise connect_error(self.target, said)
         alive = self._master.answers()
         raise lost_error(self.target, said, master_lives=alive)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from remote_launch.errors import ConnectError, UsageError
+from remote_launch.errors import ConnectError, TransportError, UsageError
 from remote_launch.transport import masters, open_transport
 from remote_launch.transport.base import KeptForward, Target
+from remote_launch.transport.command import Command
 from remote_launch.transport.forwards import is_kept, port_is_free, stop_kept
 from remote_launch.transport.masters import Master, control_folder
 from tests.support.echo import echo_once, sent_back
 from tests.support.pages import Pages
 from tests.support.ports import free_port
-from tests.support.sshd import SshdServer, sshd_servers, wait_for
+from tests.support.processes import paused
+from tests.support.sshd import SshdServer, descendants, sshd_servers, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,6 +136,36 @@ time.sleep(600)
 """
 
 
+def test_goes_through_the_master_that_took_the_place_of_one_which_is_still_in_use(
+    own_sshd: SshdServer, opened: Opener, pages: Pages
+) -> None:
+    """The other one's connection may be dead, and the commands that wait for it with it."""
+    transport = opened(own_sshd.target())
+    tunnel = transport.forward(pages.port)
+    begun, ended = threading.Event(), []
+
+    def work() -> None:
+        with contextlib.suppress(KeyboardInterrupt, TransportError):
+            transport.run(Command([], shell="echo x; exec sleep 600"), on_stdout=lambda _: begun.set())
+        ended.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert begun.wait(60)
+    frozen = descendants(own_sshd.pid)
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        Master(own_sshd.target()).retire()
+        assert not ended
+        assert pages.read(tunnel.port) == pages.text
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        transport.cancel()
+        thread.join(60)
+
+
 def test_a_killed_process_leaves_no_forward(
     sshd: SshdServer, kind: str, opened: Opener, pages: Pages
 ) -> None:
@@ -188,6 +222,16 @@ class TestKept:
         stop_kept(kept)  # an old record ends nothing that is new
         assert is_kept(again, port)
         stop_kept(again)
+
+    def test_one_that_stands_still_for_a_while_is_there_and_can_be_stopped(self, sshd: SshdServer) -> None:
+        port = free_port()
+        kept = self.keep(sshd, 1, port)
+        with paused(kept.pid, 6):
+            assert is_kept(kept, port)
+        with paused(kept.pid, 6):
+            stop_kept(kept)
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
+        assert not list(Path(kept.socket).parent.glob(f"{Path(kept.socket).name}*"))
 
     def test_a_port_taken_meanwhile_leaves_no_master(self, sshd: SshdServer) -> None:
         before = set(control_folder().iterdir())

@@ -32,6 +32,7 @@ from remote_launch.transport.command import Command
 from remote_launch.transport.masters import Master, control_folder
 from remote_launch.transport.openssh import OpensshTransport
 from tests.support.ports import free_port
+from tests.support.processes import paused
 from tests.support.sshd import SshdServer, descendants, make_key, sshd_servers, wait_for
 
 if TYPE_CHECKING:
@@ -221,6 +222,37 @@ class TestMasters:
                     os.kill(pid, signal.SIGCONT)
             transport.disconnect()
 
+    def test_a_server_that_is_slow_to_answer_costs_no_command_of_others(
+        self, own_sshd: SshdServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setattr("remote_launch.transport.masters.CHECK_S", 0.5)
+        transport, texts, begun = OpensshTransport(own_sshd.target()), [], threading.Event()
+
+        def work() -> None:
+            script = 'echo a; while [ ! -e "$1" ]; do sleep 0.1; done; echo b'
+            command = Command([str(tmp_path / "go on")], shell=script)
+            texts.append(transport.run(command, on_stdout=lambda _: begun.set()).text)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        assert begun.wait(60)
+        first = master_pid(transport)
+        long_ago = time.time() - 60
+        os.utime(transport._master._stamp, (long_ago, long_ago))
+        frozen = descendants(own_sshd.pid)
+        for pid in frozen:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            assert OpensshTransport(own_sshd.target()).run(Command(["echo", "x"])).text == "x"
+        finally:
+            for pid in frozen:
+                os.kill(pid, signal.SIGCONT)
+            (tmp_path / "go on").touch()
+            thread.join(60)
+        assert texts == ["a\nb"]
+        wait_for(lambda: not Path(f"/proc/{first}").exists(), 60, "the master that nobody uses to end")
+        transport.disconnect()
+
     def test_after_a_pause_a_good_master_is_kept(
         self, transport: OpensshTransport, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -237,6 +269,13 @@ class TestMasters:
         pid = master_pid(transport)
         transport.disconnect()
         assert not transport._master.path.exists()
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 60, "the master to end")
+
+    def test_disconnect_ends_one_that_stands_still_for_a_while(self, transport: OpensshTransport) -> None:
+        transport.connect()
+        pid = master_pid(transport)
+        with paused(pid, 6):
+            transport.disconnect()
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 60, "the master to end")
 
     def test_more_sessions_than_the_server_allows(self, transport: OpensshTransport) -> None:

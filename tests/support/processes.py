@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def marked(variable: str) -> list[int]:
@@ -55,3 +62,17 @@ def pids_of(folder: Path, *words: str) -> list[str]:
         if wanted <= set(line) and any(word.startswith(bytes(folder)) for word in line):
             found.append(entry.name)
     return found
+
+
+@contextlib.contextmanager
+def paused(pid: int | None, for_s: float) -> Iterator[None]:
+    """Let a process stand still for so long, as on a busy machine, while the ``with`` goes on. That ends no
+    earlier."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(for_s, os.kill, (pid, signal.SIGCONT))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()

@@ -21,6 +21,9 @@ class FakeMaster:
         self.target = SimpleNamespace(name="s0")
         self.asked: list[str] = []
 
+    def birth(self) -> tuple[int, int] | None:
+        return None
+
     def control(self, what: str, *_: str) -> Any:
         self.asked.append(what)
         return SimpleNamespace(returncode=0, stderr=b"")
