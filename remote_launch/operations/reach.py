@@ -221,7 +221,8 @@ def check_pairs(fleet: Fleet, servers: Sequence[Server], addresses: Mapping[str,
 def _measure_bandwidth(
     fleet: Fleet, servers: Sequence[Server], doors: Mapping[str, Sequence[Door]], opened: set[Pair]
 ) -> list[Link]:
-    """Each server sends to the next, all at the same time, then to the one after it …"""
+    """Each server sends to the next, all at the same time, then to the one after it … What did not arrive is
+    sent once more: a server may have stood still just then."""
     names = [server.name for server in servers]
     near = {
         (names[place], names[(place + shift) % len(names)])
@@ -232,10 +233,16 @@ def _measure_bandwidth(
     pairs = near & opened
     if not pairs:
         return []
-    tries = try_ways(
-        fleet, servers, one_door, mode="bulk", limit_s=MEASURE_S, only=pairs, in_turn=True
-    )
-    return [link for link in tries.links if link.reached]
+    links: list[Link] = []
+    for _ in range(2):
+        tries = try_ways(
+            fleet, servers, one_door, mode="bulk", limit_s=MEASURE_S, only=pairs, in_turn=True
+        )
+        links = [link for link in links if (link.source, link.to) not in pairs] + [*tries.links]
+        pairs = {(link.source, link.to) for link in links if link.stalled or not link.reached}
+        if not pairs:
+            break
+    return [link for link in links if link.reached]
 
 
 def _all_open(servers: Sequence[Server], opened: Collection[Pair]) -> list[Finding]:

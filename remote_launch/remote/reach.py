@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LIMIT_S = 60.0  # the most that a request may ask for
 _RETRY_S = 0.02
+_LATE_TRY_S = 1.0
 _FIRST_RETRY_S = 0.002  # the others mostly begin within milliseconds of each other
 _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EACCES, errno.EPERM)
 _MODES = ("reach", "ping", "bulk")
@@ -174,13 +175,16 @@ class _Attempt:
 
     def _connect(self, target: dict[str, Any]) -> dict[str, Any]:
         """Return the target with its "outcome" and what was measured. A port where nobody listens yet is
-        tried until the time is up."""
-        link = {**target, "outcome": "timed_out", "said": ""}
+        tried until the time is up, and once where it is up before the first try: then this machine was too
+        busy, and that says nothing of the way."""
+        link = {**target, "outcome": "", "said": ""}
         pause_s = _FIRST_RETRY_S
         while True:
             left_s = self.deadline - time.monotonic()
             if left_s <= 0:
-                return link
+                if link["outcome"]:
+                    return link
+                left_s = _LATE_TRY_S
             try:
                 started = time.monotonic()
                 # As bytes where it can be: of text, Python imports the tables of international names (8 ms).
@@ -228,7 +232,8 @@ class _Attempt:
             elif link["mode"] == "bulk":
                 link.update(give_bulk(sock, line))
         except (OSError, ValueError) as error:
-            link["stalled"], link["said"] = True, str(error)[:200]
+            # Who does not answer a byte in time may stand still: that says nothing of long packets.
+            link["stalled"], link["said"] = link["mode"] == "bulk", str(error)[:200]
         link["mtu"] = mtu(sock)
 
 

@@ -97,6 +97,28 @@ def test_what_is_measured(attempt: Try) -> None:
     assert [len(answer["heard"]) for answer in answers] == [2, 2]
 
 
+@pytest.mark.parametrize(("mode", "measure"), [("ping", "ping"), ("bulk", "give_bulk")])
+def test_only_of_many_bytes_is_it_said_that_they_do_not_arrive(
+    monkeypatch: pytest.MonkeyPatch, mode: str, measure: str
+) -> None:
+    """Who is slow to answer a single byte may just be standing still."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(reach, measure, too_late)
+    there, here = (reach._Attempt({"token": TOKEN, "server": name, "limit_s": 60.0}) for name in ("s1", "s0"))
+    link: dict[str, Any] = {"to": "s1", "mode": mode}
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        with socket.create_connection(listener.getsockname()) as sock:
+            serving = threading.Thread(target=there._serve, args=(listener.accept()[0], 1))
+            serving.start()
+            here._meet(sock, link)
+        serving.join()
+    assert (link["outcome"], link["said"]) == ("reached", "timed out")
+    assert link.get("stalled", False) is (mode == "bulk")
+
+
 def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
     (answer,) = attempt.run(attempt.request(0, limit_s=0.3))
     assert outcomes(answer) == ["refused"] * 2
