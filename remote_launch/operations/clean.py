@@ -74,7 +74,7 @@ class Stored:
         for kind, reason in self.kept.items():
             by_reason.setdefault(reason, []).append(kind)
         return "; ".join(
-            f"{' and '.join(kinds)} {'stay' if len(kinds) > 1 else 'stays'}: {reason}"
+            f"{' and '.join(kinds)} {'stay' if len(kinds) > 1 or kinds == ['jobs'] else 'stays'}: {reason}"
             for reason, kinds in by_reason.items()
         )
 

@@ -13,9 +13,12 @@ from .jobdir import TRASH, CorruptError, JobDir, Refusal, job_dir, jobs_folder, 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
-PATIENCE_S = 2.0  # for a supervisor that has just written how its job ended
+# For the supervisors of all jobs together that have just written how these ended: a busy machine may let them
+# stand for seconds before they are gone.
+PATIENCE_S = 10.0
 
 
 def removal(request: dict[str, Any]) -> dict[str, Any]:
@@ -41,11 +44,13 @@ def removal(request: dict[str, Any]) -> dict[str, Any]:
         found = {job["job_id"]: job for job in probed["jobs"]}
         alive = probed["missing_alive"]
         bad = {item["name"]: item["reason"] for item in probed["bad"]}
+        deadline = time.monotonic() + PATIENCE_S
         jobs = []
         for job_id in ids:
             told = _unfit(path, job_id, found.get(job_id), bad.get(job_id), alive)
             if told is None:
-                told = _look(folder, job_id) if op == "look" else _remove(folder, JobDir(f"{path}/{job_id}"))
+                job = JobDir(f"{path}/{job_id}")
+                told = _look(folder, job_id) if op == "look" else _remove(folder, job, deadline)
             jobs.append({"job_id": job_id, **told})
         if op == "remove":
             sweep(folder)
@@ -104,27 +109,38 @@ def _look(folder: int, job_id: str) -> dict[str, Any]:
     return _told("there", None, amount)
 
 
-def _remove(folder: int, job: JobDir) -> dict[str, Any]:
+def _remove(folder: int, job: JobDir, deadline: float) -> dict[str, Any]:
     """Take one job away. Its lock is held until it has its new name: nobody starts it meanwhile."""
     trash = f".trash-{job.job_id}-{os.urandom(4).hex()}"
-    lock = None
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while lock is None and os.path.lexists(job.lock):
-            lock = lock_if_free(job)
-            if lock is None and time.monotonic() > deadline:
+        with unsupervised(job, deadline) as is_free:
+            if not is_free:
                 return _told("running", "its supervisor has not ended yet")
-            time.sleep(0 if lock is not None else 0.02)
-        os.rename(job.job_id, trash, src_dir_fd=folder, dst_dir_fd=folder)
+            os.rename(job.job_id, trash, src_dir_fd=folder, dst_dir_fd=folder)
     except FileNotFoundError:
         return _told("absent")
     except (OSError, CorruptError) as error:
         return _told("kept", f"it can't be removed: {getattr(error, 'strerror', None) or error}")
+    amount = Amount()
+    return _told("removed", _empty(folder, trash, amount), amount)
+
+
+@contextlib.contextmanager
+def unsupervised(job: JobDir, deadline: float) -> Iterator[bool]:
+    """Wait until the supervisor of an ended job is gone, too, and hold the job's lock, where it has one, for
+    the length of a ``with``; False when the supervisor is still there at the ``deadline``. Raises OSError."""
+    lock = lock_if_free(job)
+    while lock is None and os.path.lexists(job.lock):
+        if time.monotonic() > deadline:
+            yield False
+            return
+        time.sleep(0.02)
+        lock = lock_if_free(job)
+    try:
+        yield True
     finally:
         if lock is not None:
             os.close(lock)
-    amount = Amount()
-    return _told("removed", _empty(folder, trash, amount), amount)
 
 
 def _empty(folder: int, trash: str, amount: Amount) -> str | None:

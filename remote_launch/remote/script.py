@@ -46,10 +46,12 @@ def _tell_output(child: subprocess.Popen[bytes], tell: Callable[[dict[str, Any]]
         selector.register(child.stdout, selectors.EVENT_READ)
         while True:
             if not selector.select(BEAT_S):
-                if child.poll() is not None:
+                if child.poll() is None:
+                    tell({"alive": 1})
+                    continue
+                # Between the two looks it may have said its last words.
+                if not selector.select(0):
                     return tail  # what it has left running holds the output open
-                tell({"alive": 1})
-                continue
             chunk = os.read(child.stdout.fileno(), 65536)
             if not chunk:
                 return tail

@@ -13,7 +13,7 @@ import time
 
 from . import deletion, home, owned, removal, states
 from .deletion import Amount
-from .jobdir import JobDir, Refusal, expand, jobs_folder, lock_if_free, safe_relative, text, workdir
+from .jobdir import JobDir, Refusal, expand, jobs_folder, safe_relative, text, workdir
 from .lease import Lease
 from .manifest import Manifest
 from .workspace import check as check_workspace
@@ -119,10 +119,12 @@ class _Storage:
     def _remove(self, amounts: dict[str, Amount], kept: list[dict[str, str]]) -> None:
         for kind, amount in amounts.items():
             try:
-                getattr(self, f"_remove_{kind}")(amount)
+                why = getattr(self, f"_remove_{kind}")(amount)
             except OSError as error:
                 where = f": {error.filename}" if error.filename else ""
-                kept.append({"kind": kind, "why": f"{error.strerror or error}{where}"})
+                why = f"{error.strerror or error}{where}"
+            if why:
+                kept.append({"kind": kind, "why": why})
 
     def _kept(self, kinds: list[str]) -> list[dict[str, str]]:
         """Say what of the kinds is not to be removed, and why."""
@@ -182,22 +184,22 @@ class _Storage:
                 deletion.measure(folder, job_id, amount)
             os.close(folder)
 
-    def _remove_jobs(self, amount: Amount) -> None:
+    def _remove_jobs(self, amount: Amount) -> str | None:
+        """Remove the folders of ended jobs; say why some stay, None when none do."""
         folder = self._open_jobs()
         if folder is None:
-            return
+            return None
+        deadline, stay = time.monotonic() + removal.PATIENCE_S, 0
         for job_id in self._ended():
-            job = JobDir(os.path.join(self.jobs_folder, job_id))
-            lock = lock_if_free(job)
-            if lock is None and os.path.lexists(job.lock):
-                continue  # it is being started again
-            try:
-                deletion.remove_folder(folder, job_id, amount, _JOB_LAST)
-            finally:
-                if lock is not None:
-                    os.close(lock)
+            with removal.unsupervised(JobDir(os.path.join(self.jobs_folder, job_id)), deadline) as is_free:
+                if is_free:
+                    deletion.remove_folder(folder, job_id, amount, _JOB_LAST)
+                else:
+                    stay += 1
         removal.sweep(folder)
         os.close(folder)
+        jobs = "1 ended job" if stay == 1 else f"{stay} ended jobs"
+        return f"of {jobs} the supervisor is still there" if stay else None
 
     # -- caches
 

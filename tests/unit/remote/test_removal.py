@@ -29,9 +29,30 @@ def outcomes(served: Served, op: str, *job_ids: str) -> list[str]:
 
 
 def ended(served: Served, shell: str = "echo done") -> str:
+    """Run a job to its end, and its supervisor's: it clears up after it has written how the job ended."""
     job_id = served.start(shell)
     served.wait(job_id)
+    with open(served.folder(job_id) / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
     return job_id
+
+
+class LateSupervisor:
+    """In the place of ``time``: an ended job's lock is held until so many seconds of waiting have passed."""
+
+    def __init__(self, served: Served, job_id: str, ends_after_s: float) -> None:
+        self._now = 1000.0
+        self._ends_at = self._now + ends_after_s
+        self._lock = open(served.folder(job_id) / "lock")  # noqa: SIM115 - closed as the wait goes on
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        self._now += max(seconds, 0.01)
+        if self._now >= self._ends_at:
+            self._lock.close()
 
 
 def test_an_ended_job_is_measured_and_goes_others_stay(served: Served) -> None:
@@ -62,6 +83,33 @@ def test_what_runs_or_was_lost_with_processes_stays(served: Served) -> None:
     served.kill(lost)
     served.kill(running)
     assert outcomes(served, "remove", running, lost) == ["removed", "removed"]
+
+
+def test_a_supervisor_that_takes_seconds_to_go_is_waited_for(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job has ended: "it still runs" would be no answer."""
+    job_id, other = ended(served), ended(served)
+    request = {"workdir": str(served.workdir), "op": "remove", "job_ids": [job_id, other]}
+    monkeypatch.setattr(removal, "time", LateSupervisor(served, job_id, 8.0))
+    assert [job["outcome"] for job in removal.removal(request)["jobs"]] == ["removed", "removed"]
+
+
+def test_one_that_stays_is_said_and_holds_up_no_more_than_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its notification may take a minute."""
+    job_ids = [ended(served) for _ in range(3)]
+    clocks = [LateSupervisor(served, job_id, 1e9) for job_id in job_ids]
+    monkeypatch.setattr(removal, "time", clocks[0])
+    request = {"workdir": str(served.workdir), "op": "remove", "job_ids": job_ids}
+    told = removal.removal(request)["jobs"]
+    assert [(job["outcome"], job["reason"]) for job in told] == [
+        ("running", "its supervisor has not ended yet")
+    ] * 3
+    assert clocks[0].monotonic() < 1000.0 + 2 * removal.PATIENCE_S
+    for clock in clocks:
+        clock.sleep(1e9)
 
 
 def test_a_start_that_is_under_way_stays(served: Served) -> None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote import deletion, storage
+from remote_launch.remote import deletion, removal, storage
 from remote_launch.remote.jobdir import Refusal
 from remote_launch.remote.lease import Lease
-from tests.support.served import Served, until
+from tests.support.served import Served
+from tests.unit.remote.test_removal import LateSupervisor, ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,21 +239,44 @@ class TestCode:
 
 class TestJobs:
     def test_ended_ones_go_and_running_ones_stay(self, served: Served) -> None:
-        ended, running = served.start("exit 3"), served.start("exec sleep 600")
-        served.wait(ended)
-        until(lambda: served.probe(ended)["state"] == "FAILED", "its end")
+        over, running = served.start("exit 3"), served.start("exec sleep 600")
+        served.wait(over)
         looked = ask(served, "look", "jobs")
         assert (looked["ended_jobs"], len(looked["running"])) == (1, 1)
         assert looked["amounts"]["jobs"]["size_bytes"] > 0
-        ask(served, "remove", "jobs")
-        assert not served.folder(ended).exists()
+        assert kept(ask(served, "remove", "jobs")) == {}
+        assert not served.folder(over).exists()
         assert served.probe(running)["state"] == "RUNNING"
+
+    def clean(self, served: Served, monkeypatch: pytest.MonkeyPatch, clock: LateSupervisor) -> Any:
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # pytest's own stays
+        monkeypatch.setattr(removal, "time", clock)
+        monkeypatch.setattr(storage, "time", clock)
+        return storage.storage({"workdir": str(served.workdir), "op": "remove", "kinds": ["jobs"], **PROJECT})
+
+    def test_a_supervisor_that_takes_seconds_to_go_is_waited_for(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job = ended(served)
+        answer = self.clean(served, monkeypatch, LateSupervisor(served, job, 8.0))
+        assert kept(answer) == {}
+        assert not served.folder(job).exists()
+
+    def test_a_job_whose_supervisor_stays_is_said(
+        self, served: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job, other = ended(served), ended(served)
+        clock = LateSupervisor(served, job, 1e9)
+        answer = self.clean(served, monkeypatch, clock)
+        assert kept(answer) == {"jobs": "of 1 ended job the supervisor is still there"}
+        assert served.folder(job).exists()
+        assert not served.folder(other).exists()
+        clock.sleep(1e9)
 
     def test_how_it_ended_is_known_until_the_last_file(
         self, served: Served, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        job = served.start("exit 0")
-        served.wait(job)
+        job = ended(served, "exit 0")
         gone: list[str] = []
         unlink = os.unlink
         monkeypatch.setattr(
@@ -360,7 +384,6 @@ class TestAll:
         make_environment(served.workdir / ".rl" / "env")
         sync(served, "train.py")
         served.wait(served.start("exit 0"))
-        until(lambda: not ask(served, "look", "jobs")["running"], "its end")
         assert kept(ask(served, "remove", *ALL)) == {}
         assert not served.workdir.exists()
 
