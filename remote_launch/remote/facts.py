@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-RSYNC_TIMEOUT_S = 5.0
+RSYNC_TIMEOUT_S = 10.0  # else a busy machine seems to have none
 
 
 def facts(request: dict[str, Any]) -> dict[str, Any]:

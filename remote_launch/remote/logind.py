@@ -14,8 +14,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-LOGINCTL_TIMEOUT_S = 5.0
-START_TIMEOUT_S = 45.0
+# Without its answer a job is started as usual, and ended at the logout: a machine that stands still for some
+# seconds is no reason for that. All of it within the minute that a start may take.
+LOGINCTL_TIMEOUT_S = 10.0
+START_TIMEOUT_S = 35.0
 SESSION = "XDG_SESSION_ID"
 IN_SCOPE = "RL_IN_SCOPE"  # set for the start that runs in the scope already
 
