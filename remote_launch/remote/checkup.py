@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Callable
 
-PATIENCE_S = 6.0
+PATIENCE_S = 12.0  # disks, and whole machines, stand still for seconds now and then
 # nvidia-smi on a machine that has slept takes some seconds; when it hangs, the survey itself says so.
 CARDS_PATIENCE_S = tools.TIMEOUT_S + 1
 DEEP_PATIENCE_S = 90.0  # torch from a cold network filesystem
