@@ -51,9 +51,13 @@ class Command:
     label: str | None = None
     command_id: str = dataclasses.field(default_factory=lambda: uuid.uuid4().hex)
 
+    def mark(self) -> str:
+        """Return what ``stop_command`` knows the command's processes by."""
+        return f"{COMMAND_ID_VARIABLE}={self.command_id}"
+
     def exports(self) -> bytes:
         """Return the lines that set the environment."""
-        lines = [f"export {COMMAND_ID_VARIABLE}={self.command_id}"]
+        lines = [f"export {self.mark()}"]
         for name, value in self.env.items():
             if not _NAME.match(name):
                 raise UsageError(f"{name!r} is not a name for an environment variable")
@@ -87,9 +91,14 @@ class Command:
         # on some systems.
         return f'eval "$(dd bs=1 count={len(self.header())} 2>/dev/null)"'
 
+    def argv_of_shell(self) -> list[str]:
+        """Return the argv of the shell that runs the script. The mark is in it, as long as it is in no
+        environment yet: who stops a command that is just about to begin finds its shell."""
+        return ["/bin/sh", "-c", self.script(), "/bin/sh", self.mark()]
+
     def remote(self) -> str:
-        """Return the one string that a login shell is given."""
-        return f"exec /bin/sh -c {quote(self.script())}"
+        """Return the one string that a login shell is given. It ends with the mark."""
+        return f"exec {' '.join(quote(word) for word in self.argv_of_shell())}"
 
     def stdin(self, content: bytes | None) -> bytes:
         """Return what goes on stdin: the command, then its own input."""
@@ -104,17 +113,20 @@ class Command:
 
 def stop_command(command: Command) -> Command:
     """Given a running command, return the one that stops it: TERM, then KILL, to every process that carries
-    its id.
+    its mark, in its environment or as the end of an argument. Where there is none, it may be about to come.
 
     Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be
     read and signalled.
     """
     script = (
-        f'pids() {{ grep -lsz "^{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ'
+        "[ -e /proc/self/environ ] || exit 0\n"
+        f'pids() {{ grep -lsz "{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ /proc/[0-9]*/cmdline'
         " | cut -d/ -f3 | grep -vx $$; }\n"
-        'p=$(pids "$1"); [ -n "$p" ] || exit 0; kill -TERM $p 2>/dev/null\n'
-        'i=0; while [ $i -lt 20 ]; do p=$(pids "$1"); [ -n "$p" ] || exit 0; i=$((i+1)); sleep 0.1; done\n'
-        "kill -KILL $p 2>/dev/null; exit 0"
+        'i=0; told=; while [ $i -lt 20 ]; do p=$(pids "$1")\n'
+        'if [ -z "$p" ]; then [ -z "$told" ] || exit 0\n'
+        'elif [ -z "$told" ]; then kill -TERM $p 2>/dev/null; told=1; continue; fi\n'
+        "i=$((i+1)); sleep 0.1; done\n"
+        '[ -z "$p" ] || kill -KILL $p 2>/dev/null; exit 0'
     )
     return Command([command.command_id], shell=script, label="stop the command")
 

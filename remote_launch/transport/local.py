@@ -51,7 +51,7 @@ class LocalTransport:
     ) -> Completed:
         """See ``base.Transport.run``."""
         ended = run_spawned(
-            ["/bin/sh", "-c", command.script()],
+            command.argv_of_shell(),
             command,
             self.target.name,
             stop=self._stop,
@@ -70,9 +70,7 @@ class LocalTransport:
         through."""
         sweep = stop_command(command)
         try:
-            ended = run_process(
-                ["/bin/sh", "-c", sweep.script()], stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S
-            )
+            ended = run_process(sweep.argv_of_shell(), stdin=sweep.stdin(None), timeout_s=_STOP_TIMEOUT_S)
         except (OSError, ProcessTimeout):
             return False
         return ended.returncode == 0

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +24,7 @@ from remote_launch.transport.command import (
     read_exit,
     stop_command,
 )
+from tests.support.sshd import wait_for
 
 
 def run(command: Command, content: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -31,9 +37,8 @@ def run(command: Command, content: bytes = b"") -> subprocess.CompletedProcess[b
 def test_the_login_shell_sees_a_reader_that_every_shell_takes_alike() -> None:
     command = Command(["echo", "it's\n!"], env={"TOKEN": "secret"}, cwd="/tmp")
     assert "secret" not in command.remote()
-    assert (
-        command.remote() == f"exec /bin/sh -c 'eval \"$(dd bs=1 count={len(command.header())} 2>/dev/null)\"'"
-    )
+    reader = f"'eval \"$(dd bs=1 count={len(command.header())} 2>/dev/null)\"'"
+    assert command.remote() == f"exec /bin/sh -c {reader} /bin/sh RL_COMMAND_ID={command.command_id}"
 
 
 def test_the_command_s_own_stdin_begins_right_after_the_command() -> None:
@@ -168,6 +173,31 @@ def test_a_login_in_a_url_is_hidden(url: str) -> None:
 def test_what_is_no_login_stays(text: str) -> None:
     assert mask_urls(text) == text
     assert not is_secret("URL", text)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc on this machine")
+@pytest.mark.parametrize("slow", ["the reader", "the login shell"])
+def test_a_command_that_is_about_to_begin_is_stopped_too(slow: str, tmp_path: Path) -> None:
+    dd = tmp_path / "dd"
+    dd.write_text(f'#!/bin/sh\necho x > {tmp_path}/begun; sleep 60; exec {shutil.which("dd")} "$@"\n')
+    dd.chmod(0o755)
+    command = Command([f"{tmp_path}/ran"], shell='touch "$1"')
+    first = f"echo x > {tmp_path}/begun; sleep 60; " if slow == "the login shell" else ""
+    with subprocess.Popen(
+        ["/bin/sh", "-c", first + command.remote()], stdin=subprocess.PIPE, start_new_session=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+    ) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(command.stdin(None))
+            process.stdin.close()
+            wait_for((tmp_path / "begun").exists, 60, "the shell to be at work")
+            run(stop_command(command))
+            assert process.wait(60) == -signal.SIGTERM
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_stopping_nothing_is_well() -> None:
