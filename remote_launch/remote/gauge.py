@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-ANSWER_S = 4.0  # the most that a machine which is busy takes for a line
+ANSWER_S = 10.0  # the most that a machine which is busy takes for a line: it may stand still for seconds
 PINGS = 10
 BULK_S, BULK_BYTES = 0.1, 8 << 20
 STALL_S = 3.0  # after that, what was sent is not on its way any more

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import socket
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote import reach
+from remote_launch.remote import preflight, reach
 from tests.support.ports import free_port
+from tests.support.served import until
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from tests.support.served import Served
 
 TOKEN = "t" * 32
+LIMIT_S = 50.0  # a try ends as soon as all have come
 
 
 class Try:
@@ -29,12 +32,12 @@ class Try:
 
     def __init__(self, servers: list[Served]) -> None:
         self.servers = servers
-        self.ports = [server.call("reach", ask_ports=True)["ports"] for server in servers]
+        self.ports = [[free_port(), free_port()] for _ in servers]
 
     def request(self, number: int, mode: str = "reach", **changes: Any) -> dict[str, Any]:
         other = 1 - number
         return {
-            "server": f"s{number}", "token": TOKEN, "limit_s": 10.0, "listen": self.ports[number],
+            "server": f"s{number}", "token": TOKEN, "limit_s": LIMIT_S, "listen": self.ports[number],
             "expect": [[f"s{other}", port] for port in self.ports[number]],
             "connect": [
                 {"server": f"s{other}", "address": "127.0.0.1", "port": port, "mode": mode}
@@ -56,6 +59,20 @@ class Try:
             thread.join()
         return answers
 
+    @contextlib.contextmanager
+    def listener(self, number: int, **changes: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """For the length of a ``with``: a server that listens, and connects to nobody."""
+        server = self.servers[number]
+        request = {**self.request(number, connect=[], **changes), "workdir": str(server.workdir)}
+        with server.popen("reach") as process:
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(request).encode())
+            process.stdin.close()
+            try:
+                yield process
+            finally:
+                process.kill()
+
 
 def greet(listener: socket.socket, greeting: bytes) -> None:
     with listener.accept()[0] as sock:
@@ -73,17 +90,22 @@ def outcomes(answer: dict[str, Any]) -> list[str]:
 
 def test_each_reaches_the_other(attempt: Try) -> None:
     started = time.monotonic()
-    answers = attempt.run(attempt.request(0, limit_s=50.0), attempt.request(1, limit_s=50.0))
+    answers = attempt.run(attempt.request(0), attempt.request(1))
     assert [outcomes(answer) for answer in answers] == [["reached"] * 2] * 2
     assert [len(answer["heard"]) for answer in answers] == [2, 2]
     assert all(answer["taken"] == {} for answer in answers)
     assert time.monotonic() - started < 45.0, "it ends as soon as all have come, not when the time is up"
     for ports in attempt.ports:
-        assert 20000 <= ports[1] < 32000, "as rl's own"
         for port in ports:
             listener = socket.socket()  # without SO_REUSEADDR: nothing of the try lingers on it
             listener.bind(("", port))
             listener.close()
+
+
+def test_ports_are_offered_as_those_of_a_launch(attempt: Try) -> None:
+    probe, meeting = attempt.servers[0].call("reach", ask_ports=True)["ports"]
+    assert 20000 <= meeting < 32000, "as rl's own"
+    assert preflight._is_of_the_kernels_range(probe)
 
 
 def test_what_is_measured(attempt: Try) -> None:
@@ -92,9 +114,15 @@ def test_what_is_measured(attempt: Try) -> None:
         assert 0 < link["rtt_ms"] < 10_000
         assert link["connect_ms"] > 0
         assert link["mtu"] > 10_000  # loopback's
-    answers = attempt.run(*(attempt.request(number, "bulk", in_turn=True) for number in (0, 1)))
-    assert all(link["bytes_per_s"] > 10_000 for answer in answers for link in answer["links"])
-    assert [len(answer["heard"]) for answer in answers] == [2, 2]
+    rounds: list[list[dict[str, Any]]] = []
+
+    def rates() -> list[int]:
+        rounds.append(attempt.run(*(attempt.request(number, "bulk", in_turn=True) for number in (0, 1))))
+        assert [len(answer["heard"]) for answer in rounds[-1]] == [2, 2]
+        return [link.get("bytes_per_s", 0) for answer in rounds[-1] for link in answer["links"]]
+
+    # A machine that stands still for seconds in this tenth of one has measured nothing.
+    until(lambda: min(rates()) > 10_000, f"a measurement: {rounds}")
 
 
 @pytest.mark.parametrize(("mode", "measure"), [("ping", "ping"), ("bulk", "give_bulk")])
@@ -125,11 +153,30 @@ def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
     assert answer["heard"] == []
 
 
+def test_who_was_too_busy_to_try_in_time_tries_once() -> None:
+    """That its time was up says nothing of the way."""
+    mine = reach._Attempt({"token": TOKEN, "server": "s0", "limit_s": 1.0})
+    mine.deadline = time.monotonic() - 5
+    target = {"to": "s1", "address": "127.0.0.1", "mode": "reach"}
+    assert mine._connect({**target, "port": free_port()})["outcome"] == "refused"
+    other = reach._Attempt({"token": TOKEN, "server": "s1", "limit_s": 1.0})
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        threading.Thread(target=lambda: other._serve(door.accept()[0], 1), daemon=True).start()
+        assert mine._connect({**target, "port": door.getsockname()[1]})["outcome"] == "reached"
+
+
 def test_a_wrong_token_is_not_reached(attempt: Try) -> None:
-    wrong = attempt.request(1, token="x" * 32, limit_s=4.0)
-    answers = attempt.run(attempt.request(0, limit_s=4.0), wrong)
-    assert [outcomes(answer) for answer in answers] == [["other"] * 2] * 2
-    assert [answer["heard"] for answer in answers] == [[], []]
+    wrong = "x" * 32
+    mine = attempt.ports[1]
+    with attempt.listener(1, token=wrong, expect=[["s9", port] for port in mine]) as listening:
+        (answer,) = attempt.run(attempt.request(0, expect=[]))
+        assert outcomes(answer) == ["other"] * 2
+        # One that has its token comes through, and it has heard of nobody else.
+        (answer,) = attempt.run(attempt.request(0, token=wrong, server="s9", expect=[]))
+        assert outcomes(answer) == ["reached"] * 2
+        assert listening.stdout is not None
+        told = json.loads(listening.stdout.read())
+    assert told["heard"] == sorted(["s9", port] for port in mine)
 
 
 @pytest.mark.parametrize("greeting", [b"220 mail\n", b"[" * 4000 + b"\n", b"x" * 9000])
@@ -138,7 +185,7 @@ def test_what_another_program_says_is_no_way(attempt: Try, greeting: bytes) -> N
         port = stranger.getsockname()[1]
         target = {"server": "s1", "address": "127.0.0.1", "port": port, "mode": "reach"}
         threading.Thread(target=greet, args=(stranger, greeting)).start()
-        (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[], limit_s=5.0))
+        (answer,) = attempt.run(attempt.request(0, connect=[target], expect=[]))
     assert outcomes(answer) == ["other"]
 
 
@@ -160,11 +207,12 @@ def test_too_many_at_once_are_no_end_of_listening() -> None:
 
 
 def test_another_server_at_the_address_is_told_by_its_name(attempt: Try) -> None:
-    asked = attempt.request(0, limit_s=4.0)
+    asked = attempt.request(0, expect=[])
     asked["connect"] = [{**target, "server": "s7"} for target in asked["connect"]]
-    answers = attempt.run(asked, attempt.request(1, limit_s=4.0))
-    assert outcomes(answers[0]) == ["other"] * 2
-    assert answers[0]["links"][0]["said"] == "s1"
+    with attempt.listener(1):
+        (answer,) = attempt.run(asked)
+    assert outcomes(answer) == ["other"] * 2
+    assert answer["links"][0]["said"] == "s1"
 
 
 def test_a_port_that_is_taken_is_said(attempt: Try) -> None:
@@ -194,29 +242,16 @@ def test_a_request_that_makes_no_sense_is_refused(attempt: Try, changes: dict[st
     assert answer["error"]["type"] == "RequestError"
 
 
-@pytest.fixture
-def listening(attempt: Try) -> Iterator[subprocess.Popen[bytes]]:
-    """A server that waits for one who doesn't come."""
-    request = {**attempt.request(0, connect=[], limit_s=50.0), "workdir": str(attempt.servers[0].workdir)}
-    with attempt.servers[0].popen("reach") as process:
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(request).encode())
-        process.stdin.close()
-        yield process
-        process.kill()
-
-
-def test_it_ends_when_nobody_reads_any_more(
-    attempt: Try, listening: subprocess.Popen[bytes]
-) -> None:
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", attempt.ports[0][0]), timeout=5).close()
-            break
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    assert listening.stdout is not None
-    listening.stdout.close()
-    listening.wait(10)
+def test_it_ends_when_nobody_reads_any_more(attempt: Try) -> None:
+    with attempt.listener(0) as listening:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", attempt.ports[0][0]), timeout=5).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        assert listening.stdout is not None
+        listening.stdout.close()
+        listening.wait(LIMIT_S - 15)
