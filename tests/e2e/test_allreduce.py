@@ -32,13 +32,19 @@ ONLY = ("--only", "allreduce")
 def rl(tmp_path: Path) -> Rl:
     """A project on two local servers; nothing needs to be sent."""
     (tmp_path / "project" / ".remote").mkdir(parents=True)
-    servers = {
-        name: {"connection": "local", "workdir": str(tmp_path / "work" / name)} for name in ("one", "two")
+    return project(tmp_path)
+
+
+def project(folder: Path, **env: str) -> Rl:
+    """Write the project's inventory, with variables for the second server."""
+    servers: dict[str, dict[str, Any]] = {
+        name: {"connection": "local", "workdir": str(folder / "work" / name)} for name in ("one", "two")
     }
+    servers["two"]["env"] = env
     environment = {"manager": "none", "python": sys.executable}
     content = {"name": "project", "servers": servers, "environment": environment}
-    (tmp_path / "project" / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    return Rl(tmp_path / "project")
+    (folder / "project" / ".remote" / "configs.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    return Rl(folder / "project")
 
 
 def ranks(folder: Path) -> list[str]:
@@ -59,6 +65,10 @@ def finding(rl: Rl) -> list[dict[str, Any]]:
 
 def test_nothing_of_it_stays_when_rl_is_killed(rl: Rl) -> None:
     folder = rl.project.parent
+    # The second rank comes no further than to torch, and the first, whose torch is real, waits for it.
+    (folder / "slow").mkdir()
+    (folder / "slow" / "torch.py").write_text("import time\ntime.sleep(600)\n")
+    project(folder, PYTHONPATH=str(folder / "slow"))
     with subprocess.Popen(
         [rl_path(), "doctor", *ONLY], cwd=rl.project, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as doctor:
