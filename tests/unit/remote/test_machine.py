@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def test_output_of_a_program() -> None:
-    assert machine.output(["/bin/sh", "-c", "echo one; echo two >&2; cat"], 10) == "one\n"
-    assert machine.output(["/bin/sh", "-c", "echo one; exit 3"], 10) == ""
-    assert machine.output(["/bin/sh", "-c", "kill -9 $$"], 10) == ""
-    assert machine.output(["/no/such/program"], 10) == ""
-    assert len(machine.output(["/bin/sh", "-c", "head -c 300000 /dev/zero"], 10)) == 300_000
+    assert machine.output(["/bin/sh", "-c", "echo one; echo two >&2; cat"], 60) == "one\n"
+    assert machine.output(["/bin/sh", "-c", "echo one; exit 3"], 60) == ""
+    assert machine.output(["/bin/sh", "-c", "kill -9 $$"], 60) == ""
+    assert machine.output(["/no/such/program"], 60) == ""
+    assert len(machine.output(["/bin/sh", "-c", "head -c 300000 /dev/zero"], 60)) == 300_000
 
 
 def test_output_that_does_not_come() -> None:

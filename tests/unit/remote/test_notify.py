@@ -30,12 +30,14 @@ def test_it_is_told_what_a_job_came_to(served: Served) -> None:
         "echo why >&2; exit 37", notify=TELL, tags=("a", "b c"), name="prep", command="wget https://me:pw@host/x"
     )
     found = told(served.workdir)
+    end = served.read(job_id, "exit.json")
     expected = {
         "RL_STATE": "FAILED", "RL_EXIT_CODE": "37", "RL_SIGNAL": "", "RL_REASON": "exited with 37",
         "RL_JOB_ID": job_id, "RL_LAUNCH_ID": "", "RL_SERVER": "s0", "RL_TAGS": "a,b c", "RL_NAME": "prep",
-        "RL_NNODES": "1", "RL_COMMAND": "wget https://•••@host/x", "RL_DURATION_S": "0",
+        "RL_NNODES": "1", "RL_COMMAND": "wget https://•••@host/x",
+        "RL_DURATION_S": str(round(end["duration_s"])),
     }
-    assert expected.items() <= found.items()
+    assert {name: found.get(name) for name in expected} == expected
     log = served.folder(job_id) / "notify.log"
     assert log.read_text() == "said\nworse\nrl: the command exited with 0\n"
     assert served.probe(job_id)["log_bytes"] >= log.stat().st_size

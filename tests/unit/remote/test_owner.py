@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from remote_launch.remote import owner, procs
+from remote_launch.remote.jobdir import write_atomic
 from tests.support.served import until
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ NEXT_DOOR = {"hostname": "there", "pid_namespace": "pid:[1]"}  # a container on 
 def move(served: Served, job_id: str, **machine: Any) -> None:
     """Have a job look as if it had been started on another machine."""
     path = served.folder(job_id) / "started.json"
-    path.write_text(json.dumps({**served.read(job_id, "started.json"), **machine}))
+    write_atomic(str(path), {**served.read(job_id, "started.json"), **machine})
 
 
 class TestWhichMachine:
@@ -163,7 +164,7 @@ def test_a_start_under_way_on_another_machine_is_left_to_it(served: Served) -> N
     with served.popen("start") as process:
         process.stdin.write(json.dumps({"spec": spec}).encode())
         process.stdin.close()
-        (folder / "started.json").write_text(json.dumps({**THERE, "server": "s0", "supervisor_pid": 7}))
+        write_atomic(str(folder / "started.json"), {**THERE, "server": "s0", "supervisor_pid": 7})
         answer = json.loads(process.stdout.read())
     assert (answer["state"], answer["supervisor_pid"]) == ("ALREADY", 7)
     assert not (folder / "job.out").exists()

@@ -79,7 +79,7 @@ def test_a_job_takes_the_slots_it_needs_and_the_next_waits_for_enough(served: Se
     let_go(served, small)
     assert slots_of(served, wide) == "0,1,2,3"
     let_go(served, wide)
-    assert slots_of(served, late) == "0"
+    assert slots_of(served, late) in ("0", "1", "2", "3")  # which, is up to where it looks as they come free
 
 
 def test_more_than_there_are_is_refused_at_once(served: Served) -> None:
@@ -164,10 +164,12 @@ def test_the_next_does_not_wait_for_the_notification(served: Served) -> None:
     let_go(served, first)
     assert slots_of(served, second) == "0"
     log = served.folder(first) / "supervisor.log"
-    assert "running the notification" in log.read_text()
-    assert "the notification ended" not in log.read_text()
-    assert tickets(line_folder(str(served.workdir / "slots"), "slot")) == []
+    until(lambda: "running the notification" in log.read_text(), "the notification")
+    assert "the notification exited" not in log.read_text(), log.read_text()
+    until(lambda: not tickets(line_folder(str(served.workdir / "slots"), "slot")), "the killed one is out")
+    assert "the notification exited" not in (served.folder(third) / "supervisor.log").read_text()
     (served.workdir / "told").touch()
+    until(lambda: "the notification exited with 0" in log.read_text(), "its end")
     let_go(served, second)
 
 
@@ -218,6 +220,18 @@ class TestLaunch:
         assert [state(node, launch.ids[rank])[0] for rank, node in enumerate(nodes)] == ["RUNNING"] * 2
         self.finish(launch)
 
+    def that_run(self, launches: list[Launch]) -> list[Launch]:
+        """Wait until some of these launches run, and return them."""
+        found: list[Launch] = until(
+            lambda: [
+                one for one in launches
+                if all((node.workdir / f"{job_id}.slots").exists()
+                       for node, job_id in zip(one.servers, one.ids, strict=True))
+            ],
+            "one of them runs",
+        )
+        return found
+
     def test_launches_that_want_all_of_both_machines_take_turns(self, nodes: list[Served]) -> None:
         """Node 0 of one is node 1 of the other."""
         launches = [Launch(nodes), Launch(nodes[::-1]), Launch(nodes)]
@@ -225,27 +239,21 @@ class TestLaunch:
             self.start(launch, 2, 2)
         pending = list(launches)
         while pending:
-            ready = until(
-                lambda: [
-                    one for one in pending
-                    if all((node.workdir / f"{job_id}.slots").exists()
-                           for node, job_id in zip(one.servers, one.ids, strict=True))
-                ],
-                "one of them runs",
-            )
-            assert len(ready) == 1
-            self.finish(ready[0])
-            pending.remove(ready[0])
+            (ready,) = self.that_run(pending)
+            self.finish(ready)
+            pending.remove(ready)
 
     def test_nodes_on_one_machine_take_their_slots_together(self, nodes: list[Served]) -> None:
         """Two launches, each of two nodes with half of the machine's slots: neither may take a half."""
-        launches = [Launch(nodes), Launch(nodes)]
-        for launch in launches:
+        pending = [Launch(nodes), Launch(nodes)]
+        for launch in pending:
             self.start(launch, 2, 4, shared=True)
-        for launch in launches:
-            found = [slots_of(node, launch.ids[rank]) for rank, node in enumerate(nodes)]
+        while pending:  # whose nodes have met first comes first
+            (ready,) = self.that_run(pending)
+            found = [slots_of(node, ready.ids[rank]) for rank, node in enumerate(nodes)]
             assert sorted(",".join(found).split(",")) == ["0", "1", "2", "3"]
-            self.finish(launch)
+            self.finish(ready)
+            pending.remove(ready)
 
     def test_nodes_on_one_machine_that_need_more_than_it_has_are_refused(self, nodes: list[Served]) -> None:
         launch = Launch(nodes)
