@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 PARTIAL_DIR = ".rl-partial"
 _OUTPUT_LIMIT_BYTES = 32 * 1024 * 1024
+_ASIDE_S = 15.0  # for one that is broken off, to put half a file aside: a moment, where nothing stands still
 
 
 def rsync_push(
@@ -247,7 +248,7 @@ class _Run:
                 timeout_s=self._timeout_s,
                 on_stdout=self._read,
                 env=env,
-                grace_s=2.0,
+                grace_s=_ASIDE_S,
                 cancel=self._route.cancel if self._route else None,
             )
         except FileNotFoundError:

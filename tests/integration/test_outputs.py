@@ -213,7 +213,8 @@ class TestPull:
             assert process.returncode == 1
             servers[0].start()
         assert not (folder / "big.pt").exists(), "half a file is not taken for a whole one"
-        assert (folder / ".rl-partial" / "big.pt").stat().st_size > 0
+        aside = folder / ".rl-partial" / "big.pt"  # by a child of the rsync that rl waits for
+        wait_for(lambda: aside.exists() and aside.stat().st_size, 60, f"half a file: {said}")
         sign.unlink()
         [pulled] = rl.json("pull", "server-1:checkpoints")["data"]
         assert (pulled["files"], pulled["size_bytes"]) == (1, BIG_MB << 20)
