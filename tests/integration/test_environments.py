@@ -46,6 +46,16 @@ class Lab:
     def good_error(self, command: str, *words: str) -> str:
         return self.rl(command, "--server", "c", *words, code=None).stderr
 
+    def python_that(self, line: str) -> None:
+        """Have environments made with a Python that first runs a line of shell."""
+        python = self.root.parent / "python3"
+        python.write_text(f'#!/bin/sh\n{line}\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+        config = self.root / ".remote" / "configs.yaml"
+        content = yaml.safe_load(config.read_text())
+        content["environment"]["python"] = str(python)
+        config.write_text(yaml.safe_dump(content, sort_keys=False))
+
     def fake_torch(self, workdir: Path, version: str, cuda: str | None) -> None:
         (site,) = (workdir / ".rl" / "env").glob("lib/python3*/site-packages")
         (site / "torch").mkdir(exist_ok=True)
@@ -108,13 +118,8 @@ def test_from_nothing_to_an_environment_and_back(lab: Lab) -> None:
 def test_what_failed_on_one_server_is_not_called_done_on_another_that_shares_its_home(
     lab: Lab, tmp_path: Path
 ) -> None:
-    python, broken = tmp_path / "python3", tmp_path / "broken"
-    python.write_text(f'#!/bin/sh\n[ ! -e {broken} ] || exit 9\nexec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    config = lab.root / ".remote" / "configs.yaml"
-    content = yaml.safe_load(config.read_text())
-    content["environment"]["python"] = str(python)
-    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    broken = tmp_path / "broken"
+    lab.python_that(f"[ ! -e {broken} ] || exit 9")
     lab.rl("prepare", "--server", "a", "--server", "b")
     broken.touch()
     again = lab.rl("prepare", "--force", "--server", "a", "--server", "b", code=None)
@@ -150,11 +155,14 @@ def test_on_a_terminal_clean_asks_and_no_is_the_default(lab: Lab) -> None:
     assert not (lab.c / "train.py").exists()
 
 
-def test_on_a_terminal_prepare_has_live_rows_and_then_a_table(lab: Lab) -> None:
+def test_on_a_terminal_prepare_has_live_rows_and_then_a_table(lab: Lab, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    lab.python_that(f'[ "$1 $2" != "-m venv" ] || until [ -e {seen} ]; do sleep 0.05; done')
     env = {**lab.rl.env, "TERM": "xterm", "COLUMNS": "80"}
     argv = [rl_path(), "prepare", "--server", "a", "--server", "bad"]
     with Terminal(argv, cwd=lab.root, env=env) as terminal:
         terminal.expect(r"a\S*\s+\S*create environment \(venv\)")
+        seen.touch()
         assert terminal.end(120) == 3
         assert re.search(r"\n a +\S*ready", terminal.screen)
     assert (lab.ab / ".rl" / "env").is_dir()

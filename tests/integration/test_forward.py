@@ -80,7 +80,7 @@ class Running:
     def expect(self, text: str, timeout_s: float = 60) -> None:
         with contextlib.suppress(AssertionError):
             wait_for(lambda: text in self.said, timeout_s, text)
-        assert text in self.said
+        assert text in self.said, self.process.poll()
 
     def end(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
@@ -134,7 +134,7 @@ class TestForeground:
         assert "stopped a" in rl("forward", "--stop", "a", str(pages.port)).stdout
         assert running.ended() == 0
         running.expect("stopped by rl forward --stop")
-        assert port_is_free(port)
+        wait_for(lambda: port_is_free(port), 60, "the port to be free")
         assert rl.json("forward", "--list")["data"] == []
 
     def test_taken_here_and_on_another_address_there(self, forward: Any) -> None:
@@ -207,7 +207,8 @@ class TestBackground:
         assert "no such forward" in rl("forward", "--stop", "a", code=2).stderr
 
     def test_a_dead_one_is_shown_and_starts_again_on_its_port(self, rl: Rl, pages: Pages) -> None:
-        told = rl.json("forward", "a", f":{pages.port}", "--background")["data"]
+        words = f"{free_port()}:{pages.port}"  # one that the system gives to nobody else meanwhile
+        told = rl.json("forward", "a", words, "--background")["data"]
         os.kill(told["pid"], signal.SIGKILL)
         wait_for(lambda: port_is_free(told["local_port"]), 60, "ssh to be gone")
         listed = rl("forward", "--list")

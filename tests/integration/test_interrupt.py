@@ -20,10 +20,12 @@ CTRL_C = "\x03"
 ASKS = r"\[d\]etach, \[k\]ill them, \[c\]ontinue"
 SCRIPT = """
 import os, sys, time
+def say(line):  # at once: a line that is there in parts is drawn, and shown again when it is whole
+    sys.stdout.write(line + "\\n")
 for line in range(int(os.environ.get("BURST", 0))):
-    print(f"line {line} of the start")
+    say(f"line {line} of the start")
 for number in range(6000):
-    print(f"epoch {number} of rank {os.environ['RL_NODE_RANK']}")
+    say(f"epoch {number} of rank {os.environ['RL_NODE_RANK']}")
     time.sleep(0.1)
 """
 
@@ -51,6 +53,12 @@ def follow(rl: Rl, *options: str) -> Terminal:
     return Terminal([rl_path(), *words], cwd=rl.project, env={**rl.env, "TERM": "xterm"})
 
 
+def lines(terminal: Terminal) -> list[str]:
+    """What was shown, without the terminal's own word for the key that was pressed: that may stand in the
+    middle of a line."""
+    return terminal.screen.replace("^C", "").splitlines()
+
+
 def states(rl: Rl) -> list[str]:
     return [job["state"] for job in rl.json("job-list", "--all", "--rsync")["data"]]
 
@@ -69,9 +77,9 @@ def test_it_asks_and_goes_on_and_a_second_one_detaches(rl: Rl) -> None:
         terminal.expect("detached; the jobs go on")
         assert terminal.end() == 130
     assert states(rl) == ["RUNNING", "RUNNING"]
-    shown = [line for line in terminal.screen.splitlines() if "of rank 0" in line and "│" in line]
+    shown = [line for line in lines(terminal) if "of rank 0" in line and "│" in line]
     epochs = [int(line.split("epoch ")[1].split()[0]) for line in shown]
-    assert epochs == list(range(len(epochs))), "no line is lost or shown twice over the question"
+    assert epochs == list(range(len(epochs))), f"a line is lost or shown twice:\n{terminal.screen}"
 
 
 def test_it_kills_when_it_is_told_to(rl: Rl) -> None:
@@ -100,5 +108,6 @@ def test_what_a_slow_terminal_has_not_shown_yet_is_not_lost(rl: Rl) -> None:
         terminal.expect("jobs 1, 2: KILLED")
         assert terminal.end() == 143
     for name in ("one:0", "two:1"):
-        lines = [line for line in terminal.screen.splitlines() if name in line and "of the start" in line]
-        assert [int(line.split("line ")[1].split()[0]) for line in lines] == list(range(300))
+        shown = [line for line in lines(terminal) if name in line and "of the start" in line]
+        numbers = [int(line.split("line ")[1].split()[0]) for line in shown]
+        assert numbers == list(range(300)), terminal.screen

@@ -231,7 +231,8 @@ class TestRemoved:
 
 def test_ten_thousand_jobs_are_listed_at_once(lab: Lab) -> None:
     """Measured by hand: 0.13 s of CPU, of which rl's own start is half. Here only what would be many times
-    that, in CPU time: other programs don't count."""
+    that, in CPU time: other programs don't count. A virtual machine that is paused counts, so the best of
+    three."""
     lab.registry.add(
         JobRecord(
             job_id=f"{number:032x}", server="a", command="train.py", created_at=1.0, state=JobState.SUCCEEDED
@@ -243,8 +244,12 @@ def test_ten_thousand_jobs_are_listed_at_once(lab: Lab) -> None:
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         return used.ru_utime + used.ru_stime
 
-    before = cpu_s()
-    assert lab.rl("job-list").stdout.startswith("no running jobs")
-    assert cpu_s() - before < 1.0
+    def listing_s() -> float:
+        before = cpu_s()
+        assert lab.rl("job-list").stdout.startswith("no running jobs")
+        return cpu_s() - before
+
+    took_s = [listing_s() for _ in range(3)]
+    assert min(took_s) < 1.0, took_s
     assert [job["key"] for job in listed(lab.rl, "--last", "2")] == [9_999, 10_000]
     assert "job 10000" in lab.rl("job-show", "10000").stdout

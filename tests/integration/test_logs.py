@@ -96,6 +96,13 @@ def as_launch(rl: Rl, folder: Path, **spec: object) -> None:
     rl("job-list", "--rsync")
 
 
+def brought(rl: Rl, folder: Path) -> str:
+    """Bring the logs; return what is here of a job's output then. It may have said nothing yet."""
+    rl("job-rsync")
+    log = folder / "job.out"
+    return log.read_text() if log.exists() else ""
+
+
 class TestTail:
     def test_ranks_patterns_and_lines(self, rl: Rl) -> None:
         as_launch(rl, run(rl, "python3", "ranks.py"))
@@ -150,8 +157,8 @@ class TestOnATerminal:
             "import sys, time\n"
             "for n in range(1, 1001):\n"
             "    sys.stderr.write(f'\\r{n // 10}% of it'); sys.stderr.flush(); time.sleep(0.002)\n"
-            "print('\\nall done', file=sys.stderr)\n"
-        )
+            "sys.stderr.write('\\nall done\\n')\n"
+        )  # the end at once: half a line is drawn, and shown again when it is whole
         (rl.project / "bar.py").write_text(script)
         rl("rsync")
         began = time.monotonic()
@@ -171,8 +178,7 @@ class TestSync:
         there = rl.project.parent / "work"
         [job] = rl.json("job-list")["data"]
         here = rl.project / ".remote" / "jobs" / str(job["job_id"])
-        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 60, "the first line")
-        assert (here / "job.out").read_text() == "one\n"
+        wait_for(lambda: brought(rl, here) == "one\n", 60, "the first line")
         assert not (here / "exit.json").exists()
         (here / "job.out").write_text("ONE\n")  # what is here isn't looked at again: it could be 5 GB
         (there / "go").touch()
@@ -185,7 +191,7 @@ class TestSync:
         rl("job-run", "--", "sh", "-c", "echo one; while [ ! -e go ]; do sleep 0.05; done")
         [job] = rl.json("job-list")["data"]
         here = rl.project / ".remote" / "jobs" / str(job["job_id"])
-        wait_for(lambda: rl("job-rsync") and (here / "job.out").exists(), 60, "the first line")
+        wait_for(lambda: brought(rl, here) == "one\n", 60, "the first line")
         (rl.project.parent / "work" / "go").touch()
         rl("job-wait")
         rl("job-rsync")
@@ -198,13 +204,21 @@ class TestSync:
         rl("job-run", "--", "sh", "-c", script)
         [job] = rl.json("job-list")["data"]
         there = rl.project.parent / "work" / ".jobs" / str(job["job_id"])
-        wait_for((there / "logs.dropped").exists, 60, "a shorter log")
+        log, here = there / "job.out", rl.project / ".remote" / "jobs" / there.name / "job.out"
+        # Of all that is written: what comes after it was shortened for the last time is there in full.
+        dropped = there / "logs.dropped"
+        wait_for(
+            lambda: log.stat().st_size == 3_030_303
+            and dropped.exists()
+            and json.loads(dropped.read_text())["job.out"] > 1_200_000,
+            60,
+            "a shorter log",
+        )
         (rl.project.parent / "work" / "go").touch()
         rl("job-wait")
         rl("job-rsync")
-        log, brought = there / "job.out", rl.project / ".remote" / "jobs" / there.name / "job.out"
-        assert brought.read_bytes() == log.read_bytes()
-        assert brought.stat().st_blocks * 512 < 2_000_000
+        assert here.read_bytes() == log.read_bytes()
+        assert here.stat().st_blocks * 512 < 2_000_000
 
 
 class TestWhatIsGone:

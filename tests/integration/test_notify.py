@@ -84,9 +84,10 @@ def test_a_dry_run_shows_no_address(rl: Rl) -> None:
 
 
 def test_a_job_that_hangs_is_stopped(rl: Rl) -> None:
-    rl("job-run", "--name", "hang", "--stall-timeout", "1", "--cmd", "echo up; exec sleep 600")
+    # So long that "up" comes before it is over, though the machine stand still for a while.
+    rl("job-run", "--name", "hang", "--stall-timeout", "8", "--cmd", "echo up; exec sleep 600")
     rl("job-wait", code=1)
     shown = rl("job-show").stdout
-    assert "no output for 1 s: stopped; stacks in " in shown
+    assert "no output for 8 s: stopped; stacks in " in shown
     assert "    up" in shown
     assert told(rl, "hang") == "FAILED"

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import struct
 import sys
-import termios
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,9 +50,9 @@ def rl(request: pytest.FixtureRequest, tmp_path: Path, sshd: SshdServer) -> Rl:
     return rl
 
 
-def terminal(rl: Rl, *words: str) -> Terminal:
+def terminal(rl: Rl, *words: str, size: tuple[int, int] | None = None) -> Terminal:
     env = {**rl.env, "TERM": "dumb", "SHELL": "/bin/bash"}
-    return Terminal([rl_path(), *words], cwd=rl.project, env=env)
+    return Terminal([rl_path(), *words], cwd=rl.project, env=env, size=size)
 
 
 def ready(screen: Terminal) -> None:
@@ -106,14 +103,14 @@ def test_ctrl_c_and_ctrl_z_are_the_shell_s(rl: Rl) -> None:
 
 
 def test_the_window_has_its_size(rl: Rl) -> None:
-    with terminal(rl, "ssh", "s") as screen:
-        fcntl.ioctl(screen._master, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+    with terminal(rl, "ssh", "s", size=(31, 97)) as screen:
         ready(screen)
         screen.type("stty size")
         screen.expect("31 97")
-        fcntl.ioctl(screen._master, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        screen.resize(40, 120)
         screen.type("until stty size | grep -x '40 120'; do read -t 0.1; done")  # the news travels
-        screen.expect("(?m)^40 120")
+        # ssh may not listen yet for what it was told: a person would pull at the window once more.
+        screen.expect("(?m)^40 120", meanwhile=screen.tell_size)
         screen.type("exit 0")
         assert screen.end() == 0
 

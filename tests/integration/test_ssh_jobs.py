@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from remote_launch.remote import procs
 from tests.support.cli import Rl, rl_path
 from tests.support.served import is_over
 from tests.support.sshd import SshdServer, sshd_servers, wait_for
@@ -190,11 +190,8 @@ def test_ctrl_c_ends_the_command_on_the_server(rl: Rl, servers: list[SshdServer]
 
 
 def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+    """Whether it runs; one that nobody has buried yet doesn't."""
+    return procs.start_ticks(pid) is not None
 
 
 def test_secrets_stay_out_of_sight(rl: Rl, servers: list[SshdServer]) -> None:

@@ -19,7 +19,7 @@ from tests.support.fake_torch import make_environment
 from tests.support.served import until, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 # In attempt 0 it works until it is stopped; later until it is let go.
@@ -91,7 +91,8 @@ class Lab:
             return
         guardians = guardian_of(pid)
         assert guardians
-        self._kill([*guardians, pid, *procs.members(self.jobs[node]["job_id"])])
+        self._kill([*guardians, pid])
+        until(lambda: not self._kill(procs.members(self.jobs[node]["job_id"])), "what ran there is gone")
 
     def begins(self, attempt: int) -> None:
         signs = [self.out / f"{attempt}.{node}" for node in (0, 1)]
@@ -124,10 +125,13 @@ class Lab:
                     self._kill([*guardian_of(pid), pid, *processes])
             procs.signal_all(procs.members(job.name), signal.SIGKILL)
 
-    def _kill(self, pids: list[int]) -> None:
+    def _kill(self, pids: Iterable[int]) -> bool:
+        """Whether there were any. What was just forking leaves one more."""
+        pids = list(pids)
         for one in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
+        return bool(pids)
 
     def processes(self) -> list[int]:
         return [pid for job in self.jobs for pid in procs.members(job["job_id"])]

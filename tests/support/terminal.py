@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import array
+import codecs
 import fcntl
 import os
 import pty
 import re
 import select
+import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -15,7 +18,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -32,10 +35,15 @@ _TAKE_TERMINAL = (
 class Terminal:
     """Runs ``argv``; use as a context manager. ``screen`` is all that came, without carriage returns."""
 
-    def __init__(self, argv: Sequence[str], *, cwd: Path, env: dict[str, str]) -> None:
+    def __init__(
+        self, argv: Sequence[str], *, cwd: Path, env: dict[str, str], size: tuple[int, int] | None = None
+    ) -> None:
         self.screen = ""
         self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read's end may cut a character
         self._master, slave = pty.openpty()
+        if size is not None:
+            self.resize(*size)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, *argv], stdin=slave, stdout=slave, stderr=slave, cwd=cwd,
             env=env,
@@ -51,12 +59,17 @@ class Terminal:
         self.process.wait()
         os.close(self._master)
 
-    def expect(self, pattern: str, timeout_s: float = 60) -> str:
-        """Wait for a regular expression after what was expected last; return what matched."""
+    def expect(
+        self, pattern: str, timeout_s: float = 60, *, meanwhile: Callable[[], object] | None = None
+    ) -> str:
+        """Wait for a regular expression after what was expected last; return what matched. ``meanwhile`` is
+        called now and then."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.compile(pattern).search(self.screen, self._seen)):
             assert time.monotonic() < deadline, f"waited in vain for {pattern!r}; the screen:\n{self.screen}"
             assert self._read(0.2), f"ended without {pattern!r}; the screen:\n{self.screen}"
+            if meanwhile is not None:
+                meanwhile()
         self._seen = match.end()
         return match[0]
 
@@ -65,6 +78,13 @@ class Terminal:
 
     def press(self, keys: str) -> None:
         os.write(self._master, keys.encode())
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def tell_size(self) -> None:
+        """Tell the program in the foreground once more that the size has changed."""
+        os.killpg(os.tcgetpgrp(self._master), signal.SIGWINCH)
 
     def fill(self, timeout_s: float = 60) -> None:
         """Read nothing until the program has written more than a terminal's buffer holds."""
@@ -89,6 +109,6 @@ class Terminal:
                 chunk = os.read(self._master, 65536)
             except OSError:  # how Linux says that nobody has the other end open
                 return False
-            self.screen += chunk.decode("utf-8", "replace").replace("\r", "")
+            self.screen += self._decoder.decode(chunk).replace("\r", "")
             return bool(chunk)
         return True
