@@ -166,6 +166,7 @@ class _Run:
             if home in self._made:  # another server of this run was here: is it truly the same folder?
                 answer = self._check(server)
                 if self._is_ready(answer):
+                    answer["shared_with"] = self._at[home]  # who looked first need not be who made it
                     return self._result(server, self._all_same(server), begun, answer)
             self._at[home] = server.name
             steps = self._make(server, answer, tell)
