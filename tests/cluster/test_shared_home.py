@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.cli import Rl
+from tests.support.served import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ def rl(tmp_path: Path, shared_home_hosts: list[DockerHost], inventory: WriteInve
     rl("rsync", "--server", first)
     for name in (first, second):
         rl("job-run", "--server", name, "--", "python3", "train.py")
+    for host in shared_home_hosts:  # a job that was just started may not be its program yet
+        until(lambda host=host: host.processes("train.py"), f"the job on {host.name}")
     yield rl
     shared_home_hosts[0].exec("rm -rf /home/trainer/project")
 

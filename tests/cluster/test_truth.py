@@ -49,6 +49,7 @@ def rl(tmp_path: Path, hosts: list[DockerHost], inventory: WriteInventory) -> It
 @pytest.fixture
 def little_memory(hosts: list[DockerHost]) -> Iterator[DockerHost]:
     host = hosts[0]
+    host.exec("sync")  # a limit can't be set while more than that waits to be written
     docker("update", "--memory", "128m", "--memory-swap", "128m", host.container)
     yield host
     docker("update", "--memory", "16g", "--memory-swap", "16g", host.container)
@@ -108,10 +109,11 @@ def test_a_machine_that_is_out_of_reach_and_comes_back(rl: Rl, hosts: list[Docke
 
 
 def test_a_job_that_hangs_is_stopped_with_its_stacks(rl: Rl, hosts: list[DockerHost]) -> None:
-    rl("job-run", "--server", hosts[0].name, "--stall-timeout", "6", "--", "python3", "hangs.py")
+    # Long enough for Python to have come up by then on a machine that stands still for seconds.
+    rl("job-run", "--server", hosts[0].name, "--stall-timeout", "15", "--", "python3", "hangs.py")
     rl("job-wait", code=1)
     job = job_of(rl)
-    assert job["reason"].startswith("no output for 6 s: stopped; stacks in /home/trainer/")
+    assert job["reason"].startswith("no output for 15 s: stopped; stacks in /home/trainer/")
     stacks = rl.project / ".remote" / "jobs" / job["job_id"] / "stacks"
     assert "in waits_for_ever" in (stacks / "job.txt").read_text()
     assert not hosts[0].processes("hangs.py")

@@ -19,10 +19,21 @@ ENVIRONMENTS = {
 }
 REQUIREMENTS = "torch==2.13.0\nnumpy\nscikit-learn\n"
 PATIENT = "patient.py"
+EPOCH_S = "EPOCH_S"  # a variable: how much longer each epoch of attempt 0 lasts, for a fault to come then
 # Runs another script. Whose collective breaks because a peer is gone stays, as in NCCL's; it is for rl to
 # stop it. Otherwise it would be chance whose torchrun ends first, and with that which failure is known.
-_PATIENT = """
-import runpy, sys, time
+_PATIENT = f"""
+import os, runpy, sys, time
+from torch.utils.data import DistributedSampler
+
+if os.environ["RL_ATTEMPT"] == "0":
+    longer_s, set_epoch = float(os.environ.get("{EPOCH_S}", 0)), DistributedSampler.set_epoch
+
+    def slowly(sampler, epoch):
+        time.sleep(longer_s)
+        set_epoch(sampler, epoch)
+
+    DistributedSampler.set_epoch = slowly
 del sys.argv[0]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")

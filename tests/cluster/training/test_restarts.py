@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.faults import marked
-from tests.support.training import PATIENT, make_project
+from tests.support.training import EPOCH_S, PATIENT, make_project
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,15 +34,24 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 
 
 class Training:
-    """A launch of the sample over some hosts. The epochs must last until the fault is made."""
+    """A launch of the sample over some hosts. Attempt 0 is slow: it lasts until the fault is made, on a fast
+    machine and for a test that stands still for a while."""
 
     def __init__(
         self, rl: Rl, hosts: list[DockerHost], *options: str, epochs: int = 60, script: tuple[str, ...] = ()
     ) -> None:
         self.rl, self.hosts, self.first = rl, hosts, 0
-        words = ["torch-launch", *options, PATIENT, "train.py", "--epochs", str(epochs), *script]
+        slow = ["--env", EPOCH_S, "0.5"]
+        words = ["torch-launch", *options, *slow, PATIENT, "train.py", "--epochs", str(epochs), *script]
         self.jobs = rl.json(*words)["data"]["jobs"]
-        until(lambda: "epoch   3" in self.output(0), "three epochs")
+        self.until(lambda: "epoch   3" in self.output(0), "three epochs")
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """As ``until``; where it is in vain, with what was said on the hosts."""
+        try:
+            return until(condition, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
 
     def folder(self, node: int) -> str:
         job = self.jobs[node]
@@ -72,24 +81,26 @@ class Training:
         """Wait for the second attempt's first epoch; return the times since the fault, in words. (The hosts'
         clock is ours.)"""
         over = [
-            until(lambda node=node: self.read(node, "started.json").get("attempts"), "the attempt is over")
+            self.until(lambda node=node: self.read(node, "started.json").get("attempts"), "an attempt's end")
             for node in nodes
         ]
         stopped_s = max(attempts[0]["ended_at"] for attempts in over) - fault_at
-        try:
-            until(lambda: "epoch" in self.output(1).replace("resuming from epoch", ""), "training goes on")
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.logs()}") from None
+        self.until(lambda: "epoch" in self.output(1).replace("resuming from epoch", ""), "training goes on")
         again_s = time.time() - fault_at
         started_s = self.read(self.first, "started.json")["attempt_started_at"] - fault_at
         return f"all stopped {stopped_s:.1f} s, started again {started_s:.1f} s, training {again_s:.1f} s"
 
+    def end(self, node: int) -> dict[str, Any]:
+        """Wait until a node's end is written down; return it."""
+        return dict(self.until(lambda: self.read(node, "exit.json"), f"the end of node {node}"))
+
     def logs(self) -> str:
-        """What the supervisors, and torchrun in its second attempt, had to say."""
+        """What the supervisors, and torchrun in its attempts, had to say."""
         said = []
         for node, host in list(enumerate(self.hosts))[self.first and 1 :]:
             folder = self.folder(node)
-            files = f"{folder}/supervisor.log {folder}/job.1.err {folder}/ranks.1/*/*/*/stderr.log"
+            logs = ("supervisor.log", "job.err", "job.1.err", "ranks*/*/*/*/stderr.log")
+            files = " ".join(f"{folder}/{name}" for name in logs)
             told = host.exec(f"tail -n 40 {files} 2>&1; ip -br addr; true", check=False)
             said.append(f"{host.name}:\n{told}")
         return "\n".join(said)
@@ -101,7 +112,7 @@ class Training:
         """Wait until these nodes can call each other."""
         for node in nodes:
             command = f"cat {self.folder(node)}/supervisor.log"
-            until(
+            self.until(
                 lambda node=node, command=command: "knows 2 doors" in self.hosts[node].exec(command),
                 "it knows where the others listen",
             )
@@ -145,7 +156,7 @@ def test_kill_9_of_a_supervisor_leaves_nothing(rl: Rl, hosts: list[DockerHost], 
     hosts[victim].exec(f"kill -9 {pid}")
     times = []
     for node in (victim, 1 - victim):
-        until(lambda node=node: training.read(node, "exit.json"), "the end is written down")
+        training.end(node)
         times.append(time.time() - fault_at)
     assert training.left() == [0, 0]
     print(f"\nkill -9 of node {victim}'s supervisor: there {times[0]:.1f} s, the other {times[1]:.1f} s")
@@ -161,7 +172,7 @@ def test_a_node_that_was_cut_off_takes_part_again(rl: Rl, hosts: list[DockerHost
     training = Training(rl, hosts, "--nproc-per-node", "1", "--max-restarts", "2")
     fault_at = time.time()
     hosts[1].disconnect()
-    until(lambda: training.read(0, "started.json").get("attempts"), "node 0 misses it")
+    training.until(lambda: training.read(0, "started.json").get("attempts"), "node 0 misses it")
     stopped_s = time.time() - fault_at
     hosts[1].connect()
     back_at = time.time()
@@ -225,14 +236,13 @@ def test_node_0_that_was_cut_off_finds_its_place_taken(
     training.first = 2
     print(f"\nnode 0 cut off, with a spare: {training.goes_on(fault_at, (1,))}")
     hosts[0].connect()
-    until(lambda: training.read(0, "exit.json"), "node 0 ends")
-    end = training.read(0, "exit.json")
+    end = training.end(0)
     assert (end["state"], end["attempt"]) == ("FAILED", 0)
     assert "replaced" not in end
     assert training.left()[0] == 0
     # The only training, that goes on or, where its machines are fast, is done.
     goes_on = training.left()[1:] != [0, 0]
-    assert goes_on or training.read(1, "exit.json")["state"] == "SUCCEEDED"
+    assert goes_on or training.end(1)["state"] == "SUCCEEDED"
     rl("job-wait")
     assert [training.read(node, "exit.json")["state"] for node in (1, 2)] == ["SUCCEEDED"] * 2
     assert rl("job-show").stdout.startswith("SUCCEEDED")
