@@ -135,6 +135,7 @@ class Coordinator:
 
     def _on_message(self, node: Node, message: dict[str, Any]) -> None:
         kind = message.get("kind")
+        node.late_s = node.delay.of(number(message, "sent_at"))
         if kind == "kill":
             self._begin_stop(killed=message)
         elif kind == "left":
@@ -156,7 +157,8 @@ class Coordinator:
             if message.get("alone") and not self._is_heir:
                 self._lose(node, f"it had missed node {self._settings.node}, and stopped by itself")
                 return
-            self._ended(node, failure, bool(message.get("asked")), number(message, "age_s") or 0.0)
+            age_s = (number(message, "age_s") or 0.0) + node.late_s
+            self._ended(node, failure, bool(message.get("asked")), age_s)
         elif kind == "stopped":
             node.stopped, node.left_over = True, int(number(message, "left_over") or 0)
 
@@ -251,7 +253,7 @@ class Coordinator:
     def _lose(self, node: Node, why: str) -> None:
         if not node.failed:
             node.failed = True
-            heard_s_ago = time.monotonic() - node.heard_at
+            heard_s_ago = time.monotonic() - node.heard_at + node.late_s
             self._fail(lost(node.rank, self._host.server_name(node.member), why, heard_s_ago))
 
     # -- the queue

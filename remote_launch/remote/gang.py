@@ -5,7 +5,8 @@ The first failure on any node, a node that is silent, gone or never came, and a 
 all nodes. The coordinator decides what the cause was only when every node is stopped or lost: the first
 report is often the wrong node's (torchrun on a healthy node exits a moment before the dead node is missed).
 
-Messages (each carries "attempt"; see ``link`` for how they are signed, "coord" is the coordinator):
+Messages (each carries "attempt", a member's "sent_at" too, by a clock of its own; see ``link`` for how they
+are signed, "coord" is the coordinator):
 
 kind      from     fields                              says
 --------  -------  ----------------------------------  -------------------------------------------------------

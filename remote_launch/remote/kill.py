@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-PATIENCE_S = 10.0  # past the grace, for the supervisor
+PATIENCE_S = 15.0  # past the grace, for the supervisor: more than it has for what KILL doesn't end at once
 START_PATIENCE_S = 2.0  # for a start that is just under way
-SWEEP_S = 5.0
+SWEEP_S = 10.0
 _POLL_S = 0.02
 
 

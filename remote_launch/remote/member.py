@@ -128,7 +128,7 @@ class Member:
         self._eof_at = time.monotonic()
 
     def _send(self, kind: str, message: dict[str, Any]) -> None:
-        self._call.send(kind, message)
+        self._call.send(kind, {**message, "sent_at": time.monotonic()})
 
     @property
     def _leader(self) -> str:

@@ -19,6 +19,27 @@ if TYPE_CHECKING:
 # For the verdict to be read, also by a node that is too busy to do it at once, and by a spare whose start is
 # still under way.
 LINGER_S = 10.0
+_WINDOW_S = 30.0
+
+
+class Delay:
+    """How late a member's messages are read, by when it says that it sent them: later than the quickest of
+    the last while. Who reads them may have stood still; how far the clocks differ doesn't matter."""
+
+    def __init__(self) -> None:
+        self._least = self._before = float("inf")  # in this window and the last, with the clocks' difference
+        self._since = float("-inf")
+
+    def of(self, sent_at: float | None) -> float:
+        """Return by how many seconds a message that has just been read is late."""
+        if sent_at is None:
+            return 0.0
+        now = time.monotonic()
+        took = now - sent_at
+        if now - self._since > _WINDOW_S:
+            self._before, self._least, self._since = self._least, took, now
+        self._least = min(self._least, took)
+        return took - min(self._before, self._least)
 
 
 class Node:
@@ -35,6 +56,8 @@ class Node:
         self.is_awaited = place is None and not is_own  # at the end too: its start, or call, is under way
         self.heard_at = now
         self.eof_at: float | None = None
+        self.delay = Delay()
+        self.late_s = 0.0  # of the last message
         self.lost = False
         self.left = False  # for good: it was stopped from outside, or replaced
         self.was_deposed = False  # it coordinated, and was lost

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 256 << 10  # of one file
 PROCESSES_LIMIT = 64
 THREADS_LIMIT = 64
-SPY_S = 8.0
-ANSWER_S = 3.0
-DEADLINE_S = 15.0  # for all of it
+SPY_S = 10.0
+ANSWER_S = 10.0
+DEADLINE_S = 25.0  # for all of it
 _MISSING = (
     "no Python stack: have py-spy in the environment (requirements.txt), or let the script answer SIGUSR1 "
     "(docs/commands.md, torch-launch)"

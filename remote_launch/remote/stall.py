@@ -215,10 +215,11 @@ class StallWatch:
         }
         if host.gang is not None:
             host.gang.stalled(failure)
-        elif host.tree.child_alive:
-            host.log(message)
-            host.tree.stalled = failure
+        else:
             host.stop(15, host.grace_s)
+            if host.tree.asked:  # else it has just ended
+                host.log(message)
+                host.tree.stalled = failure
 
 
 def last_words(job: JobDir) -> str:

@@ -202,6 +202,9 @@ def _supervise(
             report = refusal.to_wire()
         except OSError as error:
             report = Refusal("StartError", f"the job can't be started: {error.strerror}").to_wire()
+        if "error" in report:
+            with contextlib.suppress(OSError):  # else the guardian would write an end into a folder that goes
+                os.unlink(job.started)
         with contextlib.suppress(OSError):  # the starter may be gone: its end is not the job's
             os.write(keep[1], json.dumps(report).encode())
         os.close(keep[1])

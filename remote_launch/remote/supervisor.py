@@ -86,10 +86,11 @@ class Supervisor:
         procs.become_subreaper()
         listen_to_signals(self.selector, self._on_term)
         room.prepare(self.job)
+        self.started_at, self._born_at = time.time(), time.monotonic()  # one moment, by both clocks
         pid = os.getpid()
         self._record = {
             "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
-            "child_pid": None, "child_ticks": None, "started_at": time.time(), "attempt": self.attempt,
+            "child_pid": None, "child_ticks": None, "started_at": self.started_at, "attempt": self.attempt,
             "attempts": [], "reason": None, "server": self.spec.get("server"), **owner.this_machine(),
         }
         is_spare = parts.is_spare(self.spec)
@@ -138,7 +139,7 @@ class Supervisor:
         env, argv, cwd = self._prepare()
         held = self.turn.slots.held_fds if self.turn else []
         child = Child(argv, env, cwd, self.files, self._umask, held)
-        self.attempt_started_at = time.time()
+        self.attempt_started_at, born_at = time.time(), time.monotonic()  # what follows may wait for the disk
         self._record.update(
             child_pid=child.pid, child_ticks=procs.start_ticks(child.pid), attempt=self.attempt,
             attempt_started_at=self.attempt_started_at,
@@ -149,7 +150,7 @@ class Supervisor:
             child.abandon()
             raise
         child.release()
-        self.tree = JobTree(self.job.job_id, child.pid, self.log)
+        self.tree = JobTree(self.job.job_id, child.pid, self.log, born_at)
         self.tree.oom = self.oom
         self._watched = env, cwd
         self.stalls = StallWatch(self, env, cwd)
@@ -265,6 +266,7 @@ class Supervisor:
         """SIGTERM came: from ``kill`` (kill.json says how), or from the machine's shutdown or its
         administrator. Between two attempts, too, it is an end."""
         gang = self._part
+        self.tree.reap()  # what ended before this came was not ended by it
         kill = read_or_empty(self.job.kill) if os.path.lexists(self.job.kill) else None
         first = (procs.signal_number((kill or {}).get("signal") or "TERM")) or signal.SIGTERM
         grace_s = number(kill or {}, "grace_s", self.grace_s)
@@ -301,6 +303,8 @@ class Supervisor:
             launch=judged if self.gang else None,
         )
         rested = self._attempts.is_over(self.attempt)
+        last_s = None if rested else self.tree.duration_s
+        until = time.monotonic() if last_s is None else self.tree.born_at + last_s
         if rested:
             end["ended_at"] = time.time()  # between two attempts
         elif self.attempt >= 0:
@@ -311,8 +315,6 @@ class Supervisor:
             end["reason"] = f"{end['reason']}; {judged['note']}"
         end["attempts"] = self._attempts.past
         if rested or len(self._attempts.past) > 1:
-            last_s = None if rested else self.tree.duration_s
-            until = time.monotonic() if last_s is None else self.tree.born_at + last_s
             end["duration_s"] = until - self._born_at
         verdict.write_end(self.job.exit, end, self.log)
         room.clear(self.job)

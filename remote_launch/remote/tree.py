@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from .oom import OomWatch
 
 SWEEP_GRACE_S = 2.0  # for what a child leaves behind when it ends by itself
-KILL_PATIENCE_S = 5.0  # after KILL: what is left then sits in the kernel (a dead disk, a hung driver)
+# After KILL: what is left then sits in the kernel (a dead disk, a hung driver). To give back very much
+# memory, or a card's, takes seconds too.
+KILL_PATIENCE_S = 10.0
 _LOOK_EVERY_S = 0.05
 
 
@@ -26,7 +28,9 @@ class JobTree:
     ``tick`` does the waiting: it never blocks. ``exit_code``/``signal`` are the child's own, exactly.
     """
 
-    def __init__(self, job_id: str, child_pid: int, log: Callable[[str], None]) -> None:
+    def __init__(
+        self, job_id: str, child_pid: int, log: Callable[[str], None], born_at: float | None = None
+    ) -> None:
         self.job_id = job_id
         self.child_pid = child_pid
         self.child_alive = True
@@ -42,7 +46,7 @@ class JobTree:
         self.oom: OomWatch | None = None  # says what a KILL was
         self.stalled: dict[str, Any] | None = None  # the failure for which it was stopped
         self._log = log
-        self.born_at = time.monotonic()
+        self.born_at = time.monotonic() if born_at is None else born_at
         self._told = 0  # the last signal that a stop sent
         self._deadline: float | None = None  # when KILL goes out
         self._next_look = 0.0
@@ -60,6 +64,7 @@ class JobTree:
         """Have the tree end: ``number`` to the child now, KILL to all after ``grace_s``.
 
         The latest call's grace counts; the same signal is not sent twice."""
+        self.reap()  # a child that has ended, and was not asked to, keeps its own end
         if self.gone:
             return
         now = time.monotonic()
@@ -104,11 +109,10 @@ class JobTree:
 
     def _child_ended(self, status: int) -> None:
         self.child_alive = False
+        self.ended_at, now = time.time(), time.monotonic()
+        self.duration_s = now - self.born_at
         self.exit_code, self.signal = procs.exit_of(status)
-        self.ended_at = time.time()
-        self.duration_s = time.monotonic() - self.born_at
         self._log(f"child {self.child_pid} ended: exit code {self.exit_code}, signal {self.signal}")
-        now = time.monotonic()
         left = procs.members(self.job_id, os.getpid())
         if left:
             self._log(f"{len(left)} processes are left: TERM")

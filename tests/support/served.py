@@ -41,9 +41,12 @@ def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_
 
 
 def words_of(pid: int) -> bytes:
-    """Return a process's command line."""
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return file.read()
+    """Return a process's command line; b"" when it has ended."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def is_over(folder: Path) -> bool:
@@ -104,7 +107,7 @@ class Served:
         assert answer["jobs"], answer
         return answer["jobs"][0]
 
-    def kill(self, job_id: str, signal: str = "TERM", grace_s: float = 5) -> dict[str, Any]:
+    def kill(self, job_id: str, signal: str = "TERM", grace_s: float = 30) -> dict[str, Any]:
         return self.call(
             "kill", jobs=[{"job_id": job_id, "signal": signal, "grace_s": grace_s}], by="me@laptop"
         )["jobs"][0]
@@ -123,10 +126,14 @@ class Served:
     def wait(self, job_id: str, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
         """Wait for the job's end; return exit.json."""
         path = self.folder(job_id) / "exit.json"
-        until(path.exists, f"end of {job_id}: {self._log(job_id)}", deadline_s)
+        try:
+            until(path.exists, f"end of {job_id}", deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log(job_id)}") from None
         return self.read(job_id, "exit.json")
 
-    def _log(self, job_id: str) -> str:
+    def log(self, job_id: str) -> str:
+        """What the supervisor has said so far."""
         path = self.folder(job_id) / "supervisor.log"
         return path.read_text() if path.exists() else ""
 
@@ -184,9 +191,16 @@ class Launch:
             assert answer.get("state") == "STARTED", answer
 
     def joined(self, count: int = 1) -> None:
-        """Wait until ``count`` members have joined node 0."""
-        log = self.servers[0].folder(self.ids[0]) / "supervisor.log"
-        until(lambda: log.read_text().count("joined") >= count, "the members join")
+        """Wait until ``count`` members have joined node 0; one may do so again."""
+        until(lambda: self.logs(0).count(" joined\n") >= count, "the members join")
 
     def wait(self, rank: int, deadline_s: float = DEADLINE_S) -> dict[str, Any]:
-        return self.servers[rank].wait(self.ids[rank], deadline_s)
+        try:
+            return self.servers[rank].wait(self.ids[rank], deadline_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.logs()}") from None
+
+    def logs(self, *ranks: int) -> str:
+        """What the supervisors have said so far, those of all nodes or of some."""
+        told = ranks or range(len(self.servers))
+        return "\n".join(f"-- node {rank}\n{self.servers[rank].log(self.ids[rank])}" for rank in told)

@@ -18,7 +18,7 @@ from remote_launch.remote.restarts import Restarts
 from tests.support.fake_door import FakeDoor
 
 SILENCE_S, JOIN_S = 10.0, 60.0
-PORT = 40000
+PORT = 900  # so low a one is never taken for free
 
 
 class FakeLink:
@@ -230,6 +230,32 @@ class TestWhoIsBlamed:
         gang.stops(0, 1, 2)
         gang.after(0.5)
         assert (gang.cause["server"], gang.cause["node_rank"]) == ("s1", 1)
+
+    def test_the_first_failure_though_node_0_stood_still_before_it_was_told(self, make: Any) -> None:
+        """Of its own it knows the time; that of another node is as old as the message is late."""
+        gang = make()
+        for _ in range(40):
+            gang.now += 1.0
+            gang.say(1, "beat", sent_at=gang.now - 77.0)  # its clock is another one
+        failed_at = gang.now
+        gang.now += 5.0
+        gang.say(1, "ended", failure={"rank": 2, "exit_code": 37}, age_s=0.1, sent_at=failed_at - 77.0)
+        gang.fail(0, age_s=4.0, exit_code=1)
+        gang.stops(0, 1, 2)
+        gang.after(0.5)
+        assert (gang.cause["server"], gang.cause["exit_code"]) == ("s1", 37)
+        assert gang.cause["time"] == pytest.approx(gang.clock + failed_at - 0.1)
+
+    def test_a_clock_that_was_set_is_soon_no_delay(self, make: Any) -> None:
+        gang = make()
+        for offset_s in (0.0, 8.0):
+            for _ in range(60):
+                gang.now += 1.0
+                gang.say(1, "beat", sent_at=gang.now - offset_s)
+        gang.say(1, "ended", failure={"rank": 2, "exit_code": 37}, age_s=0.0, sent_at=gang.now - 8.0)
+        gang.stops(0, 1, 2)
+        gang.after(0.5)
+        assert gang.cause["time"] == pytest.approx(gang.clock + gang.now - 0.5)
 
     def test_a_worker_that_a_signal_ended_before_one_that_noticed(self, make: Any) -> None:
         gang = make()

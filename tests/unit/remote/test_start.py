@@ -30,6 +30,7 @@ def test_start_reports_the_child_and_a_second_start_says_already(served: Served)
     assert first["state"] == "STARTED"
     assert second == {**first, "state": "ALREADY"}
     assert procs.start_ticks(first["child_pid"]) is not None
+    until(lambda: served.out(spec["job_id"]), "it says something")
     served.kill(spec["job_id"])
     assert served.call("start", spec=spec)["state"] == "ALREADY"  # also after its end
     assert served.out(spec["job_id"]) == "once\n"
@@ -80,7 +81,7 @@ def test_a_starter_that_is_gone_takes_no_job_with_it(served: Served) -> None:
         "start._supervise(json.load(sys.stdin), job, sys.argv[3], (lock, write))"
     )
     words = [PYTHON, "-c", code, str(served.program), str(folder), str(served.workdir)]
-    subprocess.run(words, input=json.dumps(spec), text=True, timeout=30, check=False)
+    subprocess.run(words, input=json.dumps(spec), text=True, timeout=60, check=False)
     end = served.wait(spec["job_id"])
     assert (end["state"], end["exit_code"], served.out(spec["job_id"])) == ("FAILED", 7, "ran\n")
 
@@ -238,6 +239,36 @@ def test_processes_left_by_a_child_that_ended_are_swept(served: Served) -> None:
     assert (end["state"], end["exit_code"], end["left_over"]) == ("FAILED", 4, 0)
     assert served.pids(job_id) == []
     assert procs.start_ticks(int((served.workdir / "wiped").read_text())) is None
+
+
+REFUSED = """
+import os, sys
+from remote_launch.remote import procs, start
+from remote_launch.remote.jobdir import JobDir, Refusal
+
+procs.become_subreaper()
+job = JobDir(sys.argv[1])
+lock = os.open(job.lock, os.O_RDWR | os.O_CREAT)
+try:
+    start._detach({"argv": ["/nowhere"], "job_id": job.job_id}, job, "/", lock, None)
+except Refusal as refusal:
+    print(refusal.message)
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+print("exit.json" in os.listdir(job.path))
+"""
+
+
+def test_a_start_that_was_refused_is_no_end_for_the_guardian_to_write_down(tmp_path: Path) -> None:
+    """What it wrote while the starter, that may be slow, removes the folder would stay, and be an end of the
+    job."""
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "command not found: /nowhere\nFalse\n", done.stderr
 
 
 EARLY_END = """

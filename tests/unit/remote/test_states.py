@@ -6,10 +6,11 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
 import uuid
 from typing import TYPE_CHECKING
 
-from tests.support.served import until
+from tests.support.served import PYTHON, until
 
 if TYPE_CHECKING:
     from tests.support.served import Served
@@ -145,6 +146,60 @@ def test_what_a_kill_wrote_first_does_not_make_a_killed_job(served: Served) -> N
     os.kill(supervisor, signal.SIGTERM)
     os.kill(supervisor, signal.SIGCONT)
     assert served.wait(job_id)["state"] == "SUCCEEDED"
+
+
+END_AND_KILL = """
+import json, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from rl_remote import jobdir, start, tree
+
+job, calls, reap = jobdir.JobDir(sys.argv[2]), [], tree.JobTree.reap
+
+def then_it_ends(self):
+    ended = reap(self)
+    calls.append(1)
+    if len(calls) == 2:  # in the loop
+        open(os.path.join(sys.argv[3], "go"), "w").close()
+        os.waitid(os.P_PID, self.child_pid, os.WEXITED | os.WNOWAIT)
+        jobdir.write_atomic(job.kill, {"signal": "TERM", "grace_s": 1, "by": "me"})
+        os.kill(os.getpid(), signal.SIGTERM)
+    return ended
+
+tree.JobTree.reap = then_it_ends
+lock = os.open(job.lock, os.O_RDWR | os.O_CREAT)
+read, write = os.pipe()
+start._supervise(json.load(sys.stdin), job, sys.argv[3], (lock, write))
+"""
+
+
+def test_a_kill_that_comes_before_the_end_was_seen_does_not_make_a_killed_job(served: Served) -> None:
+    spec = served.spec("while [ ! -e go ]; do sleep 0.05; done")
+    folder = served.folder(spec["job_id"])
+    folder.mkdir(parents=True)
+    words = [PYTHON, "-c", END_AND_KILL, str(served.program), str(folder), str(served.workdir)]
+    subprocess.run(words, input=json.dumps(spec), text=True, timeout=60, check=False)
+    end = served.wait(spec["job_id"])
+    assert (end["state"], end["exit_code"]) == ("SUCCEEDED", 0), served.log(spec["job_id"])
+
+
+STOPPED_LATE = """
+import os
+from remote_launch.remote.tree import JobTree
+
+pid = os.fork()
+if pid == 0:
+    os._exit(3)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+tree = JobTree("0" * 32, pid, lambda _: None)
+tree.stop(15, 1.0)
+print(tree.asked, tree.exit_code)
+"""
+
+
+def test_a_stop_that_finds_the_child_ended_was_not_what_ended_it() -> None:
+    """As the coordinator's, when this node's own failure has not been seen yet: it may be the cause."""
+    done = subprocess.run([PYTHON, "-c", STOPPED_LATE], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "False 3\n", done.stderr
 
 
 def test_a_container_that_was_started_again_is_no_reboot(served: Served) -> None:
