@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 SLEEP = "exec sleep 600"
 
 
+def supervisor(launch: Launch, rank: int) -> int:
+    return launch.servers[rank].read(launch.ids[rank], "started.json")["supervisor_pid"]
+
+
+def fails_before_it_is_missed(launch: Launch, rank: int, *, lost: int) -> None:
+    """A node's supervisor dies; what runs on ``rank`` fails by that, before anybody misses the node. It is
+    stopped first: nobody misses it so soon, however long it takes until the other one has failed."""
+    os.kill(supervisor(launch, lost), signal.SIGSTOP)
+    (launch.servers[rank].workdir / "go").touch()
+    until(lambda: " ended: exit code 1," in launch.logs(rank), "its child fails")
+    os.kill(supervisor(launch, lost), signal.SIGKILL)
+
+
 def test_all_nodes_succeed_together(nodes: list[Served]) -> None:
     launch = Launch(nodes)
     launch.start("exit 0", "sleep 0.5")
@@ -79,8 +92,7 @@ def test_a_node_whose_supervisor_dies_is_lost_and_blamed(nodes: list[Served]) ->
     launch = Launch(nodes)
     launch.start("while [ ! -e go ]; do sleep 0.05; done; exit 1", SLEEP)
     launch.joined()
-    os.kill(nodes[1].read(launch.ids[1], "started.json")["supervisor_pid"], signal.SIGKILL)
-    (nodes[0].workdir / "go").touch()
+    fails_before_it_is_missed(launch, 0, lost=1)
     end = launch.wait(0)
     assert (end["state"], end["exit_code"]) == ("FAILED", 1)
     assert (end["cause"]["node_rank"], end["cause"]["lost"]) == (1, True)
@@ -93,7 +105,7 @@ def test_node_1_stops_when_node_0_is_lost(nodes: list[Served]) -> None:
     launch = Launch(nodes)
     launch.start(SLEEP, SLEEP)
     launch.joined()
-    os.kill(nodes[0].read(launch.ids[0], "started.json")["supervisor_pid"], signal.SIGKILL)
+    os.kill(supervisor(launch, 0), signal.SIGKILL)
     end = launch.wait(1)
     assert (end["state"], end["cause"]["node_rank"], end["cause"]["lost"]) == ("FAILED", 0, True)
     assert end["reason"].startswith("stopped: node 0 (s0) was lost")
@@ -105,8 +117,7 @@ def test_node_0_is_blamed_for_what_its_loss_does_to_node_1(nodes: list[Served]) 
     launch = Launch(nodes)
     launch.start(SLEEP, "while [ ! -e go ]; do sleep 0.05; done; exit 1")
     launch.joined()
-    os.kill(nodes[0].read(launch.ids[0], "started.json")["supervisor_pid"], signal.SIGKILL)
-    (nodes[1].workdir / "go").touch()
+    fails_before_it_is_missed(launch, 1, lost=0)
     end = launch.wait(1)
     assert (end["state"], end["exit_code"]) == ("FAILED", 1)
     assert (end["cause"]["node_rank"], end["cause"]["lost"]) == (0, True)
@@ -119,7 +130,7 @@ def test_a_node_that_is_stopped_from_outside_stops_the_launch(nodes: list[Served
     launch = Launch(nodes)
     launch.start(SLEEP, SLEEP)
     launch.joined()
-    os.kill(nodes[victim].read(launch.ids[victim], "started.json")["supervisor_pid"], signal.SIGTERM)
+    os.kill(supervisor(launch, victim), signal.SIGTERM)
     for rank in range(2):
         end = launch.wait(rank)
         assert (end["state"], end["cause"]["node_rank"]) == ("FAILED", victim)
@@ -158,14 +169,14 @@ def test_a_newcomer_that_is_gone_again_is_no_end_for_the_coordinator(
 
 
 def test_a_silent_node_is_lost(nodes: list[Served]) -> None:
-    launch = Launch(nodes, silence_s=5.0)
+    launch = Launch(nodes)
     launch.start(SLEEP, SLEEP)
     launch.joined()
-    supervisor = nodes[1].read(launch.ids[1], "started.json")["supervisor_pid"]
-    os.kill(supervisor, signal.SIGSTOP)
+    silent = supervisor(launch, 1)
+    os.kill(silent, signal.SIGSTOP)
     end = launch.wait(0)
     assert (end["cause"]["node_rank"], end["cause"]["lost"]) == (1, True)
-    os.kill(supervisor, signal.SIGCONT)
+    os.kill(silent, signal.SIGCONT)
     woken = launch.wait(1)  # it finds itself left alone, and stops
     assert woken["state"] == "FAILED"
     assert nodes[1].pids(launch.ids[1]) == []

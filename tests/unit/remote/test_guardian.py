@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,10 +22,8 @@ def supervisor_of(served: Served, job_id: str) -> int:
 def test_a_killed_supervisor_leaves_no_process_and_an_end(served: Served) -> None:
     job_id = served.start("trap '' TERM; setsid sleep 600 & sleep 600; sleep 600", grace_s=0.5)
     until(lambda: len(served.pids(job_id)) >= 3, "the job's processes run")
-    began = time.monotonic()
     served.kill_supervisor(job_id)
     end = served.wait(job_id)
-    assert time.monotonic() - began < 60
     assert (end["state"], end["exit_code"], end["left_over"]) == ("LOST", None, 0)
     assert end["reason"] == "its supervisor was killed by signal KILL, so the job was stopped"
     assert served.pids(job_id) == []
@@ -47,7 +44,7 @@ def test_what_hides_from_its_mark_is_ended_too(served: Served) -> None:
 
 def test_the_child_gets_one_term_and_its_grace(served: Served) -> None:
     shell = "trap 'echo saved >> saved; exit 0' TERM; touch trapped; while :; do sleep 0.05; done"
-    job_id = served.start(shell, grace_s=10)
+    job_id = served.start(shell, grace_s=30)
     until((served.workdir / "trapped").exists, "its trap is set")
     served.kill_supervisor(job_id)
     served.wait(job_id)
@@ -55,7 +52,8 @@ def test_the_child_gets_one_term_and_its_grace(served: Served) -> None:
 
 
 def test_a_kill_that_finds_the_supervisor_dead_is_a_kill(served: Served) -> None:
-    job_id = served.start("trap '' TERM; while :; do sleep 0.1; done", grace_s=30)
+    job_id = served.start("trap '' TERM; touch trapped; while :; do sleep 0.1; done", grace_s=30)
+    until((served.workdir / "trapped").exists, "its trap is set")
     served.kill_supervisor(job_id)
     assert served.kill(job_id, grace_s=0.2)["outcome"] == "killed"
     assert served.read(job_id, "exit.json")["state"] == "KILLED"
