@@ -64,8 +64,9 @@ def follow_to_end(
         printer.rest()
         interrupts.look()
 
+    shows = (sys.stderr if as_json else sys.stdout).isatty()
     with (
-        _terminal_keeps_output() if asks else contextlib.nullcontext(),
+        _terminal_keeps_output() if asks and shows else contextlib.nullcontext(),
         Follower(fleet, shown, selection, on_rest=on_rest) as events,
     ):
         while True:
@@ -76,8 +77,7 @@ def follow_to_end(
                         interrupts.look()
                 break
             except KeyboardInterrupt:
-                printer.clear()
-                answer = _ask_at_interrupt() if asks else "detach"
+                answer = _what_now(printer, asks=asks)
             if answer == "kill":
                 output.show_failures(one.failure for one in kill_jobs(fleet, jobs) if one.failure)
                 break
@@ -142,24 +142,38 @@ def _has_terminal() -> bool:
 def _terminal_keeps_output() -> Iterator[None]:
     """Have the terminal show all it was sent: at a Ctrl-C it would throw away what it has not shown yet, some
     kilobytes on a slow line, and the user may go on."""
-    import termios
-
     if not _has_terminal():
         yield
         return
-    before = termios.tcgetattr(sys.stdin)
-    kept = [*before]
-    kept[3] |= termios.NOFLSH
-    termios.tcsetattr(sys.stdin, termios.TCSANOW, kept)
+    before = _set_keeps_output(True)
     try:
         yield
     finally:
         if _has_terminal():
-            termios.tcsetattr(sys.stdin, termios.TCSANOW, before)
+            _set_keeps_output(before)
+
+
+def _set_keeps_output(keeps: bool) -> bool:
+    """Set that alone of the terminal: the rest may be another program's. Return whether it was so."""
+    import termios
+
+    modes = termios.tcgetattr(sys.stdin)
+    kept = bool(modes[3] & termios.NOFLSH)
+    modes[3] = modes[3] | termios.NOFLSH if keeps else modes[3] & ~termios.NOFLSH
+    termios.tcsetattr(sys.stdin, termios.TCSANOW, modes)
+    return kept
+
+
+def _what_now(printer: Printer, *, asks: bool) -> str:
+    """Return detach, kill or continue."""
+    try:
+        printer.clear()
+        return _ask_at_interrupt() if asks else "detach"
+    except KeyboardInterrupt:  # before there was anything to answer
+        return "detach"
 
 
 def _ask_at_interrupt() -> str:
-    """Return detach, kill or continue."""
     if not _can_ask():
         return "detach"
     import termios

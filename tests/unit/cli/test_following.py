@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
-from typing import Any
+import termios
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from remote_launch.cli import following
 from remote_launch.core.jobs import JobRecord
 from remote_launch.operations.log_events import LogLine, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 JOB = JobRecord(job_id="0" * 32, server="a", command="c")
 
@@ -66,6 +71,48 @@ def test_a_line_on_its_way_to_the_screen_is_not_lost(
     assert following.follow_to_end(None, [JOB], as_json=False, selection=Selection(lines=0)) == 130  # type: ignore[arg-type]
     assert capsys.readouterr().out.split() == ["0", "1"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_that_comes_before_the_question_detaches(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("remote_launch.operations.follow.Follower", Interrupted)
+    monkeypatch.setattr(following, "_ask_at_interrupt", interrupted)
+    assert following.follow_to_end(None, [JOB], as_json=False, selection=Selection(lines=0)) == 130  # type: ignore[arg-type]
+    assert "detached; the jobs go on" in capsys.readouterr().err
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A terminal that is ours to set."""
+    master, slave = pty.openpty()
+    with open(slave) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr(following, "_has_terminal", lambda: True)
+        yield slave
+    os.close(master)
+
+
+def test_the_terminal_keeps_output_as_long_as_it_is_followed(terminal: int) -> None:
+    """What another program has set meanwhile (a pager, behind a pipe) stays."""
+    with following._terminal_keeps_output():
+        during = termios.tcgetattr(terminal)
+        assert during[3] & termios.NOFLSH
+        during[3] &= ~termios.ECHO
+        termios.tcsetattr(terminal, termios.TCSANOW, during)
+    assert not termios.tcgetattr(terminal)[3] & (termios.NOFLSH | termios.ECHO)
+
+
+def test_a_terminal_that_is_set_so_stays_so(terminal: int) -> None:
+    before = termios.tcgetattr(terminal)
+    before[3] |= termios.NOFLSH
+    termios.tcsetattr(terminal, termios.TCSANOW, before)
+    with following._terminal_keeps_output():
+        pass
+    assert termios.tcgetattr(terminal) == before
 
 
 def test_a_second_interrupt_does_not_wait() -> None:
