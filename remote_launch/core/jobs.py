@@ -78,7 +78,7 @@ class JobRecord:
         """Seconds it ran, or has run as far as is known; None before its start, or with its end unknown."""
         if self.started_at is None or (self.state.is_terminal and self.ended_at is None):
             return None
-        end = self.ended_at or self.unreachable_since or dt.datetime.now(dt.timezone.utc).timestamp()
+        end = self.ended_at or self.unreachable_since or now()
         return max(0.0, end - self.started_at)
 
     def to_dict(self) -> dict[str, Any]:

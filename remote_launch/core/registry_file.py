@@ -36,6 +36,9 @@ CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NU
 PRAGMA user_version = {_VERSION};
 """
 _LOCK_TIMEOUT_S = 30.0
+# SQLite looks every 0.1 s whether the file is free: who writes again and again on a slow disk is then hardly
+# ever caught between two writes. In so short a wait it looks every few milliseconds.
+_TURN_MS = 20
 # What SQLite says (its codes came with Python 3.11).
 _DAMAGED = ("malformed", "not a database", "no such table", "no such column")
 _UNWRITABLE = {
@@ -80,7 +83,7 @@ class RegistryFile:
         """As ``read``, in one transaction that nobody else writes in: all of it, or nothing."""
 
         def transaction(connection: sqlite3.Connection) -> T:
-            connection.execute("BEGIN IMMEDIATE")
+            _begin(connection)
             try:
                 result = change(connection)
                 connection.execute("COMMIT")
@@ -158,6 +161,20 @@ class RegistryFile:
                 return bool(connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok")
         except sqlite3.Error as error:
             return _is_damage(error)
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Begin a transaction that nobody else writes in, as soon as the others let it."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    connection.execute(f"PRAGMA busy_timeout = {_TURN_MS}")
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+    connection.execute(f"PRAGMA busy_timeout = {int(_LOCK_TIMEOUT_S * 1000)}")
 
 
 def _text(content: bytes) -> str:

@@ -95,9 +95,14 @@ def test_a_launch_that_never_ran_has_no_duration(capsys: pytest.CaptureFixture[s
     assert out.count("–") == 2  # started, duration
 
 
-def test_a_rest_between_two_attempts_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rest_between_two_attempts_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = now()  # the machine may pause at any point
+    monkeypatch.setattr("remote_launch.core.jobs.now", lambda: at)
+
     def jobs(in_s: float, state: JobState = JobState.RUNNING) -> list[JobRecord]:
-        coming = {"attempt": 1, "words": "restart 1 of 3", "at": now() + in_s}
+        coming = {"attempt": 1, "words": "restart 1 of 3", "at": at + in_s}
         fields = {"server": "s", "command": "c", "launch_id": "l", "nnodes": 2, "state": state}
         return [
             new_record(key=rank + 1, node_rank=rank, details={"next_attempt": coming}, **fields)

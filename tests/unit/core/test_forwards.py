@@ -52,7 +52,7 @@ def test_many_at_once_lose_nothing(book: ForwardBook) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert {record.pid for record in book.read()} == set(range(20))
 
 

@@ -462,6 +462,30 @@ class TestWhereItCannotBeWritten:
         holder.close()
         assert add(registry).key == 2
 
+    def test_who_waits_for_a_writer_looks_often_enough_to_come_between_two_writes(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        add(registry)
+        holder = sqlite3.connect(registry.path, isolation_level=None, check_same_thread=False)
+        holder.execute("BEGIN IMMEDIATE")
+        looks: list[int] = []
+
+        class Counting(sqlite3.Connection):
+            def execute(self, sql: str, *more: Any) -> sqlite3.Cursor:
+                if sql == "BEGIN IMMEDIATE":
+                    looks.append(1)
+                    if len(looks) == 10:
+                        holder.execute("ROLLBACK")
+                return super().execute(sql, *more)
+
+        real = sqlite3.connect
+        monkeypatch.setattr(
+            registry_file.sqlite3, "connect", lambda *words, **more: real(*words, factory=Counting, **more)
+        )
+        assert add(registry).key == 2
+        assert len(looks) == 10
+        holder.close()
+
     def test_a_place_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(RegistryError):

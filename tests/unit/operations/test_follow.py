@@ -56,7 +56,7 @@ class FakeFleet:
             if isinstance(step, BaseException):
                 raise step
             if step is WAIT:
-                assert self.cancelled.wait(20)
+                assert self.cancelled.wait(60)
                 raise KeyboardInterrupt
             on_stdout(step)
         return Completed(server=server.name, command="rl follow", exit_code=0)

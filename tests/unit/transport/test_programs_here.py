@@ -47,7 +47,7 @@ def test_the_package_s_uv_is_looked_up_by_one_thread_at_a_time(
     _fake_uv_package(monkeypatch, find_uv_bin)
 
     def look(_: int) -> Path | None:
-        together.wait(10)
+        together.wait(60)
         return programs_here.uv_here()
 
     with ThreadPoolExecutor(8) as pool:
