@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 GRACE_S = 3.0
+KILL_PATIENCE_S = 10.0  # after that, what is left sits in the kernel
 ATTEMPTS = 3
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -290,7 +291,7 @@ class _Runner:
     def _end_processes(self) -> None:
         """End what steps have left running: ours, since we are their subreaper every descendant, and those of
         a prepare that was killed."""
-        for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        for number, seconds in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, KILL_PATIENCE_S)):
             deadline = time.monotonic() + seconds
             while True:
                 left = procs.members(self.env["RL_JOB_ID"], os.getpid())

@@ -326,8 +326,9 @@ def test_a_server_that_is_not_there(dest: Path, server: Web) -> None:
 
 def test_a_stalled_server(url: str, dest: Path, server: Web) -> None:
     server.stall_after = [150_000]
-    assert fetch(url, str(dest), DIGEST, timeout_s=4.0)["verified"]
-    assert server.sent == len(BODY)
+    # More than a busy machine lets the server stand in the second answer.
+    assert fetch(url, str(dest), DIGEST, timeout_s=8.0)["verified"]
+    assert server.sent == len(BODY), server.asked
     server.stall_after = [0, 0]
     error = failure(url, dest.with_name("other"), DIGEST, timeout_s=0.1, attempts=2)
     assert error.kind == "offline"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -275,7 +276,7 @@ def test_one_that_a_job_may_run_with_is_not_emptied(recipe: Recipe, force: bool)
     recipe.run()
     recipe.environment["fingerprint"] = "e1" if force else "e2"
     own = Served(recipe.root)
-    own.start("sleep 600")
+    job_id = own.start("sleep 600")
     try:
         error = recipe.run(force=force, jobs_folder=".jobs")[-1]["error"]
         assert "1 job still runs" in error["message"]
@@ -283,6 +284,7 @@ def test_one_that_a_job_may_run_with_is_not_emptied(recipe: Recipe, force: bool)
         assert recipe.check()["parts"] == [force, True], "and it is what it was"
     finally:
         own.end_all()
+    until(lambda: (own.probe(job_id)["state"], own.probe(job_id)["left_over"]) == ("LOST", 0), "it is gone")
     assert "end" in recipe.run(force=force, jobs_folder=".jobs")[-1]
 
 
@@ -402,7 +404,8 @@ class TestInterrupted:
 
     @pytest.fixture
     def slow(self, recipe: Recipe) -> Recipe:
-        script = f'(trap "" TERM; echo $$ > "{recipe.root}/pid"; exec sleep 600) & echo begun; wait'
+        deaf = f'trap "" TERM; echo $$ > "{recipe.root}/pid"; exec sleep 600'
+        script = f"sh -c {shlex.quote(deaf)} & echo begun; wait"
         recipe.packages["steps"] = [recipe.step("install", script)]
         return recipe
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
     from tests.support.served import Served
 
+# It collects a worker once rl's thread has seen its end (torch looks ten times a second only), and touches
+# RANK.over then.
 FAKE_RUN = """
-import json, os, subprocess, sys, time
+import json, os, subprocess, sys, threading, time
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 def main(args):
@@ -27,7 +29,12 @@ def main(args):
     *options, command = args
     scripts = json.loads(command)
     workers = {int(rank): subprocess.Popen(["sh", "-c", scripts[rank]]) for rank in scripts}
-    while None in [worker.poll() for worker in workers.values()]:
+    deaths, = [thread for thread in threading.enumerate() if thread.name == "rl-deaths"]
+    while None in [worker.returncode for worker in workers.values()]:
+        for rank, worker in workers.items():
+            if worker.pid in deaths.times and worker.returncode is None:
+                worker.wait()
+                open(f"{rank}.over", "w").close()
         time.sleep(0.1)
     failures = {rank: ProcessFailure(rank, one) for rank, one in workers.items() if one.returncode}
     if failures:
@@ -65,15 +72,16 @@ def start(served: Served, workers: dict[int, str]) -> str:
 
 
 def test_the_first_failing_rank_is_found_however_torch_orders_them(served: Served) -> None:
-    workers = {4: "sleep 7; kill -TERM $$", 5: "sleep 0.2; exit 37", 6: "sleep 3.6; kill -SEGV $$"}
+    after = "until [ -e {}.over ]; do sleep 0.05; done; kill -{} $$"
+    workers = {4: after.format(5, "TERM"), 5: after.format(6, "SEGV"), 6: "exit 37"}
     job_id = start(served, workers)
     end = served.wait(job_id)
-    assert (end["state"], end["exit_code"], end["signal"]) == ("FAILED", 37, None)
-    assert end["reason"] == "rank 5 exited with 37"
-    shape = [(one["rank"], one["local_rank"], one["exit_code"], one["signal"]) for one in end["failures"]]
-    assert shape == [(5, 1, 37, None), (6, 2, None, "SEGV"), (4, 0, None, "TERM")]
-    assert [one["message"] for one in end["failures"]] == ["ValueError: no", "", ""]
     error = (served.folder(job_id) / "job.err").read_text()
+    assert (end["state"], end["exit_code"], end["signal"]) == ("FAILED", 37, None), (end, error)
+    assert end["reason"] == "rank 6 exited with 37"
+    shape = [(one["rank"], one["local_rank"], one["exit_code"], one["signal"]) for one in end["failures"]]
+    assert shape == [(6, 2, 37, None), (5, 1, None, "SEGV"), (4, 0, None, "TERM")]
+    assert [one["message"] for one in end["failures"]] == ["", "ValueError: no", ""]
     assert "ChildFailedError: train.py FAILED" in error  # as torchrun itself would end
 
 
