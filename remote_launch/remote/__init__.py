@@ -40,12 +40,12 @@ lock            flocked by the supervisor for its life
 spec.json       the spec as received, without "secret_env" (its names: "secret_names") and "gang.token";
                 "machine": hostname, boot_id, pid_namespace, machine_id
 started.json    supervisor_pid, supervisor_ticks, child_pid, child_ticks (of this attempt; null for a spare),
-                started_at (epoch seconds; of the first attempt), attempt, attempt_started_at, reason (what
-                there is to say of a running job), attempts (those that are over: [{attempt, started_at,
-                ended_at, cause}]), next_attempt (while one is waited for: attempt, at, words), replaced (as
-                in exit.json, since this attempt began), server (its name), and what spec.json has as
-                "machine" (see owner.py). Of a job of the queue: queued (while it waits: need, kind, of,
-                ahead, ticket, since), then slots, ticket, taken_at, waited_s
+                started_at (epoch seconds; of the first attempt), supervisor_age_s (at that moment), attempt,
+                attempt_started_at, reason (what there is to say of a running job), attempts (those that are
+                over: [{attempt, started_at, ended_at, cause}]), next_attempt (while one is waited for:
+                attempt, at, words), replaced (as in exit.json, since this attempt began), server (its name),
+                and what spec.json has as "machine" (see owner.py). Of a job of the queue: queued (while it
+                waits: need, kind, of, ahead, ticket, since), then slots, ticket, taken_at, waited_s
 kill.json       a kill was asked for: signal, grace_s, by, at
 failures.json   written by the torchrun verb, first failure first: [{rank, local_rank, pid, exit_code, signal,
                 time, error_file, message}]; of an attempt that is over: failures.<attempt>.json

@@ -117,8 +117,10 @@ def describe(job: JobDir, server: str | None = None, *, specs: bool = False) -> 
         data["queued"] = started["queued"]
     if data["state"] == "RUNNING" and data["elsewhere"] is None:
         age_s = procs.age_s(number(started, "supervisor_ticks"))
-        waited_s = number(started, "waited_s", 0.0) or 0.0
-        data["running_s"] = None if age_s is None else max(0.0, age_s - waited_s)
+        before_s = number(started, "supervisor_age_s")
+        if before_s is None:  # started by an rl that did not write it down
+            before_s = number(started, "waited_s", 0.0) or 0.0
+        data["running_s"] = None if age_s is None else max(0.0, age_s - before_s)
         data["next_attempt"] = to_come(started)
     if specs:
         try:

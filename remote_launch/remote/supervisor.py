@@ -88,8 +88,9 @@ class Supervisor:
         room.prepare(self.job)
         self.started_at, self._born_at = time.time(), time.monotonic()  # one moment, by both clocks
         pid = os.getpid()
+        ticks = procs.start_ticks(pid)
         self._record = {
-            "supervisor_pid": pid, "supervisor_ticks": procs.start_ticks(pid),
+            "supervisor_pid": pid, "supervisor_ticks": ticks, "supervisor_age_s": procs.age_s(ticks),
             "child_pid": None, "child_ticks": None, "started_at": self.started_at, "attempt": self.attempt,
             "attempts": [], "reason": None, "server": self.spec.get("server"), **owner.this_machine(),
         }
@@ -212,6 +213,7 @@ class Supervisor:
         if self.turn is not None and self.attempt < 0:
             self.attempt = 0
             self.started_at = self.turn.begin(self._record)
+            self._record["supervisor_age_s"] = procs.age_s(self._record["supervisor_ticks"])
             self._born_at = time.monotonic()
             self.say(reason)
 

@@ -10,6 +10,7 @@ import subprocess
 import uuid
 from typing import TYPE_CHECKING
 
+from remote_launch.remote import procs
 from tests.support.served import PYTHON, until
 
 if TYPE_CHECKING:
@@ -224,6 +225,19 @@ def test_how_long_it_has_run_is_told_apart_from_the_clock(served: Served) -> Non
     job = served.probe(job_id)
     assert 0.3 <= job["duration_s"] < 600
     assert "running_s" not in job
+
+
+def test_how_long_it_has_run_counts_from_its_start_and_not_from_its_supervisor_s(served: Served) -> None:
+    """Between the two the disk may stand still. The laptop would take that for a clock that was set, and find
+    another start at each look."""
+    job_id = served.start("exec sleep 600")
+    path = served.folder(job_id) / "started.json"
+    started = served.read(job_id, "started.json")
+    ticks = started["supervisor_ticks"]
+    assert 0 <= started["supervisor_age_s"] <= procs.age_s(ticks)
+    path.write_text(json.dumps({**started, "supervisor_age_s": -100}))  # as if it had been born long ago
+    before_s = procs.age_s(ticks)
+    assert before_s + 100 <= served.probe(job_id)["running_s"] <= procs.age_s(ticks) + 100
 
 
 def test_files_that_are_huge_from_the_future_or_lead_elsewhere(served: Served) -> None:
