@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 MAX_CHANNELS = 4
 OPEN_TIMEOUT_S = 30.0  # for a channel on a connection that stands
 STOP_TIMEOUT_S = 10.0
+_DYING_S = 10.0  # for a connection that has broken to count as dead: no time, where nothing stands still
 
 
 class FabricTransport:
@@ -207,7 +208,10 @@ class FabricTransport:
     def lost(self, channel: paramiko.Channel) -> TransportError:
         """Given a channel that ended without an exit code, return the error."""
         transport = channel.get_transport()
-        transport.join(0.3)  # channels are told of a broken connection a moment before it counts as dead
+        # Channels are told of a broken connection a moment before it counts as dead. A server that closes only
+        # the channel says first that no more output comes.
+        is_broken = transport.saved_exception is not None or not channel.eof_received
+        transport.join(_DYING_S if is_broken else 0.3)
         return lost_error(self.target, "", master_lives=transport.is_active())
 
     def stop(self, command: Command) -> bool:
