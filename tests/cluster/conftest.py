@@ -29,6 +29,7 @@ from tests.support.docker_image import (
     running_daemon,
 )
 from tests.support.endings import orderly_end
+from tests.support.served import until
 from tests.support.sshd import end_masters
 from tests.support.stand_in_cards import card_row, process_row, program
 
@@ -180,6 +181,7 @@ def give_cards() -> Iterator[GiveCards]:
         if first_is_busy:
             pid = host.exec("sleep 3600 >/dev/null 2>&1 & echo $!").strip()
             busy.append((host, pid))
+            until(lambda: host.exec(f"cat /proc/{pid}/comm") == "sleep", "it to be sleep, not the shell")
             processes = [process_row(0, int(pid), 8800)]
         rows = [card_row(index, used_mb=9000 if processes and index == 0 else 4) for index in range(count)]
         # Moved into its place: rl may look at any moment.

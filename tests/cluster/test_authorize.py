@@ -81,9 +81,9 @@ def test_typed_on_a_terminal(bare: list[DockerHost], written: Any) -> None:
     host = bare[0]
     rl = written([host])
     with Terminal([rl_path(), "authorize"], cwd=rl.project, env=rl.env) as terminal:
-        terminal.expect(f"password for trainer@{host.address}.*: ", timeout_s=120)
+        terminal.expect(rf"password for trainer@{host.address}.*skip it\): ", timeout_s=120)
         terminal.type("wrong")
-        terminal.expect("was refused; password for .*: ", timeout_s=120)
+        terminal.expect(r"was refused; password for .*skip it\): ", timeout_s=120)
         terminal.type(host.password)
         assert terminal.end(timeout_s=120) == 0, terminal.screen
     assert host.password not in terminal.screen

@@ -92,20 +92,23 @@ def levels(rl: Rl, *words: str, code: int) -> dict[str, dict[str, str]]:
 
 def test_faults_made_for_real_are_found_where_they_are(rl: Rl, hosts: list[DockerHost]) -> None:
     healthy = levels(rl, "--no-allreduce", code=1)  # the small disk
-    assert healthy["host-1"].pop("disk") == "error"
+    assert healthy["host-1"].pop("disk") == "error", healthy
     for found in healthy.values():
-        assert all(found.pop(check) in ("ok", "note", "warning") for check in SPEED)
-    assert set(healthy["host-0"].values()) | set(healthy["host-1"].values()) <= {"ok", "warning"}
-    assert {check for check, level in healthy["host-1"].items() if level != "ok"} == {"environment"}
+        assert all(found.pop(check) in ("ok", "note", "warning") for check in SPEED), healthy
+        assert found.pop("hostname") in ("ok", "warning"), healthy  # a warning where the look-up was slow
+    assert set(healthy["host-0"].values()) | set(healthy["host-1"].values()) <= {"ok", "warning"}, healthy
+    assert {check for check, level in healthy["host-1"].items() if level != "ok"} == {"environment"}, healthy
     for make, _ in FAULTS.values():
         hosts[1].exec(make)
     hosts[1].write(PYTHON, LATE)
     install_torch(hosts[1], "2.12.1+cpu")
     ill = levels(rl, "--no-network", code=1)
     assert {found.pop("ssh") for found in ill.values()} <= {"ok", "note"}
+    assert ill["host-0"].pop("hostname") in ("ok", "warning"), ill
+    assert ill["host-1"].pop("hostname") in ("note", "warning"), ill
     assert {check: level for check, level in ill["host-1"].items() if level != "ok"} == {
         "login-shell": "error", "clock": "warning", "shm": "error", "disk": "error", "limits": "error",
-        "hostname": "note", "rsync": "error", "environment": "warning", "equal": "error",
+        "rsync": "error", "environment": "warning", "equal": "error",
     }  # fmt: skip
     assert "no space in /small/doctor: 0 MB free" in rl("doctor", "--only", "disk", "host-1", code=1).stdout
     del ill["host-0"]["environment"]
