@@ -104,9 +104,12 @@ def test_watching_without_a_terminal_prints_one_look_after_the_other(cards: Card
     where = {"cwd": cards.root, "env": cards.rl.env}
     with subprocess.Popen(words, **where, stdout=subprocess.PIPE, text=True) as watch:
         assert watch.stdout is not None
-        looks = [json.loads(watch.stdout.readline()) for _ in range(2)]
-        watch.send_signal(signal.SIGINT)
-        assert watch.wait(60) == 0
+        try:
+            looks = [json.loads(watch.stdout.readline()) for _ in range(2)]
+            watch.send_signal(signal.SIGINT)
+            assert watch.wait(60) == 0
+        finally:
+            watch.kill()
     assert looks[0]["data"] == looks[1]["data"]
     assert "the driver was updated" in looks[0]["warnings"][0]
 

@@ -172,11 +172,14 @@ class TestWholePath:
             text=True,
         )
         with tail:
-            assert tail.stdout is not None
-            assert tail.stdout.readline() == "up\n"
-            (project.root / ".remote/jobs.sqlite3").unlink()
-            (project.workdirs["a"] / "go").touch()
-            said = tail.communicate(timeout=60)[1]
+            try:
+                assert tail.stdout is not None
+                assert tail.stdout.readline() == "up\n"
+                (project.root / ".remote/jobs.sqlite3").unlink()
+                (project.workdirs["a"] / "go").touch()
+                said = tail.communicate(timeout=60)[1]
+            finally:
+                tail.kill()
         assert (tail.returncode, "job 1: FAILED" in said) == (37, True), said
 
     def test_following_shows_every_line_to_the_end(self, project: Project) -> None:
