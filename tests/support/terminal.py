@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import codecs
+import contextlib
 import fcntl
 import os
 import pty
@@ -84,7 +85,8 @@ class Terminal:
 
     def tell_size(self) -> None:
         """Tell the program in the foreground once more that the size has changed."""
-        os.killpg(os.tcgetpgrp(self._master), signal.SIGWINCH)
+        with contextlib.suppress(ProcessLookupError):  # a shell puts one program after the other there
+            os.killpg(os.tcgetpgrp(self._master), signal.SIGWINCH)
 
     def fill(self, timeout_s: float = 60) -> None:
         """Read nothing until the program has written more than a terminal's buffer holds."""
