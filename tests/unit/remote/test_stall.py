@@ -193,9 +193,11 @@ def test_the_end_of_the_node_that_printed_gives_the_others_their_time(tmp_path: 
         watch._told[1] = (now + step, *watch._told[1][1:])
         watch.tick(now + step)
     assert asked == [110]
-    watch.heard(1, {"quiet_s": 0.0, "runs": False, "dumped": False})
+    assert watch._dump_until is not None
+    watch.heard(1, {"quiet_s": 500.0, "runs": False, "dumped": False})
+    watch._told[1] = (now + 200, *watch._told[1][1:])
     watch.tick(now + 200)
-    assert watch._dump_until is None
+    assert watch._dump_until is None  # all are done: nobody is waited for
 
 
 def test_a_job_that_waits_with_nothing_running_wakes_nobody(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ class Group:
 
     def loses(self, *members: int) -> None:
         """Neither supervisor nor guardian nor what they ran is there any more: machines without power. All at
-        the same moment."""
+        the same moment: no one of them is missed, or does anything, before the last is gone."""
         pids = []
         for member in members:
             supervisor = self.supervisor(member)
@@ -56,9 +56,10 @@ class Group:
                 guardian = int(file.read().rpartition(")")[2].split()[1])
             assert words_of(guardian) == words_of(supervisor)
             pids += [guardian, supervisor, *self.servers[member].pids(self.ids[member])]
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def supervisor(self, member: int) -> int:
         return self.servers[member].read(self.ids[member], "started.json")["supervisor_pid"]
@@ -137,7 +138,7 @@ def test_a_spare_takes_the_place_of_node_0(group: Any) -> None:
 
 
 def test_the_successor_is_replaced_in_turn(group: Any) -> None:
-    it = group(5, 3)
+    it = group(5, 3, nprocs=(2, 4, 2, 4, 8))  # one spare for each place, whoever of them calls first
     it.start(notify='echo "$RL_STATE $RL_SERVER" >> told')
     it.loses(0)
     it.begins(1, 1, 2)
