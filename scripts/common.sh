@@ -14,9 +14,12 @@ apt_install() {
     fi
     say "installing with apt-get: $*"
     _log=$(mktemp)
-    # RUNLEVEL=1 keeps the packages' services (sshd, docker) from being started now.
-    if { [ -n "${APT_UPDATED-}" ] || apt-get -o Acquire::Retries=5 update -qq || true; } >"$_log" 2>&1 &&
-        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get -o Acquire::Retries=5 install -qq -y --no-install-recommends "$@" \
+    # RUNLEVEL=1 keeps the packages' services (sshd, docker) from being started now. A machine that has just been
+    # started may be installing updates by itself: its lock is waited for.
+    _patient="-o Acquire::Retries=5 -o DPkg::Lock::Timeout=300"
+    # shellcheck disable=SC2086  # several words
+    if { [ -n "${APT_UPDATED-}" ] || apt-get $_patient update -qq || true; } >"$_log" 2>&1 &&
+        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get $_patient install -qq -y --no-install-recommends "$@" \
             >>"$_log" 2>&1 </dev/null; then
         APT_UPDATED=1
         rm -f "$_log"

@@ -208,8 +208,8 @@ class FabricTransport:
     def lost(self, channel: paramiko.Channel) -> TransportError:
         """Given a channel that ended without an exit code, return the error."""
         transport = channel.get_transport()
-        # Channels are told of a broken connection a moment before it counts as dead. A server that closes only
-        # the channel says first that no more output comes.
+        # Channels are told of a broken connection a moment before it counts as dead. Where only the channel
+        # is closed, the server has said before that no more output comes.
         is_broken = transport.saved_exception is not None or not channel.eof_received
         transport.join(_DYING_S if is_broken else 0.3)
         return lost_error(self.target, "", master_lives=transport.is_active())

@@ -125,11 +125,17 @@ class Master:
             self._end("stop")
 
     def _end(self, verb: str) -> None:
-        if self.path.exists():
+        born = self.birth()
+        if born is not None:
             with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-                self.control(verb)
-        for file in (self.path, self._stamp):
-            file.unlink(missing_ok=True)
+                told = self.control(verb).returncode == 0
+                # It answers before it removes its socket, and would remove the next one's of that name.
+                deadline = time.monotonic() + CONTROL_S
+                while told and self.birth() == born and time.monotonic() < deadline:
+                    time.sleep(0.005)
+        if self.birth() == born:
+            for file in (self.path, self._stamp):
+                file.unlink(missing_ok=True)
 
     def birth(self) -> tuple[int, int] | None:
         """What tells the master that is there from any other; None when there is none."""

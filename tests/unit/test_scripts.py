@@ -95,6 +95,15 @@ def test_a_run_passes_when_some_part_has_run_tests_and_none_has_failed(
     assert start(checkout, codes, ring, "-k", "name").wait(60) == code
 
 
+def test_a_folder_that_can_not_be_removed_fails_no_run(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "bin/rm").write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nexit 1\n')
+    (checkout / "bin/rm").chmod(0o755)
+    assert start(checkout, '{"spread": 0}', "unit").wait(60) == 0
+    work = (tmp_path / "asked").read_text().split()[-1]
+    assert work.startswith("/tmp/rl-test-")
+    shutil.rmtree(work)
+
+
 def test_what_runs_in_the_background_is_ended_with_the_run(checkout: Path) -> None:
     run = start(checkout, '{"training": "stays", "rest": 0}', "cluster")
     try:
