@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 5.0
 SLACK_S = 2.0  # torch's own times are whole seconds
+DYING_S = 10.0  # a process is counted when it is chosen; to give back very much memory takes seconds
 RISES_KEPT = 64
 UNKNOWN = "signal KILL (the kernel does that when memory runs out)"
 _KILLED = re.compile(r"[Kk]illed process (\d+)\b")
@@ -47,8 +48,8 @@ class Count:
         self._value, self._looked_at = value if value is not None else self._value, now
 
     def rose_at(self, moment: float) -> bool:
-        """True when it rose around a moment (of the monotonic clock)."""
-        return any(first - SLACK_S <= moment <= last + SLACK_S for first, last in self._rises)
+        """True when it rose around a moment (of the monotonic clock), or shortly before."""
+        return any(first - SLACK_S <= moment <= last + DYING_S for first, last in self._rises)
 
 
 class OomWatch:

@@ -60,6 +60,14 @@ class TestExplain:
         assert told["killed_by"] == "the kernel: out of memory (limit 2 GiB)"
         assert told["message"] == "rank 3 was killed by the kernel: out of memory (limit 2 GiB)"
 
+    def test_a_process_may_take_seconds_to_die_after_it_was_counted(self, kernel: Kernel) -> None:
+        """It gives back very much memory, and the count is looked at meanwhile."""
+        watch = oom.OomWatch()
+        kernel.cgroup = kernel.machine = 1
+        watch.tick(time.monotonic() + 10)
+        told = oom.explain(failed(time=time.time() + 6), watch)
+        assert told["message"] == "rank 3 was killed by the kernel: out of memory (limit 2 GiB)"
+
     def test_a_count_that_rose_long_before_is_another_job_s(self, kernel: Kernel) -> None:
         watch = oom.OomWatch()
         kernel.cgroup = kernel.machine = 1
