@@ -28,8 +28,15 @@ if sys.argv[1:2] not in (["torchrun"], ["allreduce"]):
 
             # Machines that share the folder may have the same pid at it.
             aside = tempfile.mkdtemp(prefix=os.path.basename(folder) + ".", dir=os.path.dirname(folder))
-            zipfile.ZipFile(sys.argv[0]).extractall(aside)
-            os.rename(aside, folder)
+            try:
+                zipfile.ZipFile(sys.argv[0]).extractall(aside)
+                os.rename(aside, folder)
+            except OSError:
+                import shutil
+
+                shutil.rmtree(aside, True)
+                if not os.path.isdir(folder):  # no other process was first
+                    raise
         from _frozen_importlib_external import FileFinder, SourceFileLoader, cache_from_source
 
         class Loader(SourceFileLoader):
@@ -52,7 +59,7 @@ if sys.argv[1:2] not in (["torchrun"], ["allreduce"]):
         sys.path_hooks.insert(0, find_in)
         sys.path.insert(0, folder)
     except OSError:
-        pass  # a full disk, or another process was first: the archive serves as well
+        pass  # a full disk: the archive serves as well
 
 from rl_remote.verbs import main
 

@@ -76,6 +76,29 @@ def test_the_archive_unpacks_itself_and_both_answer(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {name, unpacked.parent.name}, "nothing is left aside"
 
 
+# Unpacks, and another process is the first to be through with that.
+SECOND = """
+import os, runpy, shutil, sys
+rename = os.rename
+def rename_late(source, target):
+    shutil.copytree(source, target)
+    rename(source, target)
+os.rename = rename_late
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_of_two_that_unpack_at_the_same_time_the_second_leaves_nothing(tmp_path: Path) -> None:
+    name, content = pack()
+    (tmp_path / name).write_bytes(content)
+    argv = [sys.executable, "-c", SECOND, str(tmp_path / name), "probe"]
+    request = json.dumps({"workdir": str(tmp_path), "server": "s", "job_ids": None})
+    done = subprocess.run(argv, input=request, capture_output=True, text=True)
+    assert (json.loads(done.stdout)["jobs"], done.stderr) == ([], "")
+    assert {path.name for path in tmp_path.iterdir()} == {name, name.removesuffix(".pyz")}
+
+
 def test_bytecode_that_a_full_disk_cut_off_is_made_anew(tmp_path: Path) -> None:
     """Python writes it without looking how much was written, and never reads it again without failing."""
     name, content = pack()
