@@ -114,6 +114,7 @@ class Command:
 def stop_command(command: Command) -> Command:
     """Given a running command, return the one that stops it: TERM, then KILL, to every process that carries
     its mark, in its environment or as the end of an argument. Where there is none, it may be about to come.
+    It fails when one is still there in the end.
 
     Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be
     read and signalled.
@@ -122,11 +123,11 @@ def stop_command(command: Command) -> Command:
         "[ -e /proc/self/environ ] || exit 0\n"
         f'pids() {{ grep -lsz "{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ /proc/[0-9]*/cmdline'
         " | cut -d/ -f3 | grep -vx $$; }\n"
-        'i=0; told=; while [ $i -lt 20 ]; do p=$(pids "$1")\n'
-        'if [ -z "$p" ]; then [ -z "$told" ] || exit 0\n'
-        'elif [ -z "$told" ]; then kill -TERM $p 2>/dev/null; told=1; continue; fi\n'
-        "i=$((i+1)); sleep 0.1; done\n"
-        '[ -z "$p" ] || kill -KILL $p 2>/dev/null; exit 0'
+        'i=0; told=; while [ $i -lt 40 ]; do p=$(pids "$1")\n'
+        'if [ -z "$p" ]; then { [ -z "$told" ] && [ $i -lt 20 ]; } || exit 0\n'
+        'elif [ -z "$told" ]; then kill -TERM $p 2>/dev/null; told=1; i=0\n'
+        "elif [ $i -ge 20 ]; then kill -KILL $p 2>/dev/null; fi\n"
+        "i=$((i+1)); sleep 0.1; done; exit 1"
     )
     return Command([command.command_id], shell=script, label="stop the command")
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # days, each at a time: streams hold up no command. Commands that stop others come on top.
 MAX_CHANNELS = 4
 OPEN_TIMEOUT_S = 30.0  # for a channel on a connection that stands
-STOP_TIMEOUT_S = 10.0
+STOP_TIMEOUT_S = 15.0  # as openssh's
 _DYING_S = 10.0  # for a connection that has broken to count as dead: no time, where nothing stands still
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Forward, KeptForward, Target
     from remote_launch.transport.command import Command
 
-_STOP_TIMEOUT_S = 30.0  # 2 s at most; more where this machine is busy
+_STOP_TIMEOUT_S = 30.0  # 4 s at most; more where this machine is busy
 
 
 class LocalTransport:

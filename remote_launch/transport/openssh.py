@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from remote_launch.transport.command import Command
     from remote_launch.transport.process import Ended
 
-_STOP_TIMEOUT_S = 10.0  # the sweep takes 2 s at most, then KILLs; a busy server is slower
+_STOP_TIMEOUT_S = 15.0  # the sweep takes 4 s at most; a busy server is slower
 _SSH_FAILED = 255  # ssh's own exit code, and a possible one of the command
 # What ssh logs at debug level 2, over a master and without one.
 _EXIT_STATUS = re.compile(r"Received exit status from master (\d+)|debug1: Exit status (-?\d+)")

@@ -17,8 +17,10 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def _offered() -> range:
-    """Return the ports of this process: of its number among pytest's workers."""
-    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw") or 0) % _WORKERS
+    """Return the ports of this process: of its number among pytest's workers. Processes that are none of
+    these run side by side, too."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    number = (int(worker) if worker.isdecimal() else os.getpid()) % _WORKERS
     return range(_FIRST + number * _EACH, _FIRST + (number + 1) * _EACH)
 
 
@@ -35,7 +37,8 @@ _turns = itertools.count(random.randrange(_EACH))
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """Return a TCP port of ``address`` that nobody uses. Raises OSError where there is no such address."""
+    """Return a TCP port of ``address`` that nobody uses, there or on any other address. Raises OSError where
+    there is no such address."""
     with socket.socket() as probe:
         probe.bind((address, 0))
         port: int = probe.getsockname()[1]
@@ -46,7 +49,7 @@ def free_port(address: str = "127.0.0.1") -> int:
         port = offered[next(_turns) % _EACH]
         with socket.socket() as probe:
             try:
-                probe.bind((address, port))
+                probe.bind(("", port))  # tests tell who listens where by the port alone
             except OSError:
                 continue
         return port

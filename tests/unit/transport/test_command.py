@@ -200,5 +200,24 @@ def test_a_command_that_is_about_to_begin_is_stopped_too(slow: str, tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_one_that_is_there_to_the_end_is_not_called_stopped(tmp_path: Path) -> None:
+    kill = tmp_path / "kill"  # of another user, say: no signal reaches it
+    command = Command(["sleep", "600"])
+    sweep = stop_command(command)
+    with subprocess.Popen(command.argv_of_shell(), stdin=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(command.stdin(None))
+            process.stdin.close()
+            script = (sweep.shell or "").replace("kill -", f"{kill} -")
+            kill.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/asked\n')
+            kill.chmod(0o755)
+            assert run(Command(sweep.argv, shell=script)).returncode == 1
+            asked = (tmp_path / "asked").read_text().split()
+            assert (asked[0], set(asked[1:])) == ("-TERM", {"-KILL"})
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_stopping_nothing_is_well() -> None:
     assert run(stop_command(Command(["true"]))).returncode == 0
