@@ -380,6 +380,33 @@ class TestAnotherAttempt:
         assert gang.begun[0]["attempt"] == 1
         assert gang.it._places.replaced == {}
 
+    def test_waits_for_a_node_that_had_not_come_yet_when_another_failed(self, make: Any) -> None:
+        """Its start is slow: that is no reason for the one attempt more not to be made."""
+        gang = make(2, joined=False, max_restarts=1)
+        gang.fail(0)
+        gang.stops(0)
+        gang.after(ABSENT_PATIENCE_S + 10)
+        assert gang.it.verdict is None
+        gang.join(1)
+        assert gang.sent(1) == ["stop"]
+        gang.stops(1)
+        gang.after(2, alive=(1,))
+        assert gang.begun[0]["attempt"] == 1
+
+    def test_is_not_made_without_a_node_that_never_came(self, make: Any) -> None:
+        gang = make(2, joined=False, max_restarts=1)
+        gang.fail(0)
+        gang.stops(0)
+        gang.after(JOIN_S + 2)
+        assert (gang.it.verdict["state"], gang.cause["server"]) == ("FAILED", "s0")
+
+    def test_is_not_waited_for_when_the_launch_is_killed(self, make: Any) -> None:
+        gang = make(2, joined=False, max_restarts=1)
+        gang.it.kill({"by": "me"})
+        gang.stops(0)
+        gang.after(ABSENT_PATIENCE_S + 1)
+        assert gang.it.verdict["state"] == "KILLED"
+
     def test_is_given_up_when_a_lost_node_stays_away(self, make: Any) -> None:
         gang = make(max_restarts=1)
         gang.after(SILENCE_S + 1, alive=(1,))
