@@ -100,7 +100,11 @@ def test_kill_leaves_nothing_on_any_host(rl: Rl, hosts: list[DockerHost]) -> Non
     assert all(marked(host, job["job_id"]) > 5 for host, job in zip(hosts, jobs, strict=True))
 
     killed = rl.json("job-kill", "--tag", "spawner.py", "--grace", "2")["data"]
-    assert [result["outcome"] for result in killed] == ["killed", "killed"]
+    # The first that is asked has the others stop too: one that is asked seconds later has ended by then.
+    outcomes = {result["outcome"] for result in killed}
+    assert "killed" in outcomes, killed
+    assert outcomes <= {"killed", "already_ended"}, killed
+    assert [result["job"]["state"] for result in killed] == ["KILLED", "KILLED"]
     assert [result["left_over"] for result in killed] == [0, 0]
     assert [marked(host, job["job_id"]) for host, job in zip(hosts, jobs, strict=True)] == [0, 0]
     assert not any(host.processes("sleep 1000") for host in hosts)
