@@ -233,8 +233,9 @@ class Coordinator:
         silence_s = self._settings.silence_s
         if not node.joined and self._stop is not None:
             # It has no part in the failure, and nothing to stop that we know of. Another attempt needs it.
-            is_late = bool(self._nodes.why_lost(node, now, silence_s))
-            node.lost = now - self._stop_at > ABSENT_PATIENCE_S and (is_late or not self._may_follow)
+            is_last = self._stop["killed"] or self._host.restarts.delay_s() is None
+            why = is_last or self._nodes.why_lost(node, now, silence_s)
+            node.lost = now - self._stop_at > ABSENT_PATIENCE_S and bool(why)
             return
         if self._turn is not None:
             silence_s = max(silence_s, SILENCE_S)
@@ -250,11 +251,6 @@ class Coordinator:
                 self._end({"state": "FAILED", "by": None, "cause": cause})
         else:
             self._lose(node, why)
-
-    @property
-    def _may_follow(self) -> bool:
-        """True while another attempt may follow the one that is being stopped."""
-        return not (self._stop or {}).get("killed") and self._host.restarts.delay_s() is not None
 
     def _lose(self, node: Node, why: str) -> None:
         if not node.failed:
