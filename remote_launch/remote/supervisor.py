@@ -313,8 +313,9 @@ class Supervisor:
             self._close_attempt(end["cause"])
         else:
             end["reason"] = f"{end['reason']}; it was queued, and never ran"
-        if not self.gang and judged.get("note") and judged["note"] != end["reason"]:
-            end["reason"] = f"{end['reason']}; {judged['note']}"
+        note = None if self.gang or end["state"] == "SUCCEEDED" else judged.get("note")
+        if note and note != end["reason"]:
+            end["reason"] = f"{end['reason']}; {note}"
         end["attempts"] = self._attempts.past
         if rested or len(self._attempts.past) > 1:
             end["duration_s"] = until - self._born_at

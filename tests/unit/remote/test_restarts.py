@@ -164,6 +164,15 @@ def test_a_stop_from_outside_between_two_attempts_is_the_end(served: Served) -> 
     assert "told to stop" in end["reason"]
 
 
+def test_a_stop_from_outside_after_the_child_s_good_end_is_none_of_its_reason(served: Served) -> None:
+    job_id = served.start("(trap '' TERM; touch up; sleep 600) & until [ -e up ]; do sleep 0.05; done")
+    log = served.folder(job_id) / "supervisor.log"
+    until(lambda: "processes are left" in log.read_text(), "what the child left is being ended")
+    os.kill(started(served, job_id)["supervisor_pid"], signal.SIGTERM)
+    end = served.wait(job_id)
+    assert (end["state"], end["reason"]) == ("SUCCEEDED", None)
+
+
 def test_a_stop_from_outside_while_a_stalled_job_is_stopped_is_the_end(served: Served) -> None:
     shell = "trap '' TERM; while :; do sleep 0.1; done"
     job_id = served.start(shell, max_restarts=3, stall_timeout_s=1.0, grace_s=10.0)
