@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from remote_launch.operations.fanout import Outcomes
     from remote_launch.operations.fleet import Fleet
 
+# The server asks its programs one after the other: a driver's, logind's and rsync may each hang for a while.
+_TIMEOUT_S = 60.0
+
 
 def describe(servers: Sequence[Server]) -> list[dict[str, Any]]:
     """Return what the inventory says of the servers; asks no server anything."""
@@ -43,7 +46,7 @@ def check(fleet: Fleet, servers: Sequence[Server], *, brief: bool = False) -> Ou
             server,
             "probe",
             {"job_ids": [], "discover": False, "facts": "brief" if brief else True, "specs": False},
-            timeout_s=30,
+            timeout_s=_TIMEOUT_S,
         )["facts"]
         return dict(facts)
 

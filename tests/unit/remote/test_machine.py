@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
-from remote_launch.remote import machine
-from remote_launch.remote.facts import facts
+from remote_launch.operations import servers
+from remote_launch.remote import logind, machine, tools
+from remote_launch.remote.facts import RSYNC_TIMEOUT_S, facts
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import Any
 
     import pytest
 
@@ -57,3 +60,18 @@ def test_facts_of_this_machine(tmp_path: Path) -> None:
     assert told["cpus"] > 0
     brief = facts({"workdir": str(tmp_path), "facts": "brief"})
     assert set(told) - set(brief) == {"rsync"}
+
+
+def test_the_facts_of_a_machine_where_every_program_hangs_come_in_the_time_that_they_are_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[float] = []
+
+    def call(*_: object, timeout_s: float) -> dict[str, dict[str, object]]:
+        given.append(timeout_s)
+        return {"facts": {}}
+
+    monkeypatch.setattr(servers, "call", call)
+    fleet = SimpleNamespace(map=lambda chosen, ask: [ask(one) for one in chosen])
+    servers.check(cast("Any", fleet), cast("Any", ["s0"]))
+    assert given[0] > tools.TIMEOUT_S + RSYNC_TIMEOUT_S + 2 * logind.LOGINCTL_TIMEOUT_S
