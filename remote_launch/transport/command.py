@@ -116,13 +116,13 @@ def stop_command(command: Command) -> Command:
     its mark, in its environment or as the end of an argument. Where there is none, it may be about to come.
     It fails when one is still there in the end.
 
-    Works on /proc, so on Linux servers; elsewhere it does nothing. Only processes of the same user can be
-    read and signalled.
+    Works on /proc, so on Linux servers; elsewhere it does nothing. Everybody's arguments can be read: what
+    can't be signalled is another user's, as this machine's ssh to another user of this machine.
     """
     script = (
         "[ -e /proc/self/environ ] || exit 0\n"
         f'pids() {{ grep -lsz "{COMMAND_ID_VARIABLE}=$1\\$" /proc/[0-9]*/environ /proc/[0-9]*/cmdline'
-        " | cut -d/ -f3 | grep -vx $$; }\n"
+        " | cut -d/ -f3 | while read -r p; do kill -0 $p 2>/dev/null && echo $p; done; }\n"
         'i=0; told=; while [ $i -lt 40 ]; do p=$(pids "$1")\n'
         'if [ -z "$p" ]; then { [ -z "$told" ] && [ $i -lt 20 ]; } || exit 0\n'
         'elif [ -z "$told" ]; then kill -TERM $p 2>/dev/null; told=1; i=0\n'
