@@ -233,7 +233,9 @@ class Coordinator:
         silence_s = self._settings.silence_s
         if not node.joined and self._stop is not None:
             # It has no part in the failure, and nothing to stop that we know of. Another attempt needs it.
+            joined = [other for other in self._nodes.placed if other.joined]
             is_last = self._stop["killed"] or self._host.restarts.delay_s() is None
+            is_last = is_last or not all(map(self._places.may_return, joined))
             why = is_last or self._nodes.why_lost(node, now, silence_s)
             node.lost = now - self._stop_at > ABSENT_PATIENCE_S and bool(why)
             return

@@ -407,6 +407,14 @@ class TestAnotherAttempt:
         gang.after(ABSENT_PATIENCE_S + 1)
         assert gang.it.verdict["state"] == "KILLED"
 
+    def test_needs_no_node_that_had_not_come_when_there_can_be_none(self, make: Any) -> None:
+        """Node 0's server shuts down: it has only seconds to say how the launch ended."""
+        gang = make(2, joined=False, max_restarts=1)
+        gang.it.child_ended({"rank": 0, "signal": "TERM", "time": time.time()}, asked=True)
+        gang.stops(0)
+        gang.after(ABSENT_PATIENCE_S + 1)
+        assert (gang.it.verdict["state"], gang.cause["from_outside"]) == ("FAILED", True)
+
     def test_is_given_up_when_a_lost_node_stays_away(self, make: Any) -> None:
         gang = make(max_restarts=1)
         gang.after(SILENCE_S + 1, alive=(1,))
