@@ -184,7 +184,9 @@ def test_a_command_that_is_about_to_begin_is_stopped_too(slow: str, tmp_path: Pa
     command = Command([f"{tmp_path}/ran"], shell='touch "$1"')
     first = f"echo x > {tmp_path}/begun; sleep 60; " if slow == "the login shell" else ""
     with subprocess.Popen(
-        ["/bin/sh", "-c", first + command.remote()], stdin=subprocess.PIPE, start_new_session=True,
+        ["/bin/sh", "-c", first + command.remote()],
+        stdin=subprocess.PIPE,
+        start_new_session=True,
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
     ) as process:
         try:
@@ -223,22 +225,24 @@ def test_one_that_is_there_to_the_end_is_not_called_stopped(tmp_path: Path) -> N
 def test_another_users_process_is_not_waited_for() -> None:
     command = Command(["sleep", "600"])
     # As this machine's ssh, where another user of this machine is the server.
-    with subprocess.Popen(
-        ["sh", "-c", "read line", "ssh", command.remote()], stdin=subprocess.PIPE, user=65534
-    ) as other:
-        with subprocess.Popen(command.argv_of_shell(), stdin=subprocess.PIPE, user=1) as process:
-            try:
-                assert process.stdin is not None
-                process.stdin.write(command.stdin(None))
-                process.stdin.close()
-                sweep = stop_command(command)
-                done = subprocess.run(sweep.argv_of_shell(), input=sweep.stdin(None), user=1)
-                assert done.returncode == 0
-                assert process.wait(60) == -signal.SIGTERM
-                assert other.poll() is None
-            finally:
-                process.kill()
-                other.kill()
+    with (
+        subprocess.Popen(
+            ["sh", "-c", "read line", "ssh", command.remote()], stdin=subprocess.PIPE, user=65534
+        ) as other,
+        subprocess.Popen(command.argv_of_shell(), stdin=subprocess.PIPE, user=1) as process,
+    ):
+        try:
+            assert process.stdin is not None
+            process.stdin.write(command.stdin(None))
+            process.stdin.close()
+            sweep = stop_command(command)
+            done = subprocess.run(sweep.argv_of_shell(), input=sweep.stdin(None), user=1)
+            assert done.returncode == 0
+            assert process.wait(60) == -signal.SIGTERM
+            assert other.poll() is None
+        finally:
+            process.kill()
+            other.kill()
 
 
 def test_stopping_nothing_is_well() -> None:
