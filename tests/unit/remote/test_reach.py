@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from remote_launch.remote import preflight, reach
+from remote_launch.remote import gauge, preflight, reach
 from tests.support.ports import free_port
 from tests.support.served import until
 
@@ -144,6 +144,21 @@ def test_only_of_many_bytes_is_it_said_that_they_do_not_arrive(
         serving.join()
     assert (link["outcome"], link["said"]) == ("reached", "timed out")
     assert link.get("stalled", False) is (mode == "bulk")
+
+
+def test_slow_answers_do_not_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten that each come just in time would take longer than the whole call may."""
+    now = 0.0
+
+    def answer(_: int) -> bytes:
+        nonlocal now
+        now += gauge.ANSWER_S - 1
+        return b"."
+
+    monkeypatch.setattr(gauge, "time", SimpleNamespace(monotonic=lambda: now))
+    sock: Any = SimpleNamespace(settimeout=lambda _: None, sendall=lambda _: None, recv=answer)
+    assert gauge.ping(sock) == (gauge.ANSWER_S - 1) * 1000
+    assert now < 2 * gauge.ANSWER_S
 
 
 def test_who_is_not_there_is_refused_when_the_time_is_up(attempt: Try) -> None:
