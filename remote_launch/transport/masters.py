@@ -133,9 +133,11 @@ class Master:
                 deadline = time.monotonic() + CONTROL_S
                 while told and self.birth() == born and time.monotonic() < deadline:
                     time.sleep(0.005)
-        if self.birth() == born:
-            for file in (self.path, self._stamp):
-                file.unlink(missing_ok=True)
+        now = self.birth()
+        if now in (born, None):  # else the next one is there, and both are its
+            self._stamp.unlink(missing_ok=True)
+        if now == born:
+            self.path.unlink(missing_ok=True)
 
     def birth(self) -> tuple[int, int] | None:
         """What tells the master that is there from any other; None when there is none."""

@@ -269,6 +269,7 @@ class TestMasters:
         pid = master_pid(transport)
         transport.disconnect()
         assert not transport._master.path.exists()
+        assert not transport._master._stamp.exists()
         wait_for(lambda: not Path(f"/proc/{pid}").exists(), 60, "the master to end")
 
     def test_disconnect_ends_one_that_stands_still_for_a_while(self, transport: OpensshTransport) -> None:
