@@ -23,8 +23,9 @@ LIMIT_BYTES = 256 << 10  # of one file
 PROCESSES_LIMIT = 64
 THREADS_LIMIT = 64
 SPY_S = 10.0
+LATE_S = 0.1  # after that, for each process that py-spy was to look at: it may have answered
 ANSWER_S = 10.0
-DEADLINE_S = 25.0  # for all of it
+DEADLINE_S = 30.0  # for all of it: then nothing more is written
 _MISSING = (
     "no Python stack: have py-spy in the environment (requirements.txt), or let the script answer SIGUSR1 "
     "(docs/commands.md, torch-launch)"
@@ -135,7 +136,7 @@ def _spy(pids: list[int], search_path: str) -> dict[int, tuple[str, str]]:
     until = time.monotonic() + SPY_S
     for pid, process in running.items():
         try:
-            out, err = process.communicate(timeout=max(0.1, until - time.monotonic()))
+            out, err = process.communicate(timeout=max(LATE_S, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             said[pid] = ("", f"; py-spy gave no answer within {SPY_S:g} s")

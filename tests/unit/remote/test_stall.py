@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from remote_launch.remote import stacks as written
 from remote_launch.remote import stall
 from remote_launch.remote.jobdir import JobDir
 from tests.support.served import Launch, until
@@ -84,6 +85,11 @@ def test_py_spy_is_used_where_there_is_one(served: Served, tmp_path: Path) -> No
     job_id = served.start("exec sleep 600", stall_timeout_s=0.5, env=env)
     served.wait(job_id)
     assert "in forward, called with dump --pid" in (served.folder(job_id) / "stacks/job.txt").read_text()
+
+
+def test_there_is_time_to_write_what_is_known_though_nobody_answers() -> None:
+    spied_s = written.SPY_S + written.PROCESSES_LIMIT * written.LATE_S
+    assert spied_s + written.ANSWER_S + 2 < written.DEADLINE_S
 
 
 def test_any_sign_of_life_keeps_it_going(served: Served) -> None:
