@@ -126,14 +126,11 @@ class _Interrupts:
         self._noted = True
 
 
-def _can_ask() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
-
-
 def _has_terminal() -> bool:
-    """True when the terminal is ours to set: in the background that would stop us."""
+    """True when the terminal is ours to set and to ask on: in the background both would stop us."""
     try:
-        return _can_ask() and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+        is_one = sys.stdin.isatty() and sys.stderr.isatty()
+        return is_one and os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
     except OSError:  # a terminal, though not the one we were started from
         return False
 
@@ -174,7 +171,7 @@ def _what_now(printer: Printer, *, asks: bool) -> str:
 
 
 def _ask_at_interrupt() -> str:
-    if not _can_ask():
+    if not _has_terminal():
         return "detach"
     import termios
 

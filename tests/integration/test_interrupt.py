@@ -93,6 +93,17 @@ def test_it_kills_when_it_is_told_to(rl: Rl) -> None:
     assert states(rl) == ["KILLED", "KILLED"]
 
 
+def test_in_the_background_it_asks_nothing(rl: Rl) -> None:
+    """There the terminal is another program's: to ask on it would stop this one, for good."""
+    script = f"set -m; {rl_path()} torch-launch --follow go.py & read x; kill -INT %1; wait %1; echo code $?"
+    with Terminal(["/bin/sh", "-c", script], cwd=rl.project, env={**rl.env, "TERM": "xterm"}) as terminal:
+        terminal.expect("epoch [0-9]+ of rank 1")
+        terminal.type("")
+        terminal.expect("detached; the jobs go on")
+        terminal.expect("code 130")
+    assert states(rl) == ["RUNNING", "RUNNING"]
+
+
 def test_what_a_slow_terminal_has_not_shown_yet_is_not_lost(rl: Rl) -> None:
     """At a Ctrl-C a terminal throws away what it was sent and has not shown, unless it is told not to."""
     with follow(rl, "--env", "BURST=300") as terminal:
