@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from remote_launch.errors import ConnectError
 from remote_launch.transport.base import KeptForward
-from remote_launch.transport.masters import Master, control_folder, control_socket
+from remote_launch.transport.masters import CONTROL_S, Master, control_folder, control_socket
 from remote_launch.transport.pump import TcpPump
 from remote_launch.transport.ssh_errors import plain
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from remote_launch.transport.base import Target
 
 LOOPBACK = "127.0.0.1"
-_END_S = 30.0  # a master ends and answers at once, but where this machine stands still
 _PID = re.compile(rb"pid=(\d+)")
 _SOCKET_NAME = re.compile(r"f-(\d+)-[0-9a-f]+\Z")
 
@@ -154,7 +153,7 @@ def stop_kept(kept: KeptForward) -> None:
     if _pid_of(path) == kept.pid:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             control_socket(path, "exit")
-        deadline = time.monotonic() + _END_S
+        deadline = time.monotonic() + CONTROL_S
         while path.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
     if path.parent == control_folder() and not path.exists():

@@ -59,6 +59,17 @@ def lines(terminal: Terminal) -> list[str]:
     return terminal.screen.replace("^C", "").splitlines()
 
 
+def go_on_and_interrupt(terminal: Terminal) -> None:
+    """Be asked, go on, and be asked again once both ranks have said more."""
+    terminal.press(CTRL_C)
+    terminal.expect(ASKS)
+    terminal.type("c")
+    terminal.expect("epoch [0-9]+ of rank 0")
+    terminal.expect("epoch [0-9]+ of rank 1")
+    terminal.press(CTRL_C)
+    terminal.expect(ASKS)
+
+
 def states(rl: Rl) -> list[str]:
     return [job["state"] for job in rl.json("job-list", "--all", "--rsync")["data"]]
 
@@ -66,13 +77,7 @@ def states(rl: Rl) -> list[str]:
 def test_it_asks_and_goes_on_and_a_second_one_detaches(rl: Rl) -> None:
     with follow(rl) as terminal:
         terminal.expect("epoch [0-9]+ of rank 1")
-        terminal.press(CTRL_C)
-        terminal.expect(ASKS)
-        terminal.type("c")
-        terminal.expect("epoch [0-9]+ of rank 0")
-        terminal.expect("epoch [0-9]+ of rank 1")
-        terminal.press(CTRL_C)
-        terminal.expect(ASKS)
+        go_on_and_interrupt(terminal)
         terminal.press(CTRL_C)
         terminal.expect("detached; the jobs go on")
         assert terminal.end() == 130
@@ -108,13 +113,7 @@ def test_what_a_slow_terminal_has_not_shown_yet_is_not_lost(rl: Rl) -> None:
     """At a Ctrl-C a terminal throws away what it was sent and has not shown, unless it is told not to."""
     with follow(rl, "--env", "BURST=300") as terminal:
         terminal.fill()
-        terminal.press(CTRL_C)
-        terminal.expect(ASKS)
-        terminal.type("c")
-        terminal.expect("epoch [0-9]+ of rank 0")
-        terminal.expect("epoch [0-9]+ of rank 1")
-        terminal.press(CTRL_C)
-        terminal.expect(ASKS)
+        go_on_and_interrupt(terminal)
         terminal.type("k")
         terminal.expect("jobs 1, 2: KILLED")
         assert terminal.end() == 143

@@ -60,20 +60,21 @@ class TestExplain:
         assert told["killed_by"] == "the kernel: out of memory (limit 2 GiB)"
         assert told["message"] == "rank 3 was killed by the kernel: out of memory (limit 2 GiB)"
 
-    def test_a_process_may_take_seconds_to_die_after_it_was_counted(self, kernel: Kernel) -> None:
-        """It gives back very much memory, and the count is looked at meanwhile."""
+    @pytest.mark.parametrize(
+        ("after_s", "message"),
+        [
+            # It gives back very much memory, and the count is looked at meanwhile.
+            pytest.param(6, "rank 3 was killed by the kernel: out of memory (limit 2 GiB)", id="slow-to-die"),
+            pytest.param(60, "as before", id="another-job-s"),
+        ],
+    )
+    def test_a_count_is_of_what_died_within_seconds(
+        self, kernel: Kernel, after_s: float, message: str
+    ) -> None:
         watch = oom.OomWatch()
         kernel.cgroup = kernel.machine = 1
         watch.tick(time.monotonic() + 10)
-        told = oom.explain(failed(time=time.time() + 6), watch)
-        assert told["message"] == "rank 3 was killed by the kernel: out of memory (limit 2 GiB)"
-
-    def test_a_count_that_rose_long_before_is_another_job_s(self, kernel: Kernel) -> None:
-        watch = oom.OomWatch()
-        kernel.cgroup = kernel.machine = 1
-        watch.tick(time.monotonic() + 10)
-        told = oom.explain(failed(time=time.time() + 60), watch)
-        assert told["message"] == "as before"
+        assert oom.explain(failed(time=time.time() + after_s), watch)["message"] == message
 
     def test_the_machine_s_count_alone_is_probable(self, kernel: Kernel) -> None:
         watch = oom.OomWatch()
